@@ -1,0 +1,1 @@
+//! Longshore offloads pods from one Kubernetes cluster to others.
