@@ -1,1 +1,3 @@
 //! Longshore offloads pods from one Kubernetes cluster to others.
+
+pub mod kubelet;

@@ -1,0 +1,176 @@
+//! A pod as a document: what crosses the boundary between the core and a provider.
+//!
+//! `spec` and `status` stay JSON, so that a field of a Kubernetes newer than this build is neither lost nor
+//! reordered; `metadata` is the typed [`ObjectMeta`], whose fields have not grown in years. Generated pod structs were
+//! rejected: they drop what they do not know, silently.
+
+use std::borrow::Cow;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::NamespaceResourceScope;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A `v1/Pod`, lossless in `spec` and `status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodDocument {
+    #[serde(default = "v1")]
+    api_version: Cow<'static, str>,
+    #[serde(default = "pod")]
+    kind: Cow<'static, str>,
+    /// The typed metadata. `managedFields` are dropped where documents enter ([`PodDocument::without_managed_fields`]).
+    #[serde(default)]
+    pub metadata: ObjectMeta,
+    /// The pod's spec as the API server sent it; `Null` where a document has none.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub spec: Value,
+    /// The pod's status as the API server sent it; `Null` where a document has none.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub status: Value,
+}
+
+fn v1() -> Cow<'static, str> {
+    Cow::Borrowed("v1")
+}
+
+fn pod() -> Cow<'static, str> {
+    Cow::Borrowed("Pod")
+}
+
+impl PodDocument {
+    /// A document of these three parts.
+    pub fn new(metadata: ObjectMeta, spec: Value, status: Value) -> Self {
+        Self { api_version: v1(), kind: pod(), metadata, spec, status }
+    }
+
+    /// Drops `managedFields`, often half of a pod's bytes, which nothing here reads.
+    #[must_use]
+    pub fn without_managed_fields(mut self) -> Self {
+        self.metadata.managed_fields = None;
+        self
+    }
+
+    /// The namespace; empty where a document has none.
+    pub fn namespace(&self) -> &str {
+        self.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// The name; empty where a document has none.
+    pub fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// The UID; empty where a document has none.
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// The identity of this pod.
+    pub fn key(&self) -> PodKey {
+        PodKey { namespace: self.namespace().into(), name: self.name().into(), uid: self.uid().into() }
+    }
+
+    /// The resource version as a number, which is how versions of one object are compared (KEP-5504); 0 where it is
+    /// absent or no number.
+    pub fn version(&self) -> u64 {
+        self.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or_default()
+    }
+
+    /// The grace period in seconds of a pod that is being deleted; `None` while it is not.
+    pub fn deleting(&self) -> Option<u32> {
+        self.metadata.deletion_timestamp.as_ref()?;
+        Some(self.metadata.deletion_grace_period_seconds.and_then(|s| u32::try_from(s).ok()).unwrap_or_default())
+    }
+
+    /// The value of an annotation.
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// The value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.metadata.labels.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// The entries of a list in the spec, such as `containers`; empty where there is none.
+    pub fn list(&self, field: &str) -> &[Value] {
+        self.spec.get(field).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+
+    /// The names of the containers of a kind (`containers`, `initContainers`, `ephemeralContainers`), in spec order.
+    pub fn container_names<'a>(&'a self, field: &str) -> impl Iterator<Item = &'a str> {
+        self.list(field).iter().filter_map(|c| c.get("name")?.as_str())
+    }
+}
+
+impl kube::Resource for PodDocument {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        pod()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        Cow::Borrowed("")
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        v1()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        Cow::Borrowed("pods")
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// The identity of a proxy pod: the UID identifies, namespace and name only address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PodKey {
+    /// Namespace in the host.
+    pub namespace: String,
+    /// Name in the host.
+    pub name: String,
+    /// UID in the host.
+    pub uid: String,
+}
+
+impl std::fmt::Display for PodKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_field_nobody_knows_survives_the_round_trip() {
+        let sent = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
+            "spec": {"inventedIn2031": {"deep": [1, 2]}, "containers": [{"name": "c", "novel": true}]},
+            "status": {"phase": "Running", "alsoNew": "x"}});
+        let document: PodDocument = serde_json::from_value(sent.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&document).unwrap(), sent);
+    }
+
+    #[test]
+    fn deletion_is_seen_with_its_grace() {
+        let mut document = PodDocument::default();
+        document.metadata.deletion_grace_period_seconds = Some(30);
+        assert_eq!(document.deleting(), None, "grace alone deletes nothing");
+        document.metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        assert_eq!(document.deleting(), Some(30));
+    }
+}

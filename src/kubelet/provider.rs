@@ -1,0 +1,341 @@
+//! The contract between the core and a provider.
+//!
+//! A provider runs pods somewhere; the core makes a node of it. The contract follows the one of the virtual-kubelet
+//! project (pod lifecycle, optional notifier, node provider, streaming), with three differences, each against a
+//! failure that its users report:
+//!
+//! - every pod has **two identities**, the proxy's UID and the [`Instance`] that the provider runs for it; whatever
+//!   ends an instance names it, so that a late call never hits a namesake;
+//! - a notifier says when its list is **complete** ([`PodNotice::Listed`]); before that, absence means nothing;
+//! - errors say **what the core should do next** ([`PodError`]), rather than only that something failed.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::Stream;
+use http::{HeaderMap, Method};
+use k8s_openapi::api::authentication::v1::{TokenRequestSpec, TokenRequestStatus};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, watch};
+
+pub use super::document::{PodDocument, PodKey};
+
+/// Any error underneath; shown to people with its chain of sources.
+pub type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a provider runs for one proxy pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProviderPod {
+    /// Whose it is: the identity of the proxy pod at home.
+    pub key: PodKey,
+    /// Which one it is.
+    pub instance: Instance,
+    /// A pod status in home's terms (`v1.PodStatus` as JSON): container names of the proxy, addresses that may be
+    /// shown at home. Null until there is one. What a kubelet computes from the spec (readiness gates,
+    /// `observedGeneration`, `qosClass`) is the core's business and ignored here.
+    pub status: Value,
+}
+
+/// One incarnation of a pod in the provider.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Instance {
+    /// Unique for ever, unlike a name.
+    pub uid: Arc<str>,
+    /// Grows with every change of this instance; an observation with a smaller one is old news.
+    pub version: u64,
+    /// The [`fingerprint`](PodLifecycleHandler::fingerprint) of the document that it was last created or updated from.
+    pub sent: u64,
+    /// The grace period in seconds with which it is being deleted; `None` while it is not.
+    pub deleting: Option<u32>,
+    /// In a word and a sentence, what keeps it from running, if it has not started and the provider knows why:
+    /// shown in a condition on the proxy. (`Unschedulable`, "0/3 nodes are available: …")
+    pub obstacle: Option<Obstacle>,
+}
+
+/// A reason and a message for people.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Obstacle {
+    /// CamelCase, stable.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+}
+
+/// Why a pod could not be created, changed or deleted; each variant is a different next step of the core.
+#[derive(Debug, thiserror::Error)]
+pub enum PodError {
+    /// The provider cannot run this pod faithfully; nothing was created and nothing will be before the pod changes.
+    #[error("{field}: {message}")]
+    Held {
+        /// The field of the pod, as a path: `spec.volumes[0].persistentVolumeClaim`.
+        field: String,
+        /// What the matter is and what to do, in a sentence.
+        message: String,
+    },
+    /// An earlier pod of the same name still holds its place; it is worth trying again soon.
+    #[error("the name is still held by an earlier pod: {0}")]
+    Namesake(String),
+    /// Something that is not ours holds the name; it is left alone.
+    #[error("{0}")]
+    Stranger(String),
+    /// The other side has refused (admission, quota, rights, validation). Tried again with backoff, since the cause
+    /// may be cured there.
+    #[error("{reason}: {message}")]
+    Refused {
+        /// The reason in the answer: `Forbidden`, `Invalid`, …
+        reason: String,
+        /// The message in the answer.
+        message: String,
+    },
+    /// The other side did not answer, or said that it is overloaded; **it may or may not have acted**.
+    #[error("no answer")]
+    NoAnswer(#[source] Source),
+}
+
+/// What a deletion found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Deletion {
+    /// The instance is terminating; the notifier will tell when it has gone.
+    Started,
+    /// The instance had gone already, for certain.
+    Gone,
+}
+
+/// Creates, changes and deletes pods: the one part that no provider can do without.
+///
+/// Every call may come late or twice and has to be harmless then.
+#[async_trait]
+pub trait PodLifecycleHandler: Send + Sync + 'static {
+    /// Starts the pod. Creating a pod whose UID already runs is no error and makes no second one.
+    async fn create_pod(&self, pod: &PodDocument) -> Result<ProviderPod, PodError>;
+
+    /// Makes the running instance follow a changed pod.
+    async fn update_pod(&self, pod: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError>;
+
+    /// Begins to stop this very instance with a grace period of `grace` seconds (0: at once).
+    async fn delete_pod(&self, key: &PodKey, instance: &str, grace: Option<u32>) -> Result<Deletion, PodError>;
+
+    /// The pod that runs for this proxy, if any.
+    async fn get_pod(&self, key: &PodKey) -> Result<Option<ProviderPod>, PodError>;
+
+    /// The status of the pod that runs for this proxy, if any.
+    async fn get_pod_status(&self, key: &PodKey) -> Result<Option<Value>, PodError> {
+        Ok(self.get_pod(key).await?.map(|pod| pod.status))
+    }
+
+    /// Every pod that runs, in no order; an error rather than a part of them.
+    async fn get_pods(&self) -> Result<Vec<ProviderPod>, PodError>;
+
+    /// A digest of everything in the pod that an instance is made of. When it differs from [`Instance::sent`], the core
+    /// calls [`update_pod`](Self::update_pod). It must not depend on anything but the document.
+    fn fingerprint(&self, pod: &PodDocument) -> u64;
+}
+
+/// Pushes changes, so that nobody needs to poll.
+#[async_trait]
+pub trait PodNotifier: Send + Sync + 'static {
+    /// Sends all pods between [`PodNotice::Listing`] and [`PodNotice::Listed`], then every change, until it is dropped
+    /// or the receiver is gone. May list again whenever it has lost track.
+    async fn notify(&self, notices: mpsc::Sender<PodNotice>);
+}
+
+/// What a notifier says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PodNotice {
+    /// A list begins.
+    Listing,
+    /// A pod is there, or has changed.
+    Seen(Box<ProviderPod>),
+    /// This instance is gone for ever.
+    Gone {
+        /// Whose it was.
+        key: PodKey,
+        /// Which it was.
+        instance: Arc<str>,
+    },
+    /// The list is complete: what was not seen since [`PodNotice::Listing`] is gone.
+    Listed,
+}
+
+/// What the node is made of.
+#[async_trait]
+pub trait NodeProvider: Send + Sync + 'static {
+    /// Asks whether the provider's side answers; called every 10 s, abandoned after 8 s. After errors for the configured
+    /// time the node turns NotReady.
+    async fn ping(&self) -> Result<(), Source>;
+
+    /// The node's status, which the provider changes whenever it likes.
+    fn node_status(&self) -> watch::Receiver<NodeReport>;
+}
+
+/// What a provider says about its node; names and values as in `v1.NodeStatus`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeReport {
+    /// Total resources: name to quantity.
+    pub capacity: BTreeMap<String, String>,
+    /// What pods may use: name to quantity.
+    pub allocatable: BTreeMap<String, String>,
+    /// `operatingSystem`: `linux` or `windows`.
+    pub operating_system: String,
+    /// `architecture` in Go's terms: `amd64`, `arm64`.
+    pub architecture: String,
+    /// `kubeletVersion`: what the scheduler and kubectl should take this node for.
+    pub kubelet_version: String,
+    /// Labels that the node should carry beside those of every node.
+    pub labels: BTreeMap<String, String>,
+    /// What is wrong with the other side although it answers, if anything; the node is NotReady then.
+    pub trouble: Option<Obstacle>,
+}
+
+/// The options of `kubectl logs`, named as in `v1.PodLogOptions`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Go on until the container ends.
+    pub follow: bool,
+    /// The logs of the container's previous instance.
+    pub previous: bool,
+    /// An RFC 3339 time before every line.
+    pub timestamps: bool,
+    /// Only what is younger than this many seconds.
+    pub since_seconds: Option<i64>,
+    /// Only what is younger than this RFC 3339 time.
+    pub since_time: Option<String>,
+    /// Only this many last lines.
+    pub tail_lines: Option<i64>,
+    /// At most this many bytes.
+    pub limit_bytes: Option<i64>,
+}
+
+/// Which streams an exec or attach has, and what it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are four independent switches of the kubelet's API")]
+pub struct ExecOptions {
+    /// The command and its arguments, in order; empty for attach.
+    pub command: Vec<String>,
+    /// The client sends standard input.
+    pub stdin: bool,
+    /// The client wants standard output.
+    pub stdout: bool,
+    /// The client wants standard error; never with a TTY.
+    pub stderr: bool,
+    /// A terminal.
+    pub tty: bool,
+}
+
+/// Bytes that come as they are made.
+pub type ByteStream = Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>;
+
+/// Both ends of a tunnel are these.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// The head of a request to switch protocols (SPDY/3.1 or WebSocket), as the client sent it.
+#[derive(Clone, Debug)]
+pub struct Upgrade {
+    /// POST or GET.
+    pub method: Method,
+    /// All headers, credentials removed.
+    pub headers: HeaderMap,
+}
+
+/// The far end of an [`Upgrade`] that was granted: the core answers 101 with these headers, then copies bytes both ways.
+pub struct Tunnel {
+    /// `Upgrade`, `Connection`, and those of the protocol.
+    pub headers: HeaderMap,
+    /// The far end.
+    pub io: Box<dyn Duplex>,
+}
+
+/// Why a stream could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// No such pod or container: 404.
+    #[error("{0}")]
+    NotFound(String),
+    /// The container is not in a state for this, or an option makes no sense: 400.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The provider has no such stream: 501.
+    #[error("{0} is not supported by this provider")]
+    Unsupported(&'static str),
+    /// The far side answered with an error, which is passed on as it is.
+    #[error("{}", .0.status())]
+    Answered(http::Response<Bytes>),
+    /// The far side did not answer: 502.
+    #[error("the far side did not answer")]
+    NoAnswer(#[source] Source),
+}
+
+/// Logs, exec, attach, port-forward, stats. A provider without one of them keeps the default, which is an honest 501.
+#[async_trait]
+pub trait StreamHandler: Send + Sync + 'static {
+    /// The logs of a container.
+    async fn logs(&self, _pod: &PodKey, _container: &str, _options: LogOptions) -> Result<ByteStream, StreamError> {
+        Err(StreamError::Unsupported("logs"))
+    }
+
+    /// Runs a command in a container.
+    async fn exec(
+        &self,
+        _pod: &PodKey,
+        _container: &str,
+        _options: ExecOptions,
+        _upgrade: Upgrade,
+    ) -> Result<Tunnel, StreamError> {
+        Err(StreamError::Unsupported("exec"))
+    }
+
+    /// Attaches to a container's main process.
+    async fn attach(
+        &self,
+        _pod: &PodKey,
+        _container: &str,
+        _options: ExecOptions,
+        _upgrade: Upgrade,
+    ) -> Result<Tunnel, StreamError> {
+        Err(StreamError::Unsupported("attach"))
+    }
+
+    /// Forwards connections to ports of a pod. `ports` is empty for SPDY, which names them inside the stream.
+    async fn port_forward(&self, _pod: &PodKey, _ports: Vec<u16>, _upgrade: Upgrade) -> Result<Tunnel, StreamError> {
+        Err(StreamError::Unsupported("port-forward"))
+    }
+
+    /// The kubelet's stats summary (`stats/v1alpha1.Summary` as JSON).
+    async fn stats(&self) -> Result<Value, StreamError> {
+        Err(StreamError::Unsupported("stats"))
+    }
+}
+
+/// A whole provider.
+pub trait Provider: PodLifecycleHandler + NodeProvider + StreamHandler {
+    /// The notifier, for providers that have one; the others are polled.
+    fn notifier(&self) -> Option<&dyn PodNotifier>;
+}
+
+/// The only way in which a provider sees the host: the things that its pods refer to.
+#[async_trait]
+pub trait HostView: Send + Sync + 'static {
+    /// A ConfigMap; `None` where there is none.
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, Source>;
+
+    /// A Secret; `None` where there is none.
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Source>;
+
+    /// The Services of a namespace, in no order.
+    async fn services(&self, namespace: &str) -> Result<Vec<Service>, Source>;
+
+    /// A token of a service account (TokenRequest).
+    async fn token(
+        &self,
+        namespace: &str,
+        account: &str,
+        request: TokenRequestSpec,
+    ) -> Result<TokenRequestStatus, Source>;
+}
