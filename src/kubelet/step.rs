@@ -1,0 +1,532 @@
+//! The life of one pod: a pure function from what has been seen to what should be written.
+//!
+//! [`step`] is the only source of writes for a pod's life, on either side. It works on small hashable records, so that a
+//! model checker can run the very same function against every order of crashes, late answers and lost events.
+//!
+//! ```text
+//!   host watch ──ProxySeen/Gone──▶ ┌────────┐ ──Create/Update/Delete──▶ provider ──┐
+//!   provider ─InstanceSeen/Gone──▶ │ Record │ ──Report/DeleteProxy────▶ host ──────┤
+//!          ┌──────Answer─────────▶ └────────┘                                      │
+//!          └───────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Rules that the shape of this function keeps:
+//!
+//! - **Absence is knowledge.** Nothing is created, deleted or declared lost on the ground of something absent before that
+//!   side has been listed completely ([`Presence::Unknown`] allows no conclusion).
+//! - **The UID is the identity.** A record belongs to one proxy UID; an instance is stopped by its own UID; what has gone
+//!   once does not come back through a late answer ([`Memo::buried`]).
+//! - **A terminal phase is a latch.** A proxy that is Succeeded or Failed gets no new instance, ever.
+//! - **Everything is safe twice.** Actions are derived from the record anew after every answer; the memo only spares
+//!   writes (and holds back repetition after a failure), and losing it in a crash costs nothing but a repeated write.
+
+use std::sync::Arc;
+
+use super::provider::Obstacle;
+
+/// `v1.PodPhase`; an unknown or empty phase counts as pending.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Accepted, not all containers started.
+    #[default]
+    Pending,
+    /// Bound, at least one container started.
+    Running,
+    /// All containers ended well.
+    Succeeded,
+    /// At least one container ended badly, or the pod was ended from outside.
+    Failed,
+}
+
+impl Phase {
+    /// The phase by its name in the API.
+    pub fn parse(name: &str) -> Self {
+        match name {
+            "Running" => Self::Running,
+            "Succeeded" => Self::Succeeded,
+            "Failed" => Self::Failed,
+            _ => Self::Pending,
+        }
+    }
+
+    /// The name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+        }
+    }
+
+    /// Succeeded or Failed: the end of a pod's life.
+    pub fn terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+}
+
+/// What is known of one side.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Presence<T> {
+    /// That side has not been listed completely; it may be there.
+    #[default]
+    Unknown,
+    /// It is not there, for certain.
+    Absent,
+    /// It was there when last seen.
+    There(T),
+}
+
+impl<T> Presence<T> {
+    /// What is there, if anything.
+    pub fn there(&self) -> Option<&T> {
+        match self {
+            Self::There(it) => Some(it),
+            Self::Unknown | Self::Absent => None,
+        }
+    }
+}
+
+/// The parts of a status that decide how urgent a report is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Health {
+    /// The phase.
+    pub phase: Phase,
+    /// Condition `ContainersReady` of an instance, `Ready` of a proxy without readiness gates.
+    pub ready: bool,
+    /// A container waits for a reason that somebody should look at (`CrashLoopBackOff`, `ErrImagePull`, …).
+    pub trouble: bool,
+}
+
+/// The proxy pod, as far as decisions need it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProxyView {
+    /// Its resource version.
+    pub version: u64,
+    /// Grace period in seconds of a proxy that is being deleted.
+    pub deleting: Option<u32>,
+    /// What home shows.
+    pub health: Health,
+    /// An instance that vanished may be replaced by a new one: nothing has started yet, or the restart policy would
+    /// start again every container that has.
+    pub replaceable: bool,
+    /// Fingerprint of what an instance should be made of.
+    pub want: u64,
+}
+
+/// The provider's instance, as far as decisions need it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct InstanceView {
+    /// Unique for ever.
+    pub uid: Arc<str>,
+    /// Grows with every change.
+    pub version: u64,
+    /// Fingerprint of what it was made from.
+    pub sent: u64,
+    /// Grace period in seconds of an instance that is being deleted.
+    pub deleting: Option<u32>,
+    /// What it reports.
+    pub health: Health,
+}
+
+/// Everything about one proxy UID that decisions depend on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Record {
+    /// The host's side.
+    pub proxy: Presence<ProxyView>,
+    /// The provider's side.
+    pub instance: Presence<InstanceView>,
+    /// What spares repetition; empty after a restart.
+    pub memo: Memo,
+}
+
+/// Volatile memory that spares writes. Decisions without it are the same or come later, never different.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Memo {
+    /// The last instance that went, so that an answer which arrives after its end does not raise it again.
+    pub buried: Option<Arc<str>>,
+    /// The proxy went: its UID never returns.
+    pub proxy_buried: bool,
+    /// Why the last create or update did not work; shown at home until it does.
+    pub obstacle: Option<Obstacle>,
+    /// Create and update wait for [`Event::Retry`], or for a change of [`ProxyView::want`].
+    pub blocked: bool,
+    /// The `want` that `blocked` and `obstacle` belong to.
+    pub tried: u64,
+    /// Writes to the proxy wait until its version is beyond this: the last write lost against another writer.
+    pub outdated: Option<u64>,
+    /// Writes to the proxy wait for [`Event::Retry`].
+    pub host_blocked: bool,
+    /// Failures in a row, for the backoff.
+    pub attempts: u32,
+    /// Instances that vanished in a row, without one having become ready.
+    pub losses: u32,
+    /// A change that may wait has waited long enough.
+    pub report_due: bool,
+    /// Stopping the instance waits for [`Event::Retry`].
+    pub delete_blocked: bool,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// The host shows the proxy.
+    ProxySeen(ProxyView),
+    /// The host shows that the proxy has gone.
+    ProxyGone,
+    /// The provider shows an instance.
+    InstanceSeen(InstanceView),
+    /// The provider shows that this instance has gone.
+    InstanceGone(Arc<str>),
+    /// The provider's list is complete and has no instance of this proxy, apart from what came after it.
+    NoInstance,
+    /// Nothing: look again.
+    Look,
+    /// The time of a backoff is over.
+    Retry,
+    /// The time in which a report may wait is over.
+    ReportDue,
+    /// An action was carried out.
+    Answer(Answer),
+}
+
+/// The outcome of an action.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// Created, or found to be there already.
+    Created(InstanceView),
+    /// Updated.
+    Updated(InstanceView),
+    /// Create or update did not work.
+    Refused {
+        /// Why, for people.
+        obstacle: Obstacle,
+        /// Whether time alone may cure it; otherwise only a change of the pod does.
+        retry: bool,
+    },
+    /// The instance is stopping with this grace period.
+    Stopping(Arc<str>, u32),
+    /// Stopping did not work, or nobody answered.
+    StopFailed,
+    /// The report was written and this is the proxy now.
+    Reported(ProxyView),
+    /// Home shows it already.
+    Unchanged,
+    /// A report that may wait is waiting.
+    Deferred,
+    /// The host has refused a write because the proxy has changed since it was seen in this version.
+    Conflict(u64),
+    /// The host has refused a write, or did not answer.
+    HostFailed,
+    /// The proxy is gone, or going.
+    ProxyDeleted,
+}
+
+/// What to write.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Start an instance.
+    Create,
+    /// Make the instance follow the proxy.
+    Update,
+    /// Stop this instance; `None` leaves the grace period to the instance's own spec.
+    Delete {
+        /// Which.
+        instance: Arc<str>,
+        /// Seconds.
+        grace: Option<u32>,
+    },
+    /// Make home show this, unless it does already.
+    Report {
+        /// What.
+        evidence: Evidence,
+        /// At once; otherwise it may wait for up to a second, to be merged with what comes next.
+        urgent: bool,
+    },
+    /// Remove the proxy from the host for good.
+    DeleteProxy,
+    /// Come back with [`Event::Retry`] after a backoff for this many failures in a row.
+    RetryAfter(u32),
+    /// Everything is over: the record can be dropped.
+    Forget,
+}
+
+/// What home should show.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Evidence {
+    /// The instance's own status.
+    Instance,
+    /// The instance's status, but not its end: somebody stops it over there and it will be replaced.
+    Leaving,
+    /// There is no instance yet, because of this.
+    Waiting(Obstacle),
+    /// The proxy was deleted and nothing runs (any more): its containers ended, as far as anyone knows.
+    Ended,
+    /// The instance vanished and cannot be replaced: the pod has failed.
+    Lost,
+}
+
+/// Folds an event into the record and says what to do now, in this order. After an answer the list is derived anew; an
+/// answer of [`Answer::Unchanged`] or [`Answer::Deferred`] goes on with the rest of the list.
+pub fn step(record: &mut Record, event: Event) -> Vec<Action> {
+    let wait = match &event {
+        Event::Answer(Answer::Refused { retry: true, .. } | Answer::StopFailed | Answer::HostFailed) => Some(Wait::Write),
+        Event::InstanceGone(_) | Event::NoInstance => Some(Wait::Loss),
+        _ => None,
+    };
+    fold(record, event);
+    let mut actions = decide(record);
+    match wait {
+        Some(Wait::Write) => actions.insert(0, Action::RetryAfter(record.memo.attempts)),
+        Some(Wait::Loss) if record.memo.blocked => actions.insert(0, Action::RetryAfter(record.memo.losses)),
+        _ => {}
+    }
+    actions
+}
+
+/// After what a [`Action::RetryAfter`] is due.
+enum Wait {
+    /// A write did not work.
+    Write,
+    /// The instance vanished, and not for the first time.
+    Loss,
+}
+
+/// What is known after an event; never forgets something newer for something older.
+fn fold(record: &mut Record, event: Event) {
+    match event {
+        Event::ProxySeen(proxy) => see_proxy(record, proxy),
+        Event::ProxyGone => {
+            record.proxy = Presence::Absent;
+            record.memo.proxy_buried = true;
+        }
+        Event::InstanceSeen(instance) => see_instance(record, instance),
+        Event::InstanceGone(uid) => {
+            // Of an instance that was never seen nothing follows for the one that is there.
+            if record.instance.there().is_none_or(|known| known.uid == uid) {
+                record.instance = Presence::Absent;
+            }
+            bury(record, uid);
+        }
+        Event::NoInstance => {
+            if let Presence::There(known) = std::mem::replace(&mut record.instance, Presence::Absent) {
+                bury(record, known.uid);
+            }
+        }
+        Event::Look => {}
+        Event::Retry => {
+            record.memo.blocked = false;
+            record.memo.host_blocked = false;
+            record.memo.delete_blocked = false;
+        }
+        Event::ReportDue => record.memo.report_due = true,
+        Event::Answer(answer) => learn(record, answer),
+    }
+}
+
+/// An instance is gone. The first loss of a pod that should run is made good at once, further ones with backoff: something
+/// over there may be deleting whatever we create.
+fn bury(record: &mut Record, uid: Arc<str>) {
+    record.memo.buried = Some(uid);
+    record.memo.delete_blocked = false;
+    if let Presence::There(proxy) = &record.proxy
+        && proxy.deleting.is_none()
+        && !proxy.health.phase.terminal()
+    {
+        record.memo.losses = record.memo.losses.saturating_add(1);
+        record.memo.blocked = record.memo.losses > 1;
+        record.memo.tried = proxy.want;
+    }
+}
+
+fn learn(record: &mut Record, answer: Answer) {
+    match answer {
+        Answer::Created(instance) | Answer::Updated(instance) => {
+            record.memo.blocked = false;
+            record.memo.attempts = 0;
+            see_instance(record, instance);
+        }
+        Answer::Refused { obstacle, retry } => {
+            if let Presence::There(proxy) = &record.proxy {
+                record.memo.tried = proxy.want;
+            }
+            record.memo.obstacle = Some(obstacle);
+            record.memo.blocked = true;
+            if retry {
+                record.memo.attempts = record.memo.attempts.saturating_add(1);
+            }
+        }
+        Answer::Stopping(uid, grace) => {
+            record.memo.attempts = 0;
+            if let Presence::There(instance) = &mut record.instance
+                && instance.uid == uid
+            {
+                instance.deleting = Some(instance.deleting.map_or(grace, |now| now.min(grace)));
+            }
+        }
+        Answer::StopFailed => {
+            record.memo.delete_blocked = true;
+            record.memo.attempts = record.memo.attempts.saturating_add(1);
+        }
+        Answer::Reported(proxy) => {
+            record.memo.report_due = false;
+            record.memo.outdated = None;
+            if record.memo.obstacle.is_none() {
+                record.memo.attempts = 0;
+            }
+            see_proxy(record, proxy);
+        }
+        Answer::Unchanged => record.memo.report_due = false,
+        Answer::Deferred => {}
+        Answer::Conflict(version) => record.memo.outdated = Some(version),
+        Answer::HostFailed => {
+            record.memo.host_blocked = true;
+            record.memo.attempts = record.memo.attempts.saturating_add(1);
+        }
+        Answer::ProxyDeleted => {
+            // Finalizers may still hold it. Nothing of ours is left to do, and its DELETED event ends the record.
+            if let Presence::There(proxy) = &mut record.proxy {
+                proxy.deleting = Some(0);
+            }
+        }
+    }
+}
+
+fn see_proxy(record: &mut Record, proxy: ProxyView) {
+    if record.memo.proxy_buried {
+        return;
+    }
+    if let Presence::There(known) = &record.proxy
+        && proxy.version < known.version
+    {
+        return;
+    }
+    if proxy.want != record.memo.tried {
+        record.memo.blocked = false;
+    }
+    record.proxy = Presence::There(proxy);
+}
+
+fn see_instance(record: &mut Record, instance: InstanceView) {
+    if record.memo.buried.as_ref() == Some(&instance.uid) {
+        return;
+    }
+    if let Presence::There(known) = &record.instance
+        && instance.version < known.version
+    {
+        return;
+    }
+    record.memo.obstacle = None;
+    if instance.health.ready {
+        record.memo.losses = 0;
+    }
+    record.instance = Presence::There(instance);
+}
+
+/// What to do about a record. Depends on nothing else.
+fn decide(record: &Record) -> Vec<Action> {
+    match &record.proxy {
+        Presence::Unknown => vec![],
+        Presence::Absent => orphan(record),
+        Presence::There(proxy) if proxy.deleting.is_some() => leave(record, proxy),
+        Presence::There(proxy) if proxy.health.phase.terminal() => rest(record, proxy),
+        Presence::There(proxy) => live(record, proxy),
+    }
+}
+
+/// No proxy: what runs for it must end, with the grace period that it has by itself, as a kubelet does with a pod whose
+/// object was removed by force.
+fn orphan(record: &Record) -> Vec<Action> {
+    match &record.instance {
+        Presence::There(instance) if instance.deleting.is_none() => stop(record, instance, None),
+        Presence::Absent => vec![Action::Forget],
+        Presence::There(_) | Presence::Unknown => vec![],
+    }
+}
+
+/// The proxy is being deleted: stop the instance, show how it ends, and go last.
+fn leave(record: &Record, proxy: &ProxyView) -> Vec<Action> {
+    // A grace period of zero on a live instance would let a namesake start before its containers have stopped.
+    let grace = proxy.deleting.map(|seconds| seconds.max(1));
+    match &record.instance {
+        Presence::Unknown => vec![],
+        Presence::There(instance) => {
+            let asked = instance.deleting.is_some_and(|now| grace.is_some_and(|grace| now <= grace));
+            let mut actions = if asked { vec![] } else { stop(record, instance, grace) };
+            actions.extend(mirror(record, proxy, instance, Evidence::Instance));
+            actions
+        }
+        Presence::Absent if !proxy.health.phase.terminal() => report(record, proxy, Evidence::Ended, true),
+        // With a grace of zero the host itself removes it, as soon as its finalizers allow.
+        Presence::Absent if proxy.deleting == Some(0) || record.memo.host_blocked => vec![],
+        Presence::Absent => vec![Action::DeleteProxy],
+    }
+}
+
+/// The proxy is Succeeded or Failed: nothing starts any more, and what still runs is a stale copy. What has ended as well
+/// stays, for its logs, until the proxy goes.
+fn rest(record: &Record, proxy: &ProxyView) -> Vec<Action> {
+    match &record.instance {
+        Presence::There(instance) if !instance.health.phase.terminal() && instance.deleting.is_none() => {
+            stop(record, instance, None)
+        }
+        Presence::There(instance) if instance.health.phase == proxy.health.phase => {
+            mirror(record, proxy, instance, Evidence::Instance)
+        }
+        _ => vec![],
+    }
+}
+
+/// The proxy should run.
+fn live(record: &Record, proxy: &ProxyView) -> Vec<Action> {
+    match &record.instance {
+        Presence::Unknown => vec![],
+        Presence::There(instance) if instance.deleting.is_some() => {
+            let evidence = if proxy.replaceable { Evidence::Leaving } else { Evidence::Instance };
+            mirror(record, proxy, instance, evidence)
+        }
+        Presence::There(instance) => {
+            let mut actions = vec![];
+            if instance.sent != proxy.want && !instance.health.phase.terminal() && !record.memo.blocked {
+                actions.push(Action::Update);
+            }
+            actions.extend(mirror(record, proxy, instance, Evidence::Instance));
+            actions
+        }
+        Presence::Absent if !proxy.replaceable => report(record, proxy, Evidence::Lost, true),
+        Presence::Absent => {
+            let mut actions = vec![];
+            if !record.memo.blocked {
+                actions.push(Action::Create);
+            }
+            if let Some(obstacle) = &record.memo.obstacle {
+                actions.extend(report(record, proxy, Evidence::Waiting(obstacle.clone()), false));
+            }
+            actions
+        }
+    }
+}
+
+fn stop(record: &Record, instance: &InstanceView, grace: Option<u32>) -> Vec<Action> {
+    if record.memo.delete_blocked {
+        return vec![];
+    }
+    vec![Action::Delete { instance: instance.uid.clone(), grace }]
+}
+
+/// A report of the instance's status: at once when it changes what controllers act on, else within a second.
+fn mirror(record: &Record, proxy: &ProxyView, instance: &InstanceView, evidence: Evidence) -> Vec<Action> {
+    let urgent = instance.health != proxy.health;
+    report(record, proxy, evidence, urgent)
+}
+
+fn report(record: &Record, proxy: &ProxyView, evidence: Evidence, urgent: bool) -> Vec<Action> {
+    let outdated = record.memo.outdated.is_some_and(|version| proxy.version <= version);
+    if outdated || record.memo.host_blocked {
+        return vec![];
+    }
+    vec![Action::Report { evidence, urgent: urgent || record.memo.report_due }]
+}
+
+#[cfg(test)]
+mod tests;

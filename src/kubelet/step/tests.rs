@@ -1,0 +1,223 @@
+//! The life of one pod, told event by event.
+
+use super::*;
+
+fn proxy(version: u64) -> ProxyView {
+    ProxyView { version, deleting: None, health: Health::default(), replaceable: true, want: 7 }
+}
+
+fn instance(uid: &str, version: u64) -> InstanceView {
+    InstanceView { uid: uid.into(), version, sent: 7, deleting: None, health: Health::default() }
+}
+
+fn running() -> Health {
+    Health { phase: Phase::Running, ready: true, trouble: false }
+}
+
+fn ended(phase: Phase) -> Health {
+    Health { phase, ready: false, trouble: false }
+}
+
+fn mirror(urgent: bool) -> Action {
+    Action::Report { evidence: Evidence::Instance, urgent }
+}
+
+fn delete(uid: &str, grace: Option<u32>) -> Action {
+    Action::Delete { instance: uid.into(), grace }
+}
+
+/// A record with both sides listed and nothing there.
+fn listed() -> Record {
+    Record { proxy: Presence::Absent, instance: Presence::Absent, memo: Memo::default() }
+}
+
+/// A record of a pod that runs on both sides.
+fn settled() -> Record {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(ProxyView { health: running(), replaceable: false, ..proxy(5) }));
+    step(&mut record, Event::InstanceSeen(InstanceView { health: running(), ..instance("i", 5) }));
+    record
+}
+
+#[test]
+fn the_undisturbed_life_takes_five_writes() {
+    let mut record = listed();
+    let mut writes = vec![];
+    let mut feed = |event: Event, record: &mut Record| {
+        let actions = step(record, event);
+        writes.extend(actions.iter().filter(|a| !matches!(a, Action::Report { urgent: false, .. })).cloned());
+        actions
+    };
+    assert_eq!(feed(Event::ProxySeen(proxy(1)), &mut record), [Action::Create]);
+    assert_eq!(feed(Event::Answer(Answer::Created(instance("i", 1))), &mut record), [mirror(false)]);
+    let up = InstanceView { health: running(), ..instance("i", 2) };
+    assert_eq!(feed(Event::InstanceSeen(up), &mut record), [mirror(true)]);
+    let shown = ProxyView { health: running(), ..proxy(2) };
+    assert_eq!(feed(Event::Answer(Answer::Reported(shown.clone())), &mut record), [mirror(false)]);
+    assert_eq!(feed(Event::ProxySeen(shown.clone()), &mut record), [mirror(false)], "our own write comes back");
+    let leaving = ProxyView { version: 3, deleting: Some(30), ..shown };
+    let actions = feed(Event::ProxySeen(leaving.clone()), &mut record);
+    assert_eq!(actions, [delete("i", Some(30)), mirror(false)]);
+    assert_eq!(feed(Event::Answer(Answer::Stopping("i".into(), 30)), &mut record), [mirror(false)]);
+    let over = InstanceView { deleting: Some(30), health: ended(Phase::Failed), ..instance("i", 3) };
+    assert_eq!(feed(Event::InstanceSeen(over), &mut record), [mirror(true)]);
+    let shown = ProxyView { version: 4, health: ended(Phase::Failed), ..leaving };
+    assert_eq!(feed(Event::Answer(Answer::Reported(shown)), &mut record), [mirror(false)]);
+    assert_eq!(feed(Event::InstanceGone("i".into()), &mut record), [Action::DeleteProxy]);
+    assert_eq!(feed(Event::Answer(Answer::ProxyDeleted), &mut record), []);
+    assert_eq!(feed(Event::ProxyGone, &mut record), [Action::Forget]);
+    assert_eq!(writes.iter().filter(|a| **a != Action::Forget).count(), 5, "{writes:?}");
+}
+
+#[test]
+fn nothing_follows_from_absence_before_a_list_is_complete() {
+    let mut record = Record::default();
+    assert_eq!(step(&mut record, Event::ProxySeen(proxy(1))), [], "the instance may exist");
+    assert_eq!(step(&mut record, Event::NoInstance), [Action::Create]);
+
+    let mut record = Record::default();
+    assert_eq!(step(&mut record, Event::InstanceSeen(instance("i", 1))), [], "its proxy may exist");
+    assert_eq!(step(&mut record, Event::ProxyGone), [delete("i", None)]);
+}
+
+#[test]
+fn a_deleted_proxy_waits_for_a_target_that_is_not_listed() {
+    let mut record = Record::default();
+    assert_eq!(step(&mut record, Event::ProxySeen(ProxyView { deleting: Some(0), ..proxy(1) })), []);
+}
+
+#[test]
+fn a_terminal_proxy_is_never_started_again() {
+    let mut record = listed();
+    let over = ProxyView { health: ended(Phase::Succeeded), ..proxy(9) };
+    assert_eq!(step(&mut record, Event::ProxySeen(over)), []);
+}
+
+#[test]
+fn a_stale_copy_of_a_terminal_proxy_is_stopped() {
+    let mut record = settled();
+    let failed = ProxyView { health: ended(Phase::Failed), ..proxy(9) };
+    assert_eq!(step(&mut record, Event::ProxySeen(failed)), [delete("i", None)]);
+}
+
+#[test]
+fn an_instance_that_went_is_not_raised_by_a_late_answer() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(proxy(1)));
+    step(&mut record, Event::InstanceSeen(instance("i", 1)));
+    step(&mut record, Event::InstanceGone("i".into()));
+    step(&mut record, Event::Answer(Answer::Created(instance("i", 1))));
+    assert_eq!(record.instance, Presence::Absent);
+}
+
+#[test]
+fn a_proxy_that_went_is_not_raised_by_a_late_answer() {
+    let mut record = settled();
+    step(&mut record, Event::ProxyGone);
+    let actions = step(&mut record, Event::Answer(Answer::Reported(proxy(9))));
+    assert_eq!(actions, [delete("i", None)]);
+}
+
+#[test]
+fn old_news_changes_nothing() {
+    let mut record = settled();
+    let before = record.clone();
+    step(&mut record, Event::InstanceSeen(InstanceView { deleting: Some(1), ..instance("i", 4) }));
+    step(&mut record, Event::ProxySeen(ProxyView { deleting: Some(1), ..proxy(4) }));
+    assert_eq!(record, before);
+}
+
+#[test]
+fn the_end_of_another_instance_is_not_the_end_of_this_one() {
+    let mut record = settled();
+    let actions = step(&mut record, Event::InstanceGone("other".into()));
+    assert!(!actions.iter().any(|a| matches!(a, Action::Create | Action::DeleteProxy)), "{actions:?}");
+}
+
+#[test]
+fn an_instance_deleted_over_there_is_replaced_where_the_restart_policy_allows() {
+    let mut record = settled();
+    step(&mut record, Event::ProxySeen(ProxyView { health: running(), ..proxy(6) }));
+    let leaving = InstanceView { deleting: Some(30), health: ended(Phase::Failed), ..instance("i", 6) };
+    let actions = step(&mut record, Event::InstanceSeen(leaving));
+    assert_eq!(actions, [Action::Report { evidence: Evidence::Leaving, urgent: true }]);
+    assert_eq!(step(&mut record, Event::InstanceGone("i".into())), [Action::Create]);
+}
+
+#[test]
+fn an_instance_deleted_over_there_fails_a_pod_that_must_not_run_twice() {
+    let mut record = settled();
+    let actions = step(&mut record, Event::InstanceGone("i".into()));
+    assert_eq!(actions, [Action::Report { evidence: Evidence::Lost, urgent: true }]);
+}
+
+#[test]
+fn whoever_deletes_all_that_is_created_meets_a_backoff() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(proxy(1)));
+    step(&mut record, Event::Answer(Answer::Created(instance("a", 1))));
+    assert_eq!(step(&mut record, Event::InstanceGone("a".into())), [Action::Create]);
+    step(&mut record, Event::Answer(Answer::Created(instance("b", 2))));
+    assert_eq!(step(&mut record, Event::InstanceGone("b".into())), [Action::RetryAfter(2)]);
+    assert_eq!(step(&mut record, Event::Retry), [Action::Create]);
+}
+
+#[test]
+fn a_refusal_is_shown_and_tried_again_after_a_backoff() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(proxy(1)));
+    let obstacle = Obstacle { reason: "Forbidden".into(), message: "quota".into() };
+    let waiting = Action::Report { evidence: Evidence::Waiting(obstacle.clone()), urgent: false };
+    let refused = Event::Answer(Answer::Refused { obstacle, retry: true });
+    assert_eq!(step(&mut record, refused), [Action::RetryAfter(1), waiting.clone()]);
+    assert_eq!(step(&mut record, Event::Look), [std::slice::from_ref(&waiting)].concat());
+    assert_eq!(step(&mut record, Event::Retry), [Action::Create, waiting]);
+}
+
+#[test]
+fn a_held_pod_is_looked_at_again_when_it_changes() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(proxy(1)));
+    let obstacle = Obstacle { reason: "Held".into(), message: "spec.volumes[0]".into() };
+    let actions = step(&mut record, Event::Answer(Answer::Refused { obstacle, retry: false }));
+    assert!(!actions.contains(&Action::Create) && !actions.iter().any(|a| matches!(a, Action::RetryAfter(_))));
+    assert!(step(&mut record, Event::ProxySeen(ProxyView { want: 8, ..proxy(2) })).contains(&Action::Create));
+}
+
+#[test]
+fn a_lost_race_for_the_status_waits_for_the_watch() {
+    let mut record = settled();
+    assert_eq!(step(&mut record, Event::Answer(Answer::Conflict(5))), []);
+    let newer = ProxyView { version: 6, health: running(), ..proxy(6) };
+    assert_eq!(step(&mut record, Event::ProxySeen(newer)), [mirror(false)]);
+}
+
+#[test]
+fn a_shorter_grace_is_passed_on_and_zero_becomes_one() {
+    let mut record = settled();
+    let leaving = |grace| ProxyView { version: 10 + u64::from(60 - grace), deleting: Some(grace), ..proxy(0) };
+    assert!(step(&mut record, Event::ProxySeen(leaving(30))).contains(&delete("i", Some(30))));
+    let actions = step(&mut record, Event::Answer(Answer::Stopping("i".into(), 30)));
+    assert!(!actions.iter().any(|a| matches!(a, Action::Delete { .. })), "{actions:?}");
+    assert!(step(&mut record, Event::ProxySeen(leaving(5))).contains(&delete("i", Some(5))));
+    step(&mut record, Event::Answer(Answer::Stopping("i".into(), 5)));
+    assert!(step(&mut record, Event::ProxySeen(leaving(0))).contains(&delete("i", Some(1))));
+}
+
+#[test]
+fn a_finalizer_on_the_proxy_makes_no_loop() {
+    let mut record = listed();
+    let over = ProxyView { deleting: Some(30), health: ended(Phase::Failed), ..proxy(3) };
+    assert_eq!(step(&mut record, Event::ProxySeen(over.clone())), [Action::DeleteProxy]);
+    assert_eq!(step(&mut record, Event::Answer(Answer::ProxyDeleted)), []);
+    assert_eq!(step(&mut record, Event::ProxySeen(ProxyView { version: 4, deleting: Some(0), ..over })), []);
+}
+
+#[test]
+fn a_changed_spec_is_sent_once() {
+    let mut record = settled();
+    let changed = ProxyView { want: 8, health: running(), ..proxy(6) };
+    assert_eq!(step(&mut record, Event::ProxySeen(changed)), [Action::Update, mirror(false)]);
+    let updated = InstanceView { sent: 8, health: running(), ..instance("i", 6) };
+    assert_eq!(step(&mut record, Event::Answer(Answer::Updated(updated))), [mirror(false)]);
+}
