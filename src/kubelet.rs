@@ -4,4 +4,6 @@
 
 pub mod document;
 pub mod provider;
+pub mod status;
 pub mod step;
+pub mod view;

@@ -1,0 +1,312 @@
+//! What is kept of a pod: small projections of its documents.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use serde_json::Value;
+
+use super::document::PodDocument;
+use super::provider::ProviderPod;
+use super::step::{Health, InstanceView, Phase, ProxyView};
+
+/// Conditions that are the kubelet's to write; all others belong to somebody else and stay untouched. `PodScheduled`
+/// is the scheduler's once a pod is bound, and `DisruptionTarget` is shared: neither is compared.
+/// (pkg/kubelet/types/pod_status.go)
+pub const OWNED_CONDITIONS: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "ContainersReady",
+    "Ready",
+    "PodResizePending",
+    "PodResizeInProgress",
+    DELEGATED,
+];
+
+/// Our own condition: whether the pod runs where it should, and if not, why.
+pub const DELEGATED: &str = "longshore.dev/Delegated";
+
+/// Fields of a pod status that other components own, or that the API server fixes.
+pub(super) const FOREIGN_FIELDS: [&str; 4] =
+    ["qosClass", "nominatedNodeName", "resourceClaimStatuses", "extendedResourceClaimStatus"];
+
+/// The three lists of containers: field of the spec, field of the status.
+pub(super) const CONTAINER_LISTS: [(&str, &str); 3] = [
+    ("containers", "containerStatuses"),
+    ("initContainers", "initContainerStatuses"),
+    ("ephemeralContainers", "ephemeralContainerStatuses"),
+];
+
+/// Waiting reasons of a healthy start; any other reason is worth a report at once.
+const PATIENT_REASONS: [&str; 3] = ["ContainerCreating", "PodInitializing", ""];
+
+/// A condition of home, as far as the next report needs it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// `type`.
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// When it got that status, RFC 3339.
+    pub since: Option<String>,
+}
+
+/// A container by name and image, in spec order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// Its image, as the spec has it.
+    pub image: String,
+}
+
+/// What the next report needs to know of the proxy as home shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Home {
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// `status.observedGeneration`.
+    pub observed: Option<i64>,
+    /// The phase.
+    pub phase: Phase,
+    /// `status.startTime`, which never changes once set.
+    pub start_time: Option<String>,
+    /// A container has started once.
+    pub started: bool,
+    /// Being deleted.
+    pub deleting: bool,
+    /// The readiness gates' condition types, in spec order.
+    pub gates: Vec<String>,
+    /// The conditions that are ours, or a readiness gate.
+    pub conditions: Vec<Condition>,
+    /// The containers of [`CONTAINER_LISTS`], in that order.
+    pub containers: [Vec<Container>; 3],
+    /// The names of the fields that the status has.
+    pub fields: Vec<String>,
+    /// [`digest`] of the status.
+    pub digest: u64,
+}
+
+impl Home {
+    /// The part of a proxy document that reports depend on.
+    pub fn of(pod: &PodDocument) -> Self {
+        let status = &pod.status;
+        let gates: Vec<String> = pod
+            .list("readinessGates")
+            .iter()
+            .filter_map(|gate| Some(gate.get("conditionType")?.as_str()?.to_owned()))
+            .collect();
+        let conditions = items(status, "conditions")
+            .filter(|c| {
+                let kind = text(c, "type");
+                OWNED_CONDITIONS.contains(&kind) || gates.iter().any(|gate| gate == kind)
+            })
+            .map(|c| Condition {
+                kind: text(c, "type").into(),
+                status: text(c, "status").into(),
+                since: c.get("lastTransitionTime").and_then(Value::as_str).map(Into::into),
+            })
+            .collect();
+        Self {
+            generation: pod.metadata.generation.unwrap_or_default(),
+            observed: status.get("observedGeneration").and_then(Value::as_i64),
+            phase: Phase::parse(text(status, "phase")),
+            start_time: status.get("startTime").and_then(Value::as_str).map(Into::into),
+            started: started(status),
+            deleting: pod.metadata.deletion_timestamp.is_some(),
+            gates,
+            conditions,
+            containers: CONTAINER_LISTS.map(|(field, _)| {
+                pod.list(field)
+                    .iter()
+                    .map(|c| Container { name: text(c, "name").into(), image: text(c, "image").into() })
+                    .collect()
+            }),
+            fields: status.as_object().map(|o| o.keys().cloned().collect()).unwrap_or_default(),
+            digest: digest(status),
+        }
+    }
+
+    /// The status of one of our conditions or a readiness gate; `False` where it is absent.
+    pub fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.conditions.iter().find(|c| c.kind == kind)
+    }
+}
+
+/// The part of a proxy document that decisions depend on. `want` is the provider's fingerprint of it.
+pub fn proxy_view(pod: &PodDocument, want: u64) -> ProxyView {
+    ProxyView {
+        version: pod.version(),
+        deleting: pod.deleting(),
+        health: health(&pod.status),
+        replaceable: replaceable(pod),
+        want,
+    }
+}
+
+/// The part of a provider's pod that decisions depend on.
+pub fn instance_view(pod: &ProviderPod) -> InstanceView {
+    InstanceView {
+        uid: pod.instance.uid.clone(),
+        version: pod.instance.version,
+        sent: pod.instance.sent,
+        deleting: pod.instance.deleting,
+        health: health(&pod.status),
+    }
+}
+
+/// What controllers act on in a status.
+pub fn health(status: &Value) -> Health {
+    let ready = items(status, "conditions")
+        .any(|c| text(c, "type") == "ContainersReady" && text(c, "status") == "True");
+    let trouble = all_containers(status).any(|c| {
+        c.pointer("/state/waiting").is_some_and(|waiting| !PATIENT_REASONS.contains(&text(waiting, "reason")))
+    });
+    Health { phase: Phase::parse(text(status, "phase")), ready, trouble }
+}
+
+/// Whether a container has started once.
+fn started(status: &Value) -> bool {
+    all_containers(status).any(|c| {
+        c.pointer("/state/running").is_some()
+            || c.pointer("/state/terminated").is_some()
+            || c.get("restartCount").and_then(Value::as_i64).unwrap_or_default() > 0
+    })
+}
+
+/// Whether a pod whose instance vanished may start anew: nothing has started yet, or each container that has would be
+/// started again by the restart policy, which is also what the API server allows to be shown
+/// (ValidateContainerStateTransition in pkg/apis/core/validation).
+fn replaceable(pod: &PodDocument) -> bool {
+    if !started(&pod.status) {
+        return true;
+    }
+    match text(&pod.spec, "restartPolicy") {
+        "Always" | "" => true,
+        "OnFailure" => {
+            !all_containers(&pod.status).any(|c| c.pointer("/state/terminated/exitCode").and_then(Value::as_i64) == Some(0))
+        }
+        _ => false,
+    }
+}
+
+/// A digest of all in a status that is ours to write, so that what home shows can be compared with what it should show
+/// without keeping either. Foreign fields and conditions, transition times and the order of conditions do not count; nor
+/// do generations, which are compared apart.
+pub fn digest(status: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    if let Some(fields) = status.as_object() {
+        let mut names: Vec<_> = fields.keys().collect();
+        names.sort_unstable();
+        for name in names {
+            let value = &fields[name];
+            match name.as_str() {
+                "observedGeneration" => {}
+                field if FOREIGN_FIELDS.contains(&field) => {}
+                "conditions" => {
+                    let mut seen: Vec<_> = items(status, "conditions")
+                        .filter(|c| OWNED_CONDITIONS.contains(&text(c, "type")))
+                        .map(|c| (text(c, "type"), text(c, "status"), text(c, "reason"), text(c, "message")))
+                        .collect();
+                    seen.sort_unstable();
+                    seen.hash(&mut hasher);
+                }
+                _ if empty(value) => {}
+                _ => {
+                    name.hash(&mut hasher);
+                    hash_value(value, &mut hasher);
+                }
+            }
+        }
+    }
+    hasher.finish()
+}
+
+fn empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(s) => s.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        Value::Object(o) => o.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// Feeds a value, objects by sorted key.
+fn hash_value(value: &Value, hasher: &mut DefaultHasher) {
+    std::mem::discriminant(value).hash(hasher);
+    match value {
+        Value::Null => {}
+        Value::Bool(b) => b.hash(hasher),
+        Value::Number(n) => n.hash(hasher),
+        Value::String(s) => s.hash(hasher),
+        Value::Array(items) => {
+            items.len().hash(hasher);
+            items.iter().for_each(|item| hash_value(item, hasher));
+        }
+        Value::Object(fields) => {
+            let mut names: Vec<_> = fields.keys().filter(|name| !empty(&fields[*name])).collect();
+            names.sort_unstable();
+            for name in names {
+                name.hash(hasher);
+                hash_value(&fields[name], hasher);
+            }
+        }
+    }
+}
+
+/// The string at a key; empty where there is none.
+pub(super) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The entries of a list at a key; none where there is no list.
+pub(super) fn items<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    value.get(key).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// All container statuses of a pod status: regular, init, ephemeral.
+fn all_containers(status: &Value) -> impl Iterator<Item = &Value> {
+    CONTAINER_LISTS.into_iter().flat_map(move |(_, field)| items(status, field))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(policy: &str, status: Value) -> PodDocument {
+        PodDocument::new(kube::core::ObjectMeta::default(), json!({"restartPolicy": policy}), status)
+    }
+
+    fn terminated(code: i64) -> Value {
+        json!({"containerStatuses": [{"name": "c", "state": {"terminated": {"exitCode": code}}}]})
+    }
+
+    #[test]
+    fn what_may_start_anew() {
+        let running = json!({"containerStatuses": [{"name": "c", "state": {"running": {}}}]});
+        assert!(replaceable(&pod("Never", json!({"phase": "Pending"}))), "nothing has started");
+        assert!(replaceable(&pod("Always", running.clone())));
+        assert!(replaceable(&pod("Always", terminated(0))));
+        assert!(replaceable(&pod("OnFailure", terminated(1))));
+        assert!(!replaceable(&pod("OnFailure", terminated(0))), "completed work is not run again");
+        assert!(!replaceable(&pod("Never", running)));
+    }
+
+    #[test]
+    fn a_digest_ignores_what_is_not_ours() {
+        let ours = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+        let theirs = json!({"phase": "Running", "qosClass": "Burstable", "observedGeneration": 4, "reason": "",
+            "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "mine/Gate", "status": "True"},
+                {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
+        assert_eq!(digest(&ours), digest(&theirs));
+        let tampered = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]});
+        assert_ne!(digest(&ours), digest(&tampered));
+    }
+
+    #[test]
+    fn trouble_is_what_somebody_should_look_at() {
+        let waiting = |reason| json!({"containerStatuses": [{"name": "c", "state": {"waiting": {"reason": reason}}}]});
+        assert!(!health(&waiting("ContainerCreating")).trouble);
+        assert!(health(&waiting("CrashLoopBackOff")).trouble);
+    }
+}
