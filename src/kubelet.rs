@@ -3,7 +3,13 @@
 //! A [`provider`] runs pods somewhere; the core makes a node of it.
 
 pub mod document;
+pub mod events;
+pub mod host;
+pub mod node;
+pub mod pods;
 pub mod provider;
+pub mod queue;
 pub mod status;
 pub mod step;
+pub mod table;
 pub mod view;

@@ -169,8 +169,7 @@ mod tests {
         let mut document = PodDocument::default();
         document.metadata.deletion_grace_period_seconds = Some(30);
         assert_eq!(document.deleting(), None, "grace alone deletes nothing");
-        document.metadata.deletion_timestamp =
-            Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        document.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
         assert_eq!(document.deleting(), Some(30));
     }
 }

@@ -42,7 +42,10 @@ pub fn desired(evidence: &Evidence, facts: &Facts<'_>) -> Value {
         Evidence::Ended => ended(facts, None),
         Evidence::Lost => ended(
             facts,
-            Some(("DelegateLost", "the delegate vanished from the target, and the restart policy allows no second start")),
+            Some((
+                "DelegateLost",
+                "the delegate vanished from the target, and the restart policy allows no second start",
+            )),
         ),
     };
     let generation = if facts.current { Some(facts.home.generation) } else { facts.home.observed };
@@ -69,9 +72,8 @@ fn partial_digest(home: &Home, desired: &Value) -> u64 {
     if desired.get("phase").is_some() {
         return digest(desired);
     }
-    let same = items(desired, "conditions").all(|wanted| {
-        home.condition(text(wanted, "type")).is_some_and(|is| is.status == text(wanted, "status"))
-    });
+    let same = items(desired, "conditions")
+        .all(|wanted| home.condition(text(wanted, "type")).is_some_and(|is| is.status == text(wanted, "status")));
     if same { home.digest } else { !home.digest }
 }
 
@@ -290,7 +292,8 @@ pub fn patch(uid: &str, version: u64, home: &Home, desired: &Value) -> Value {
     }
     if status_is_whole(desired) {
         for field in &home.fields {
-            let ours = !FOREIGN_FIELDS.contains(&field.as_str()) && field != "conditions" && field != "observedGeneration";
+            let ours =
+                !FOREIGN_FIELDS.contains(&field.as_str()) && field != "conditions" && field != "observedGeneration";
             if ours && !status.contains_key(field) {
                 let replaced = matches!(field.as_str(), "podIPs" | "hostIPs");
                 status.insert(field.clone(), if replaced { json!([{"$patch": "replace"}]) } else { Value::Null });

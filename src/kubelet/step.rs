@@ -142,6 +142,10 @@ pub struct Record {
 
 /// Volatile memory that spares writes. Decisions without it are the same or come later, never different.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other; a state machine would multiply them"
+)]
 pub struct Memo {
     /// The last instance that went, so that an answer which arrives after its end does not raise it again.
     pub buried: Option<Arc<str>>,
@@ -243,6 +247,8 @@ pub enum Action {
         /// At once; otherwise it may wait for up to a second, to be merged with what comes next.
         urgent: bool,
     },
+    /// Ask the host for the proxy, which no list or watch has shown: [`Event::ProxySeen`] or [`Event::ProxyGone`].
+    FindProxy,
     /// Remove the proxy from the host for good.
     DeleteProxy,
     /// Come back with [`Event::Retry`] after a backoff for this many failures in a row.
@@ -270,7 +276,9 @@ pub enum Evidence {
 /// answer of [`Answer::Unchanged`] or [`Answer::Deferred`] goes on with the rest of the list.
 pub fn step(record: &mut Record, event: Event) -> Vec<Action> {
     let wait = match &event {
-        Event::Answer(Answer::Refused { retry: true, .. } | Answer::StopFailed | Answer::HostFailed) => Some(Wait::Write),
+        Event::Answer(Answer::Refused { retry: true, .. } | Answer::StopFailed | Answer::HostFailed) => {
+            Some(Wait::Write)
+        }
         Event::InstanceGone(_) | Event::NoInstance => Some(Wait::Loss),
         _ => None,
     };
@@ -435,9 +443,17 @@ fn decide(record: &Record) -> Vec<Action> {
 }
 
 /// No proxy: what runs for it must end, with the grace period that it has by itself, as a kubelet does with a pod whose
-/// object was removed by force.
+/// object was removed by force. A proxy that was never seen is asked for first: its instance may be the work of another
+/// process, of which the target's watch told sooner than the host's tells of the proxy.
 fn orphan(record: &Record) -> Vec<Action> {
     match &record.instance {
+        Presence::There(_) if !record.memo.proxy_buried => {
+            if record.memo.host_blocked {
+                vec![]
+            } else {
+                vec![Action::FindProxy]
+            }
+        }
         Presence::There(instance) if instance.deleting.is_none() => stop(record, instance, None),
         Presence::Absent => vec![Action::Forget],
         Presence::There(_) | Presence::Unknown => vec![],

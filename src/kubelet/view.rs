@@ -155,8 +155,8 @@ pub fn instance_view(pod: &ProviderPod) -> InstanceView {
 
 /// What controllers act on in a status.
 pub fn health(status: &Value) -> Health {
-    let ready = items(status, "conditions")
-        .any(|c| text(c, "type") == "ContainersReady" && text(c, "status") == "True");
+    let ready =
+        items(status, "conditions").any(|c| text(c, "type") == "ContainersReady" && text(c, "status") == "True");
     let trouble = all_containers(status).any(|c| {
         c.pointer("/state/waiting").is_some_and(|waiting| !PATIENT_REASONS.contains(&text(waiting, "reason")))
     });
@@ -181,9 +181,8 @@ fn replaceable(pod: &PodDocument) -> bool {
     }
     match text(&pod.spec, "restartPolicy") {
         "Always" | "" => true,
-        "OnFailure" => {
-            !all_containers(&pod.status).any(|c| c.pointer("/state/terminated/exitCode").and_then(Value::as_i64) == Some(0))
-        }
+        "OnFailure" => !all_containers(&pod.status)
+            .any(|c| c.pointer("/state/terminated/exitCode").and_then(Value::as_i64) == Some(0)),
         _ => false,
     }
 }
@@ -240,7 +239,9 @@ fn hash_value(value: &Value, hasher: &mut DefaultHasher) {
         Value::String(s) => s.hash(hasher),
         Value::Array(items) => {
             items.len().hash(hasher);
-            items.iter().for_each(|item| hash_value(item, hasher));
+            for item in items {
+                hash_value(item, hasher);
+            }
         }
         Value::Object(fields) => {
             let mut names: Vec<_> = fields.keys().filter(|name| !empty(&fields[*name])).collect();

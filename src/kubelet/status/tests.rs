@@ -82,9 +82,12 @@ fn readiness_gates_are_evaluated_at_home() {
 
 #[test]
 fn a_transition_time_moves_only_with_the_status() {
-    let home = Home::of(&proxy(one_container(), json!({"conditions": [
+    let home = Home::of(&proxy(
+        one_container(),
+        json!({"conditions": [
         {"type": "Ready", "status": "True", "lastTransitionTime": BEFORE},
-        {"type": "ContainersReady", "status": "False", "lastTransitionTime": BEFORE}]})));
+        {"type": "ContainersReady", "status": "False", "lastTransitionTime": BEFORE}]}),
+    ));
     let status = desired(&Evidence::Instance, &facts(&home, &Value::Null, &running()));
     assert_eq!(find(&status, "Ready").unwrap()["lastTransitionTime"], BEFORE);
     assert_eq!(find(&status, "ContainersReady").unwrap()["lastTransitionTime"], NOW);
@@ -115,7 +118,8 @@ fn a_patch_is_fenced() {
 
 #[test]
 fn a_deletion_alone_is_no_reason_to_write() {
-    let shown = desired(&Evidence::Instance, &facts(&Home::of(&proxy(one_container(), json!({}))), &Value::Null, &running()));
+    let shown =
+        desired(&Evidence::Instance, &facts(&Home::of(&proxy(one_container(), json!({}))), &Value::Null, &running()));
     let mut pod = proxy(one_container(), shown);
     pod.metadata.generation = Some(4);
     let wanted = |home: &Home| desired(&Evidence::Instance, &facts(home, &Value::Null, &running()));

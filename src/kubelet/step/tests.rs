@@ -87,6 +87,13 @@ fn a_deleted_proxy_waits_for_a_target_that_is_not_listed() {
 }
 
 #[test]
+fn an_instance_of_a_proxy_that_was_never_seen_is_not_stopped_unasked() {
+    let mut record = listed();
+    assert_eq!(step(&mut record, Event::InstanceSeen(instance("i", 1))), [Action::FindProxy]);
+    assert_eq!(step(&mut record, Event::ProxyGone), [delete("i", None)]);
+}
+
+#[test]
 fn a_terminal_proxy_is_never_started_again() {
     let mut record = listed();
     let over = ProxyView { health: ended(Phase::Succeeded), ..proxy(9) };

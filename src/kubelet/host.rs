@@ -1,0 +1,105 @@
+//! The host's API, as far as a virtual node writes and reads it.
+
+use async_trait::async_trait;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec, TokenRequestStatus};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use kube::Client;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use serde_json::Value;
+
+use super::document::{PodDocument, PodKey};
+use super::provider::{HostView, Source};
+
+/// What became of a write to a proxy.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The proxy has changed, or is another one by now: the watch will tell.
+    #[error("the pod has changed meanwhile")]
+    Outdated,
+    /// The API server refuses this status for good.
+    #[error("the host refuses the status: {0}")]
+    Refused(String),
+    /// No answer, or an error that time may cure.
+    #[error("the host did not take the write")]
+    NotTaken(#[source] kube::Error),
+}
+
+/// The host's pods, seen from a virtual node.
+#[derive(Clone)]
+pub struct Host {
+    client: Client,
+}
+
+impl Host {
+    /// The host behind this client.
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// All pods, for the watch of a node.
+    pub fn pods(&self) -> Api<PodDocument> {
+        Api::all(self.client.clone())
+    }
+
+    fn namespace(&self, key: &PodKey) -> Api<PodDocument> {
+        Api::namespaced(self.client.clone(), &key.namespace)
+    }
+
+    /// Reads a proxy; `None` if it is gone or another has its name.
+    pub async fn pod(&self, key: &PodKey) -> Result<Option<PodDocument>, kube::Error> {
+        let pod = self.namespace(key).get_opt(&key.name).await?;
+        Ok(pod.filter(|pod| pod.uid() == key.uid).map(PodDocument::without_managed_fields))
+    }
+
+    /// Patches a proxy's status (strategic merge); the patch carries UID and resource version.
+    pub async fn patch_status(&self, key: &PodKey, patch: &Value) -> Result<PodDocument, WriteError> {
+        let params = PatchParams { field_manager: Some("longshore".into()), ..PatchParams::default() };
+        match self.namespace(key).patch_status(&key.name, &params, &Patch::Strategic(patch)).await {
+            Ok(pod) => Ok(pod.without_managed_fields()),
+            Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => Err(WriteError::Outdated),
+            Err(kube::Error::Api(status)) if status.code == 422 => Err(WriteError::Refused(status.message.clone())),
+            Err(error) => Err(WriteError::NotTaken(error)),
+        }
+    }
+
+    /// Removes a proxy for good: grace period 0, and only this UID. A proxy that is gone already is no error.
+    pub async fn delete(&self, key: &PodKey) -> Result<(), kube::Error> {
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions { uid: Some(key.uid.clone()), ..Preconditions::default() }),
+            ..DeleteParams::default()
+        };
+        match self.namespace(key).delete(&key.name, &params).await {
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+}
+
+#[async_trait]
+impl HostView for Host {
+    async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, Source> {
+        Ok(Api::namespaced(self.client.clone(), namespace).get_opt(name).await?)
+    }
+
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Source> {
+        Ok(Api::namespaced(self.client.clone(), namespace).get_opt(name).await?)
+    }
+
+    async fn services(&self, namespace: &str) -> Result<Vec<Service>, Source> {
+        let services: Api<Service> = Api::namespaced(self.client.clone(), namespace);
+        Ok(services.list(&ListParams::default()).await?.items)
+    }
+
+    async fn token(
+        &self,
+        namespace: &str,
+        account: &str,
+        request: TokenRequestSpec,
+    ) -> Result<TokenRequestStatus, Source> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
+        let request = TokenRequest { spec: request, ..TokenRequest::default() };
+        let answer = accounts.create_token_request(account, &PostParams::default(), &request).await?;
+        answer.status.ok_or_else(|| format!("the host gave no token for service account {namespace}/{account}").into())
+    }
+}

@@ -1,0 +1,214 @@
+//! The node controller: the Node object, its status, and its Lease.
+//!
+//! The Lease says that this process lives; it is renewed by a thread of its own ([`lease`]). Whether the provider's side
+//! answers is another matter and shown in the condition `Ready`. The Node is never deleted: without it the host's
+//! garbage collector would fail every pod on it after 40 s.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::{Client, Config};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::provider::{NodeProvider, NodeReport, Obstacle};
+
+pub mod lease;
+pub mod status;
+
+/// How often the provider is asked whether it answers, and the status is computed. (nodeStatusUpdateFrequency)
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// An unchanged status is written this often. (nodeStatusReportFrequency)
+const REPORT: Duration = Duration::from_secs(300);
+
+/// Changes of capacity are gathered for this long before they are written.
+const GATHER: Duration = Duration::from_millis(500);
+
+/// What the node is called and how it is reached.
+#[derive(Clone, Debug)]
+pub struct NodeIdentity {
+    /// The node's name.
+    pub name: String,
+    /// The address at which the host's API server reaches the kubelet's API.
+    pub ip: String,
+    /// The port there.
+    pub port: u16,
+    /// Labels beside those of every node.
+    pub labels: BTreeMap<String, String>,
+    /// Taints as in `v1.Taint`; none is a valid choice.
+    pub taints: Vec<Value>,
+    /// How long the provider may be silent before the node turns NotReady.
+    pub silence: Duration,
+}
+
+/// Why the node cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Reading or writing the Node did not work.
+    #[error(
+        "failed to write node {name}; does the service account have get, create and patch on nodes and nodes/status?"
+    )]
+    WriteNode {
+        /// Which node.
+        name: String,
+        /// What the host said.
+        #[source]
+        source: kube::Error,
+    },
+    /// The thread of the lease could not be started.
+    #[error("failed to start the lease's thread")]
+    StartLease(#[source] std::io::Error),
+}
+
+/// Keeps a virtual node.
+pub struct NodeController {
+    identity: NodeIdentity,
+    nodes: Api<Node>,
+    config: Config,
+    provider: Arc<dyn NodeProvider>,
+}
+
+/// When the provider answered last, and what it said instead.
+struct Contact {
+    last_answer: Option<Instant>,
+    trouble: Option<String>,
+}
+
+impl NodeController {
+    /// A controller for one node; `config` is for the lease, which has a connection of its own.
+    pub fn new(identity: NodeIdentity, client: Client, config: Config, provider: Arc<dyn NodeProvider>) -> Self {
+        Self { identity, nodes: Api::all(client), config, provider }
+    }
+
+    /// Registers the node, then keeps its status and lease until it is told to stop.
+    ///
+    /// # Errors
+    /// When the node cannot be registered for a reason that time will not cure (a refusal); an API server that does not
+    /// answer is waited for.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), NodeError> {
+        let node = self.register(&shutdown).await?;
+        let Some(node) = node else { return Ok(()) };
+        let uid = node.metadata.uid.unwrap_or_default();
+        let _lease = lease::LeaseThread::start(self.config.clone(), self.identity.name.clone(), uid)
+            .map_err(NodeError::StartLease)?;
+        tracing::info!(node = self.identity.name, ip = self.identity.ip, port = self.identity.port, "registered");
+        self.keep_status(shutdown).await;
+        Ok(())
+    }
+
+    /// Creates the Node, or makes the one that is there ours again: labels and addresses, never a cordon.
+    async fn register(&self, shutdown: &CancellationToken) -> Result<Option<Node>, NodeError> {
+        loop {
+            match self.try_register().await {
+                Ok(node) => return Ok(Some(node)),
+                Err(source) if is_refusal(&source) => {
+                    return Err(NodeError::WriteNode { name: self.identity.name.clone(), source });
+                }
+                Err(error) => {
+                    tracing::warn!(node = self.identity.name, %error, "the host does not answer; trying again");
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(None),
+                () = tokio::time::sleep(Duration::from_secs(2)) => {}
+            }
+        }
+    }
+
+    async fn try_register(&self) -> Result<Node, kube::Error> {
+        let report = self.provider.node_status().borrow().clone();
+        let metadata = status::metadata(&self.identity, &report);
+        if self.nodes.get_opt(&self.identity.name).await?.is_none() {
+            let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata,
+                "spec": {"taints": self.identity.taints}});
+            let node: Node = serde_json::from_value(node).map_err(kube::Error::SerdeError)?;
+            match self.nodes.create(&PostParams::default(), &node).await {
+                Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+                other => return other,
+            }
+        }
+        self.patch_metadata(&metadata).await
+    }
+
+    async fn patch_metadata(&self, metadata: &Value) -> Result<Node, kube::Error> {
+        let patch = json!({"metadata": {"labels": metadata["labels"]}});
+        self.nodes.patch(&self.identity.name, &PatchParams::default(), &Patch::Strategic(patch)).await
+    }
+
+    /// Computes the status every 10 s and after each change of the provider's report; writes it when it has changed, and
+    /// every 5 minutes.
+    async fn keep_status(&self, shutdown: CancellationToken) {
+        let mut reports = self.provider.node_status();
+        let mut contact = Contact { last_answer: None, trouble: None };
+        let started = Instant::now();
+        let mut written: Option<(Instant, Value)> = None;
+        let mut labels = Value::Null;
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = heartbeat.tick() => self.ping(&mut contact).await,
+                Ok(()) = reports.changed() => tokio::time::sleep(GATHER).await,
+            }
+            let report = reports.borrow_and_update().clone();
+            let trouble = self.trouble(&contact, started, &report);
+            let status = status::status(&self.identity, &report, trouble.as_ref());
+            let metadata = status::metadata(&self.identity, &report);
+            if labels != metadata["labels"] && self.patch_metadata(&metadata).await.is_ok() {
+                labels = metadata["labels"].clone();
+            }
+            let due = written.as_ref().is_none_or(|(at, was)| at.elapsed() >= REPORT || *was != status);
+            if due {
+                match self.write_status(&status).await {
+                    Ok(()) => written = Some((Instant::now(), status)),
+                    Err(error) => {
+                        tracing::warn!(node = self.identity.name, %error, "the node's status was not written; trying again");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn ping(&self, contact: &mut Contact) {
+        match tokio::time::timeout(PATIENCE, self.provider.ping()).await {
+            Ok(Ok(())) => *contact = Contact { last_answer: Some(Instant::now()), trouble: None },
+            Ok(Err(error)) => contact.trouble = Some(super::pods::chain(error.as_ref())),
+            Err(_) => contact.trouble = Some(format!("no answer within {} s", PATIENCE.as_secs())),
+        }
+    }
+
+    /// What makes the node NotReady, if anything. Short silence does not: the pods over there run on.
+    fn trouble(&self, contact: &Contact, started: Instant, report: &NodeReport) -> Option<Obstacle> {
+        if let Some(text) = &contact.trouble {
+            let silent_since = contact.last_answer.unwrap_or(started);
+            // A provider that has never answered is not ready; one that has gets its time.
+            if contact.last_answer.is_none() || silent_since.elapsed() >= self.identity.silence {
+                return Some(Obstacle { reason: "TargetUnreachable".into(), message: text.clone() });
+            }
+        }
+        report.trouble.clone()
+    }
+
+    async fn write_status(&self, status: &Value) -> Result<(), kube::Error> {
+        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let node = self.nodes.get_status(&self.identity.name).await?;
+        let before = node.status.and_then(|status| status.conditions).unwrap_or_default();
+        let patch = json!({"status": status::with_times(status, &before, &now)});
+        self.nodes.patch_status(&self.identity.name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
+        Ok(())
+    }
+}
+
+/// An answer that will be the same next time.
+fn is_refusal(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429)
+}

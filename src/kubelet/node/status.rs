@@ -1,0 +1,137 @@
+//! The node contract: labels, addresses, resources, conditions. Pure.
+
+use k8s_openapi::api::core::v1::NodeCondition;
+use serde_json::{Map, Value, json};
+
+use super::NodeIdentity;
+use crate::kubelet::provider::{NodeReport, Obstacle};
+
+/// The zone and region of a virtual node for which the operator names none. A Ready node without a zone would switch off
+/// topology hints for the whole cluster (endpointslice/topologycache).
+const NOWHERE: &str = "virtual";
+
+/// `metadata` of the Node: its name and all labels, those of the identity winning over the provider's.
+pub fn metadata(identity: &NodeIdentity, report: &NodeReport) -> Value {
+    let mut labels = Map::new();
+    let mut set = |key: &str, value: &str| labels.insert(key.to_owned(), value.into());
+    set("type", "virtual-kubelet");
+    set("node.kubernetes.io/exclude-from-external-load-balancers", "true");
+    set("topology.kubernetes.io/zone", NOWHERE);
+    set("topology.kubernetes.io/region", NOWHERE);
+    for (key, value) in report.labels.iter().chain(&identity.labels) {
+        set(key, value);
+    }
+    set("kubernetes.io/hostname", &identity.name);
+    set("kubernetes.io/os", or(&report.operating_system, "linux"));
+    set("kubernetes.io/arch", or(&report.architecture, "amd64"));
+    json!({"name": identity.name, "labels": labels})
+}
+
+/// `status` of the Node, without the times of its conditions.
+pub fn status(identity: &NodeIdentity, report: &NodeReport, trouble: Option<&Obstacle>) -> Value {
+    let ready = match trouble {
+        None => json!({"type": "Ready", "status": "True", "reason": "TargetReady", "message": "the target answers"}),
+        Some(it) => json!({"type": "Ready", "status": "False", "reason": it.reason, "message": it.message}),
+    };
+    let calm = |kind: &str, reason: &str| json!({"type": kind, "status": "False", "reason": reason, "message": "a virtual node has none of its own"});
+    json!({
+        "capacity": resources(&report.capacity),
+        "allocatable": resources(&report.allocatable),
+        "addresses": [{"type": "InternalIP", "address": identity.ip}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": identity.port}},
+        "nodeInfo": {
+            "operatingSystem": or(&report.operating_system, "linux"),
+            "architecture": or(&report.architecture, "amd64"),
+            "kubeletVersion": or(&report.kubelet_version, "v0.0.0"),
+            "kubeProxyVersion": "",
+            "containerRuntimeVersion": concat!("longshore://", env!("CARGO_PKG_VERSION")),
+            "osImage": "Longshore virtual node",
+            "kernelVersion": "", "bootID": "", "machineID": "", "systemUUID": "",
+        },
+        "conditions": [
+            ready,
+            calm("MemoryPressure", "NoMemoryPressure"),
+            calm("DiskPressure", "NoDiskPressure"),
+            calm("PIDPressure", "NoPIDPressure"),
+        ],
+    })
+}
+
+/// A list of resources replaces the one before: what has vanished over there must vanish here.
+fn resources(quantities: &std::collections::BTreeMap<String, String>) -> Value {
+    let mut all = Map::from_iter([("$patch".to_owned(), json!("replace"))]);
+    all.extend(quantities.iter().map(|(name, quantity)| (name.clone(), quantity.as_str().into())));
+    Value::Object(all)
+}
+
+/// The status with heartbeat times of now, and transition times that move only with the status.
+pub fn with_times(status: &Value, before: &[NodeCondition], now: &str) -> Value {
+    let mut status = status.clone();
+    for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+        let since = before
+            .iter()
+            .find(|known| condition["type"] == known.type_.as_str() && condition["status"] == known.status.as_str())
+            .and_then(|known| serde_json::to_value(known.last_transition_time.as_ref()?).ok());
+        condition["lastTransitionTime"] = since.unwrap_or_else(|| now.into());
+        condition["lastHeartbeatTime"] = now.into();
+    }
+    status
+}
+
+fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
+    if text.is_empty() { otherwise } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    fn identity() -> NodeIdentity {
+        NodeIdentity {
+            name: "east".into(),
+            ip: "10.0.0.1".into(),
+            port: 10250,
+            labels: BTreeMap::from([("topology.kubernetes.io/zone".into(), "z1".into())]),
+            taints: vec![],
+            silence: Duration::from_secs(40),
+        }
+    }
+
+    #[test]
+    fn a_node_has_a_zone_whatever_happens() {
+        let labels = &metadata(&identity(), &NodeReport::default())["labels"];
+        assert_eq!(labels["topology.kubernetes.io/zone"], "z1", "the operator's choice");
+        assert_eq!(labels["topology.kubernetes.io/region"], "virtual");
+        assert_eq!(labels["kubernetes.io/hostname"], "east");
+    }
+
+    #[test]
+    fn nobody_can_rename_the_host_by_a_label() {
+        let mut identity = identity();
+        identity.labels.insert("kubernetes.io/hostname".into(), "other".into());
+        assert_eq!(metadata(&identity, &NodeReport::default())["labels"]["kubernetes.io/hostname"], "east");
+    }
+
+    #[test]
+    fn trouble_makes_the_node_not_ready_and_says_why() {
+        let trouble = Obstacle { reason: "TargetUnreachable".into(), message: "connection refused".into() };
+        let ready = &status(&identity(), &NodeReport::default(), Some(&trouble))["conditions"][0];
+        assert_eq!((&ready["status"], &ready["message"]), (&json!("False"), &json!("connection refused")));
+    }
+
+    #[test]
+    fn a_transition_time_moves_with_the_status_only() {
+        let now = "2026-02-02T00:00:00Z";
+        let known = json!([{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+            {"type": "DiskPressure", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+        let before: Vec<NodeCondition> = serde_json::from_value(known).unwrap();
+        let after = with_times(&status(&identity(), &NodeReport::default(), None), &before, now);
+        let since = |kind: &str| {
+            let all = after["conditions"].as_array().unwrap();
+            all.iter().find(|c| c["type"] == kind).unwrap()["lastTransitionTime"].clone()
+        };
+        assert_eq!((since("Ready"), since("DiskPressure")), (json!("2026-01-01T00:00:00Z"), json!(now)));
+    }
+}

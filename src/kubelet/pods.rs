@@ -1,0 +1,260 @@
+//! The pod controller: a thin shell around [`step`](super::step::step) that drives any provider.
+//!
+//! ```text
+//!   host watch ─┐                ┌─ worker ─┐   create/update/delete ─▶ provider
+//!               ├▶ Table ▶ Queue ┼─ worker ─┼─▶
+//!   notifier ───┘      ▲         └─ worker ─┘   report, delete ───────▶ host
+//!                      └──────── answers ───┘
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use kube::runtime::{WatchStreamExt, watcher};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::document::PodDocument;
+use super::events::Events;
+use super::host::Host;
+use super::provider::{PodNotice, Provider};
+use super::queue::Queue;
+use super::step::{Action, Event};
+use super::table::{Side, Table, Uid};
+
+mod perform;
+
+pub(crate) use perform::chain;
+
+/// How often a provider without a notifier is asked for its pods.
+const POLL: Duration = Duration::from_secs(5);
+
+/// How long a change that no controller waits for may wait to be merged with the next.
+const DEBOUNCE: Duration = Duration::from_secs(1);
+
+/// How many notices may wait; a provider that is faster waits itself.
+const NOTICES: usize = 1024;
+
+/// Actions in one go for one pod; whoever needs more is going in circles and gets a pause.
+const PATIENCE: usize = 32;
+
+/// Mirror pods stand for static pods of a real kubelet and are nobody else's business.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Drives the pods of one virtual node.
+#[derive(Clone)]
+pub struct PodController {
+    shell: Arc<Shell>,
+}
+
+/// What the tasks of a controller share.
+struct Shell {
+    node: String,
+    node_ip: String,
+    host: Host,
+    provider: Arc<dyn Provider>,
+    events: Events,
+    table: Arc<Table>,
+    queue: Queue,
+}
+
+impl PodController {
+    /// A controller for the pods that are bound to `node`, whose address at home is `node_ip`.
+    pub fn new(node: &str, node_ip: &str, host: Host, provider: Arc<dyn Provider>, events: Events) -> Self {
+        let shell = Shell {
+            node: node.into(),
+            node_ip: node_ip.into(),
+            host,
+            provider,
+            events,
+            table: Arc::default(),
+            queue: Queue::default(),
+        };
+        Self { shell: Arc::new(shell) }
+    }
+
+    /// The records, for whoever asks which pods there are.
+    pub fn table(&self) -> Arc<Table> {
+        self.shell.table.clone()
+    }
+
+    /// Works with this many workers until it is told to stop; an action that is under way is finished first.
+    pub async fn run(self, workers: usize, shutdown: CancellationToken) {
+        let tasks = TaskTracker::new();
+        for _ in 0..workers.max(1) {
+            tasks.spawn(self.shell.clone().work(shutdown.clone()));
+        }
+        for watch in [Side::Host, Side::Provider] {
+            let (shell, shutdown) = (self.shell.clone(), shutdown.clone());
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = shutdown.cancelled() => {}
+                    () = async { match watch {
+                        Side::Host => shell.watch_host().await,
+                        Side::Provider => shell.watch_provider().await,
+                    }} => {}
+                }
+            });
+        }
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+impl Shell {
+    /// Follows the host's pods that are bound to this node.
+    async fn watch_host(self: Arc<Self>) {
+        let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node));
+        let mut stream = watcher(self.host.pods(), config).default_backoff().boxed();
+        loop {
+            match stream.try_next().await {
+                Ok(Some(watcher::Event::Init)) => self.table.listing(Side::Host),
+                Ok(Some(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => self.proxy_seen(pod),
+                Ok(Some(watcher::Event::InitDone)) => {
+                    self.listed(Side::Host);
+                }
+                Ok(Some(watcher::Event::Delete(pod))) => self.queue.add(&self.table.proxy_gone(&pod.key())),
+                Ok(None) => return,
+                Err(error) => tracing::warn!(node = self.node, %error, "the watch of the host's pods is interrupted"),
+            }
+        }
+    }
+
+    fn proxy_seen(&self, pod: PodDocument) {
+        if pod.annotation(MIRROR).is_some() {
+            return;
+        }
+        let pod = pod.without_managed_fields();
+        let want = self.provider.fingerprint(&pod);
+        self.queue.add(&self.table.proxy_seen(pod, want));
+    }
+
+    /// Follows the provider's pods, by its notifier or by asking.
+    async fn watch_provider(self: Arc<Self>) {
+        let (sender, mut receiver) = mpsc::channel(NOTICES);
+        let told = async {
+            while let Some(notice) = receiver.recv().await {
+                self.notice(notice);
+            }
+        };
+        let teller = async {
+            loop {
+                match self.provider.notifier() {
+                    Some(notifier) => notifier.notify(sender.clone()).await,
+                    None => self.poll(&sender).await,
+                }
+                tokio::time::sleep(DEBOUNCE).await;
+            }
+        };
+        tokio::join!(told, teller);
+    }
+
+    /// One complete look at a provider that does not notify; a failed one says nothing at all.
+    async fn poll(&self, notices: &mpsc::Sender<PodNotice>) {
+        match self.provider.get_pods().await {
+            Ok(pods) => {
+                let seen = pods.into_iter().map(|pod| PodNotice::Seen(Box::new(pod)));
+                let all = std::iter::once(PodNotice::Listing).chain(seen).chain(std::iter::once(PodNotice::Listed));
+                for notice in all {
+                    if notices.send(notice).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(node = self.node, %error, "the provider's pods could not be listed"),
+        }
+        tokio::time::sleep(POLL).await;
+    }
+
+    fn notice(self: &Arc<Self>, notice: PodNotice) {
+        match notice {
+            PodNotice::Listing => self.table.listing(Side::Provider),
+            PodNotice::Seen(pod) => self.queue.add(&self.table.instance_seen(*pod)),
+            PodNotice::Gone { key, instance } => {
+                let (uid, namesake, actions) = self.table.instance_gone(&key, &instance);
+                self.start_timers(&uid, &actions);
+                self.queue.add(&uid);
+                if let Some(waiting) = namesake {
+                    self.table.step(&waiting, Event::Retry);
+                    self.queue.add(&waiting);
+                }
+            }
+            PodNotice::Listed => self.listed(Side::Provider),
+        }
+    }
+
+    fn listed(self: &Arc<Self>, side: Side) {
+        let pods = self.table.listed(side);
+        tracing::debug!(node = self.node, ?side, pods = pods.len(), "listed");
+        for (uid, actions) in pods {
+            self.start_timers(&uid, &actions);
+            self.queue.add(&uid);
+        }
+    }
+
+    /// A worker: one key after the other.
+    async fn work(self: Arc<Self>, shutdown: CancellationToken) {
+        loop {
+            let uid = tokio::select! {
+                () = shutdown.cancelled() => return,
+                uid = self.queue.next() => uid,
+            };
+            self.settle(&uid).await;
+            self.queue.done(&uid);
+        }
+    }
+
+    /// Does what there is to do for a pod, until there is nothing left or it has to wait.
+    async fn settle(self: &Arc<Self>, uid: &Uid) {
+        let mut actions = self.table.step(uid, Event::Look);
+        for _ in 0..PATIENCE {
+            if actions.is_empty() {
+                return;
+            }
+            actions = match self.perform(uid, actions.remove(0)).await {
+                Some(answered) => answered,
+                None => actions,
+            };
+        }
+        tracing::warn!(%uid, "this pod does not settle; taking a pause");
+        self.wake(uid, DEBOUNCE, Event::Look);
+    }
+
+    /// Starts those timers among the actions of an event that no worker sees.
+    fn start_timers(self: &Arc<Self>, uid: &Uid, actions: &[Action]) {
+        for action in actions {
+            if let Action::RetryAfter(attempts) = action {
+                self.wake(uid, backoff(*attempts), Event::Retry);
+            }
+        }
+    }
+
+    /// Comes back to a pod later, with an event.
+    fn wake(self: &Arc<Self>, uid: &Uid, after: Duration, event: Event) {
+        let (shell, uid) = (self.clone(), uid.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            shell.table.step(&uid, event);
+            shell.queue.add(&uid);
+        });
+    }
+}
+
+/// The pause after so many failures in a row: 0.2 s doubled each time, at most a minute.
+fn backoff(attempts: u32) -> Duration {
+    Duration::from_millis(200 << attempts.saturating_sub(1).min(9)).min(Duration::from_secs(60))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backoff_doubles_up_to_a_minute() {
+        assert_eq!(backoff(1), Duration::from_millis(200));
+        assert_eq!(backoff(2), Duration::from_millis(400));
+        assert_eq!(backoff(u32::MAX), Duration::from_secs(60));
+    }
+}

@@ -1,0 +1,258 @@
+//! Carries out one action and says what to do next.
+
+use std::sync::Arc;
+
+use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
+
+use super::{DEBOUNCE, Shell, backoff};
+use crate::kubelet::document::{PodDocument, PodKey};
+use crate::kubelet::host::WriteError;
+use crate::kubelet::provider::{Deletion, Obstacle, PodError};
+use crate::kubelet::status::{Facts, desired, needs_whole_status, patch, shows};
+use crate::kubelet::step::{Action, Answer, Event, Evidence};
+use crate::kubelet::table::{Snapshot, Uid};
+use crate::kubelet::view::digest;
+
+impl Shell {
+    /// The actions that follow from this one; `None` where the list that it came from goes on.
+    pub(super) async fn perform(self: &Arc<Self>, uid: &Uid, action: Action) -> Option<Vec<Action>> {
+        match action {
+            Action::Create => Some(self.create(uid).await),
+            Action::Update => Some(self.update(uid).await),
+            Action::Delete { instance, grace } => Some(self.delete(uid, instance, grace).await),
+            Action::Report { evidence, urgent } => self.report(uid, &evidence, urgent).await,
+            Action::FindProxy => Some(self.find_proxy(uid).await),
+            Action::DeleteProxy => Some(self.delete_proxy(uid).await),
+            Action::RetryAfter(attempts) => {
+                self.wake(uid, backoff(attempts), Event::Retry);
+                None
+            }
+            Action::Forget => {
+                self.table.forget(uid);
+                None
+            }
+        }
+    }
+
+    async fn create(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
+        let pod = match self.document(uid).await {
+            Ok(Some(pod)) => pod,
+            Ok(None) => return self.table.step(uid, Event::ProxyGone),
+            Err(error) => return self.host_failed(uid, &error),
+        };
+        match self.provider.create_pod(&pod).await {
+            Ok(made) => {
+                tracing::info!(node = self.node, pod = %pod.key(), uid = %uid, "created");
+                self.table.made(uid, made, Answer::Created)
+            }
+            Err(error) => self.refused(uid, &pod.key(), &error),
+        }
+    }
+
+    async fn update(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
+        let pod = match self.document(uid).await {
+            Ok(Some(pod)) => pod,
+            Ok(None) => return self.table.step(uid, Event::ProxyGone),
+            Err(error) => return self.host_failed(uid, &error),
+        };
+        let Some(instance) = self.table.instance(uid) else { return self.table.step(uid, Event::Look) };
+        match self.provider.update_pod(&pod, &instance).await {
+            Ok(made) => {
+                tracing::info!(node = self.node, pod = %pod.key(), "updated");
+                self.table.made(uid, made, Answer::Updated)
+            }
+            Err(error) => self.refused(uid, &pod.key(), &error),
+        }
+    }
+
+    async fn delete(self: &Arc<Self>, uid: &Uid, instance: Arc<str>, grace: Option<u32>) -> Vec<Action> {
+        let Some(key) = self.table.key(uid) else { return vec![] };
+        match self.provider.delete_pod(&key, &instance, grace).await {
+            Ok(Deletion::Started) => {
+                tracing::info!(node = self.node, pod = %key, grace, "stopping");
+                // Without a grace period of ours the instance has its own, which is never asked to be shorter.
+                self.table.step(uid, Event::Answer(Answer::Stopping(instance, grace.unwrap_or(0))))
+            }
+            Ok(Deletion::Gone) => {
+                let (_, _, actions) = self.table.instance_gone(&key, &instance);
+                actions
+            }
+            Err(error) => {
+                tracing::warn!(node = self.node, pod = %key, error = chain(&error), "could not be stopped; trying again");
+                self.table.step(uid, Event::Answer(Answer::StopFailed))
+            }
+        }
+    }
+
+    async fn report(self: &Arc<Self>, uid: &Uid, evidence: &Evidence, urgent: bool) -> Option<Vec<Action>> {
+        let Some(snapshot) = self.table.snapshot(uid) else { return Some(vec![]) };
+        let home_status = if needs_whole_status(evidence) {
+            match self.host.pod(&snapshot.key).await {
+                Ok(Some(pod)) => pod.status,
+                Ok(None) => return Some(self.table.step(uid, Event::ProxyGone)),
+                Err(error) => return Some(self.host_failed(uid, &error)),
+            }
+        } else {
+            Value::Null
+        };
+        let wanted = self.render(evidence, &snapshot, &home_status);
+        let generation = wanted.get("observedGeneration").and_then(Value::as_i64);
+        let asked = (digest(&wanted), generation);
+        let accepted = snapshot.accepted == Some((asked.0, snapshot.home.digest, generation));
+        if accepted || shows(&snapshot.home, &wanted) {
+            self.table.step(uid, Event::Answer(Answer::Unchanged));
+            return None;
+        }
+        if !urgent {
+            if self.table.defer(uid) {
+                self.wake(uid, DEBOUNCE, Event::ReportDue);
+            }
+            self.table.step(uid, Event::Answer(Answer::Deferred));
+            return None;
+        }
+        Some(self.write(uid, &snapshot, &wanted, asked).await)
+    }
+
+    fn render(&self, evidence: &Evidence, snapshot: &Snapshot, home_status: &Value) -> Value {
+        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        desired(
+            evidence,
+            &Facts {
+                home: &snapshot.home,
+                home_status,
+                instance: &snapshot.status,
+                obstacle: snapshot.obstacle.as_ref(),
+                current: snapshot.current,
+                node_ip: &self.node_ip,
+                now: &now,
+            },
+        )
+    }
+
+    async fn write(
+        self: &Arc<Self>,
+        uid: &Uid,
+        was: &Snapshot,
+        wanted: &Value,
+        asked: (u64, Option<i64>),
+    ) -> Vec<Action> {
+        let patch = patch(&was.key.uid, was.version, &was.home, wanted);
+        match self.host.patch_status(&was.key, &patch).await {
+            Ok(pod) => {
+                let phase = wanted.get("phase").and_then(Value::as_str);
+                tracing::debug!(node = self.node, pod = %was.key, phase, "reported");
+                let want = self.provider.fingerprint(&pod);
+                self.table.reported(uid, pod, want, asked)
+            }
+            Err(WriteError::Outdated) => self.table.step(uid, Event::Answer(Answer::Conflict(was.version))),
+            Err(error) => {
+                tracing::warn!(node = self.node, pod = %was.key, error = chain(&error), "the status was not written");
+                if let WriteError::Refused(message) = error {
+                    self.events.warn(&was.key, Obstacle { reason: "StatusRefused".into(), message });
+                }
+                self.table.step(uid, Event::Answer(Answer::HostFailed))
+            }
+        }
+    }
+
+    async fn find_proxy(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
+        let Some(key) = self.table.key(uid) else { return vec![] };
+        match self.host.pod(&key).await {
+            Ok(Some(pod)) if pod.spec.get("nodeName").and_then(Value::as_str) == Some(&self.node) => {
+                let want = self.provider.fingerprint(&pod);
+                self.table.proxy_seen(pod, want);
+                self.table.step(uid, Event::Look)
+            }
+            Ok(_) => {
+                tracing::info!(node = self.node, pod = %key, uid = %uid, "what runs for this pod has no owner any more");
+                self.table.step(uid, Event::ProxyGone)
+            }
+            Err(error) => self.host_failed(uid, &error),
+        }
+    }
+
+    async fn delete_proxy(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
+        let Some(key) = self.table.key(uid) else { return vec![] };
+        match self.host.delete(&key).await {
+            Ok(()) => {
+                tracing::info!(node = self.node, pod = %key, "gone");
+                self.table.step(uid, Event::Answer(Answer::ProxyDeleted))
+            }
+            Err(error) => self.host_failed(uid, &error),
+        }
+    }
+
+    /// The proxy as a whole: kept until an instance is made of it, read again where that was long ago.
+    async fn document(&self, uid: &Uid) -> Result<Option<PodDocument>, kube::Error> {
+        if let Some(pod) = self.table.body(uid) {
+            return Ok(Some(pod));
+        }
+        match self.table.key(uid) {
+            Some(key) => self.host.pod(&key).await,
+            None => Ok(None),
+        }
+    }
+
+    fn refused(self: &Arc<Self>, uid: &Uid, key: &PodKey, error: &PodError) -> Vec<Action> {
+        let (obstacle, retry) = explain(error);
+        tracing::warn!(node = self.node, pod = %key, error = chain(error), "cannot be offloaded now");
+        // The predecessor's grace period is no news, and a repetition is none either.
+        let news = self.table.known_obstacle(uid).as_ref() != Some(&obstacle);
+        if news && !matches!(error, PodError::Namesake(_)) {
+            self.events.warn(key, obstacle.clone());
+        }
+        self.table.step(uid, Event::Answer(Answer::Refused { obstacle, retry }))
+    }
+
+    fn host_failed(self: &Arc<Self>, uid: &Uid, error: &kube::Error) -> Vec<Action> {
+        tracing::warn!(node = self.node, %uid, error = chain(error), "the host does not answer; trying again");
+        self.table.step(uid, Event::Answer(Answer::HostFailed))
+    }
+}
+
+/// What the pod's owner reads, and whether trying again may help.
+fn explain(error: &PodError) -> (Obstacle, bool) {
+    let (reason, retry) = match error {
+        PodError::Held { .. } => ("OffloadHeld", false),
+        PodError::Namesake(_) => ("WaitingForNamesake", true),
+        PodError::Stranger(_) => ("NameConflict", true),
+        PodError::Refused { .. } => ("TargetRefused", true),
+        PodError::NoAnswer(_) => ("TargetUnreachable", true),
+    };
+    (Obstacle { reason: reason.into(), message: chain(error) }, retry)
+}
+
+/// An error with all that is underneath, each said once.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_change_of_the_pod_helps_one_that_is_held() {
+        let held = PodError::Held { field: "spec.volumes[0]".into(), message: "no".into() };
+        let (obstacle, retry) = explain(&held);
+        assert_eq!((obstacle.message.as_str(), retry), ("spec.volumes[0]: no", false));
+        assert!(explain(&PodError::Stranger("x".into())).1);
+    }
+
+    #[test]
+    fn a_chain_says_each_cause_once() {
+        let error = PodError::NoAnswer("connection refused".into());
+        assert_eq!(chain(&error), "no answer: connection refused");
+    }
+}

@@ -1,0 +1,339 @@
+//! All records of one virtual node, and what the shell keeps beside each of them.
+//!
+//! Both watches and all workers change records only through here. The map is a [`DashMap`]; no guard of it leaves this
+//! module, so none is held across an await.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use dashmap::DashMap;
+use serde_json::Value;
+
+use super::document::{PodDocument, PodKey};
+use super::provider::{Instance, Obstacle, ProviderPod};
+use super::step::{Action, Answer, Event, InstanceView, Presence, ProxyView, Record, step};
+use super::view::{Home, instance_view, proxy_view};
+
+/// The UID of a proxy pod.
+pub type Uid = Arc<str>;
+
+/// One of the two sides that are listed and watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The host's proxies.
+    Host,
+    /// The provider's instances.
+    Provider,
+}
+
+/// The records, by the proxy's UID.
+#[derive(Debug, Default)]
+pub struct Table {
+    entries: DashMap<Uid, Entry>,
+    /// The proxy that has this namespace and name now.
+    names: DashMap<(String, String), Uid>,
+    host: Listing,
+    provider: Listing,
+}
+
+/// How far a side has been listed.
+#[derive(Debug, Default)]
+struct Listing {
+    complete: AtomicBool,
+    /// Counts the lists, so that what a list did not show can be told.
+    epoch: AtomicU32,
+}
+
+/// What is kept of a pod.
+#[derive(Debug)]
+struct Entry {
+    key: PodKey,
+    record: Record,
+    home: Home,
+    /// The proxy as a whole, until an instance has been made of it.
+    body: Option<Box<PodDocument>>,
+    /// The instance's last status, serialized: a parsed one takes several times as much.
+    status: Box<[u8]>,
+    obstacle: Option<Obstacle>,
+    /// What was last written, what the API server made of it, and for which generation: where it normalizes or drops
+    /// fields, the two differ for good, and that is no reason to write again.
+    accepted: Option<(u64, u64, Option<i64>)>,
+    /// A timer for [`Event::ReportDue`] runs.
+    deferred: bool,
+    /// The list of each side in which the pod was last seen.
+    seen_host: u32,
+    seen_provider: u32,
+}
+
+/// What a worker needs to write a report; a copy, since nothing may be held while it waits for the network.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Whose.
+    pub key: PodKey,
+    /// The proxy's version that the report is based on.
+    pub version: u64,
+    /// The proxy as home shows it.
+    pub home: Home,
+    /// The instance's last status; null where there is none.
+    pub status: Value,
+    /// What keeps the instance from running.
+    pub obstacle: Option<Obstacle>,
+    /// The instance is made of the newest spec.
+    pub current: bool,
+    /// See [`Table::accept`].
+    pub accepted: Option<(u64, u64, Option<i64>)>,
+}
+
+impl Table {
+    /// A list of this side begins: absence means nothing before it ends.
+    pub fn listing(&self, side: Side) {
+        let listing = self.side(side);
+        listing.epoch.fetch_add(1, Ordering::SeqCst);
+        listing.complete.store(false, Ordering::SeqCst);
+    }
+
+    /// The list of this side is complete. Returns the UIDs of all records, since each may now be decided, with what
+    /// follows at once for those that the list did not show.
+    pub fn listed(&self, side: Side) -> Vec<(Uid, Vec<Action>)> {
+        let listing = self.side(side);
+        let epoch = listing.epoch.load(Ordering::SeqCst);
+        // First the flag: an entry that is made from here on sees it by itself.
+        listing.complete.store(true, Ordering::SeqCst);
+        let mut keys = vec![];
+        for mut entry in self.entries.iter_mut() {
+            let missing = match side {
+                Side::Host => entry.seen_host != epoch && entry.record.proxy.there().is_some(),
+                Side::Provider => entry.seen_provider != epoch && entry.record.instance.there().is_some(),
+            };
+            let gone = match side {
+                Side::Host => Event::ProxyGone,
+                Side::Provider => Event::NoInstance,
+            };
+            let actions = if missing { step(&mut entry.record, gone) } else { vec![] };
+            keys.push((entry.key().clone(), actions));
+        }
+        keys
+    }
+
+    /// Whether this side has been listed completely.
+    pub fn is_listed(&self, side: Side) -> bool {
+        self.side(side).complete.load(Ordering::SeqCst)
+    }
+
+    /// The host shows a proxy; `want` is the provider's fingerprint of it.
+    pub fn proxy_seen(&self, pod: PodDocument, want: u64) -> Uid {
+        let (uid, view) = (Uid::from(pod.uid()), proxy_view(&pod, want));
+        self.names.insert((pod.namespace().into(), pod.name().into()), uid.clone());
+        let mut entry = self.entry(&uid, || pod.key());
+        entry.seen_host = self.host.epoch.load(Ordering::SeqCst);
+        entry.see_proxy(pod, view, Event::ProxySeen);
+        uid
+    }
+
+    /// The host shows that a proxy has gone.
+    pub fn proxy_gone(&self, key: &PodKey) -> Uid {
+        let uid = Uid::from(key.uid.as_str());
+        let mut entry = self.entry(&uid, || key.clone());
+        step(&mut entry.record, Event::ProxyGone);
+        entry.body = None;
+        uid
+    }
+
+    /// The provider shows an instance.
+    pub fn instance_seen(&self, pod: ProviderPod) -> Uid {
+        let uid = Uid::from(pod.key.uid.as_str());
+        let view = instance_view(&pod);
+        let epoch = self.provider.epoch.load(Ordering::SeqCst);
+        let mut entry = self.entry(&uid, || pod.key.clone());
+        entry.see_instance(pod, epoch, &view.clone(), Event::InstanceSeen(view));
+        uid
+    }
+
+    /// The provider shows that an instance has gone. Also returns the proxy that has the same name now and may have waited
+    /// for it, if that is another one; and what to do at once.
+    pub fn instance_gone(&self, key: &PodKey, instance: &Arc<str>) -> (Uid, Option<Uid>, Vec<Action>) {
+        let uid = Uid::from(key.uid.as_str());
+        let actions = {
+            let mut entry = self.entry(&uid, || key.clone());
+            step(&mut entry.record, Event::InstanceGone(instance.clone()))
+        };
+        let namesake = self.named(&key.namespace, &key.name).filter(|other| *other != uid);
+        (uid, namesake, actions)
+    }
+
+    /// Runs [`step`] on a record; nothing where there is none.
+    pub fn step(&self, uid: &Uid, event: Event) -> Vec<Action> {
+        let Some(mut entry) = self.entries.get_mut(uid) else { return vec![] };
+        self.conclude(&mut entry.record);
+        if event == Event::ReportDue {
+            entry.deferred = false;
+        }
+        step(&mut entry.record, event)
+    }
+
+    /// The worker's create or update has made this.
+    pub fn made(&self, uid: &Uid, pod: ProviderPod, answer: fn(InstanceView) -> Answer) -> Vec<Action> {
+        let view = instance_view(&pod);
+        let epoch = self.provider.epoch.load(Ordering::SeqCst);
+        let Some(mut entry) = self.entries.get_mut(uid) else { return vec![] };
+        entry.see_instance(pod, epoch, &view.clone(), Event::Answer(answer(view)))
+    }
+
+    /// The worker's report was written and has made the proxy this; `digest` and `generation` are of what was asked for.
+    pub fn reported(&self, uid: &Uid, pod: PodDocument, want: u64, asked: (u64, Option<i64>)) -> Vec<Action> {
+        let view = proxy_view(&pod, want);
+        let Some(mut entry) = self.entries.get_mut(uid) else { return vec![] };
+        let actions = entry.see_proxy(pod, view, |view| Event::Answer(Answer::Reported(view)));
+        entry.accepted = Some((asked.0, entry.home.digest, asked.1));
+        actions
+    }
+
+    /// Marks that a report waits; `true` if the caller is to start the timer.
+    pub fn defer(&self, uid: &Uid) -> bool {
+        self.entries.get_mut(uid).is_some_and(|mut entry| !std::mem::replace(&mut entry.deferred, true))
+    }
+
+    /// What a report is made from.
+    pub fn snapshot(&self, uid: &Uid) -> Option<Snapshot> {
+        let entry = self.entries.get(uid)?;
+        let proxy = entry.record.proxy.there()?;
+        let sent = entry.record.instance.there().map(|instance| instance.sent);
+        Some(Snapshot {
+            key: entry.key.clone(),
+            version: proxy.version,
+            home: entry.home.clone(),
+            status: serde_json::from_slice(&entry.status).unwrap_or_default(),
+            obstacle: entry.obstacle.clone(),
+            current: sent.is_none_or(|sent| sent == proxy.want),
+            accepted: entry.accepted,
+        })
+    }
+
+    /// The proxy as a whole, if it is still kept.
+    pub fn body(&self, uid: &Uid) -> Option<PodDocument> {
+        Some(*self.entries.get(uid)?.body.clone()?)
+    }
+
+    /// Whose record it is.
+    pub fn key(&self, uid: &Uid) -> Option<PodKey> {
+        Some(self.entries.get(uid)?.key.clone())
+    }
+
+    /// The obstacle that the last attempt met, and that home shows.
+    pub fn known_obstacle(&self, uid: &Uid) -> Option<Obstacle> {
+        self.entries.get(uid)?.record.memo.obstacle.clone()
+    }
+
+    /// The instance as the provider's calls name it.
+    pub fn instance(&self, uid: &Uid) -> Option<Instance> {
+        let entry = self.entries.get(uid)?;
+        let view = entry.record.instance.there()?;
+        Some(Instance {
+            uid: view.uid.clone(),
+            version: view.version,
+            sent: view.sent,
+            deleting: view.deleting,
+            obstacle: entry.obstacle.clone(),
+        })
+    }
+
+    /// The proxy that has this namespace and name now, with its containers' names and whether an instance of it exists.
+    pub fn find(&self, namespace: &str, name: &str) -> Option<(PodKey, Home, bool)> {
+        let uid = self.named(namespace, name)?;
+        let entry = self.entries.get(&uid)?;
+        entry.record.proxy.there()?;
+        Some((entry.key.clone(), entry.home.clone(), entry.record.instance.there().is_some()))
+    }
+
+    /// Drops a record on which both sides are absent; anything newer keeps it.
+    pub fn forget(&self, uid: &Uid) {
+        let over = |record: &Record| record.proxy == Presence::Absent && record.instance == Presence::Absent;
+        if let Some((_, entry)) = self.entries.remove_if(uid, |_, entry| over(&entry.record)) {
+            let name = (entry.key.namespace, entry.key.name);
+            self.names.remove_if(&name, |_, holder| holder == uid);
+        }
+    }
+
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn named(&self, namespace: &str, name: &str) -> Option<Uid> {
+        self.names.get(&(namespace.to_owned(), name.to_owned())).map(|uid| uid.clone())
+    }
+
+    fn side(&self, side: Side) -> &Listing {
+        match side {
+            Side::Host => &self.host,
+            Side::Provider => &self.provider,
+        }
+    }
+
+    fn entry(&self, uid: &Uid, key: impl FnOnce() -> PodKey) -> dashmap::mapref::one::RefMut<'_, Uid, Entry> {
+        let mut entry = self.entries.entry(uid.clone()).or_insert_with(|| Entry::new(key()));
+        self.conclude(&mut entry.record);
+        entry
+    }
+
+    /// What is unknown of a side that is listed is absent.
+    fn conclude(&self, record: &mut Record) {
+        if record.proxy == Presence::Unknown && self.is_listed(Side::Host) {
+            // Not `ProxyGone`: the proxy may be new rather than gone.
+            record.proxy = Presence::Absent;
+        }
+        if record.instance == Presence::Unknown && self.is_listed(Side::Provider) {
+            record.instance = Presence::Absent;
+        }
+    }
+}
+
+impl Entry {
+    fn new(key: PodKey) -> Self {
+        Self {
+            key,
+            record: Record::default(),
+            home: Home::default(),
+            body: None,
+            status: Box::default(),
+            obstacle: None,
+            accepted: None,
+            deferred: false,
+            seen_host: 0,
+            seen_provider: 0,
+        }
+    }
+
+    fn see_proxy(&mut self, pod: PodDocument, view: ProxyView, event: impl Fn(ProxyView) -> Event) -> Vec<Action> {
+        let (version, want) = (view.version, view.want);
+        let actions = step(&mut self.record, event(view));
+        if self.record.proxy.there().is_some_and(|known| known.version == version) {
+            self.home = Home::of(&pod);
+            let made = self.record.instance.there().is_some_and(|instance| instance.sent == want);
+            self.body = (!made).then(|| Box::new(pod));
+        }
+        actions
+    }
+
+    fn see_instance(&mut self, pod: ProviderPod, epoch: u32, view: &InstanceView, event: Event) -> Vec<Action> {
+        let actions = step(&mut self.record, event);
+        self.seen_provider = epoch;
+        let known = self.record.instance.there();
+        if known.is_some_and(|known| known.uid == view.uid && known.version == view.version) {
+            self.status = serde_json::to_vec(&pod.status).unwrap_or_default().into();
+            self.obstacle = pod.instance.obstacle;
+            if self.record.proxy.there().is_some_and(|proxy| proxy.want == view.sent) {
+                self.body = None;
+            }
+        }
+        actions
+    }
+}
+
+#[cfg(test)]
+mod tests;

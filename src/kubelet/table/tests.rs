@@ -1,0 +1,98 @@
+use super::*;
+use serde_json::json;
+
+fn pod(uid: &str, version: u64) -> PodDocument {
+    let metadata = json!({"namespace": "ns", "name": "web-0", "uid": uid, "resourceVersion": version.to_string()});
+    PodDocument::new(serde_json::from_value(metadata).unwrap(), json!({}), json!({}))
+}
+
+fn instance(uid: &str, instance: &str) -> ProviderPod {
+    ProviderPod {
+        key: PodKey { namespace: "ns".into(), name: "web-0".into(), uid: uid.into() },
+        instance: Instance { uid: instance.into(), version: 1, sent: 0, deleting: None, obstacle: None },
+        status: json!({"phase": "Running"}),
+    }
+}
+
+fn uid(name: &str) -> Uid {
+    name.into()
+}
+
+fn listed() -> Table {
+    let table = Table::default();
+    for side in [Side::Host, Side::Provider] {
+        table.listing(side);
+        table.listed(side);
+    }
+    table
+}
+
+#[test]
+fn a_pod_that_came_between_the_lists_is_decided_when_both_are_complete() {
+    let table = Table::default();
+    table.listing(Side::Host);
+    table.proxy_seen(pod("a", 1), 0);
+    table.listed(Side::Host);
+    assert_eq!(table.step(&uid("a"), Event::Look), []);
+    table.listing(Side::Provider);
+    assert_eq!(table.listed(Side::Provider), [(uid("a"), vec![])]);
+    assert_eq!(table.step(&uid("a"), Event::Look), [Action::Create]);
+}
+
+#[test]
+fn what_a_new_list_does_not_show_is_gone() {
+    let table = listed();
+    table.instance_seen(instance("orphan", "i"));
+    table.listing(Side::Provider);
+    assert_eq!(table.listed(Side::Provider), [(uid("orphan"), vec![Action::Forget])]);
+    assert_eq!(table.step(&uid("orphan"), Event::Look), [Action::Forget]);
+}
+
+#[test]
+fn what_was_made_during_a_list_is_not_gone_with_it() {
+    let table = listed();
+    table.proxy_seen(pod("a", 1), 0);
+    table.listing(Side::Provider);
+    table.made(&uid("a"), instance("a", "i"), Answer::Created);
+    table.listed(Side::Provider);
+    assert!(table.instance(&uid("a")).is_some());
+}
+
+#[test]
+fn an_empty_list_of_the_host_does_not_hide_an_unfinished_one() {
+    let table = listed();
+    table.listing(Side::Host);
+    table.instance_seen(instance("a", "i"));
+    assert_eq!(table.step(&uid("a"), Event::Look), [], "its proxy may still be listed");
+}
+
+#[test]
+fn the_namesake_of_what_went_is_told() {
+    let table = listed();
+    table.instance_seen(instance("old", "i"));
+    table.proxy_seen(pod("new", 2), 0);
+    let (gone, namesake, _) = table.instance_gone(&instance("old", "i").key, &"i".into());
+    assert_eq!((gone, namesake), (uid("old"), Some(uid("new"))));
+}
+
+#[test]
+fn the_document_is_kept_only_until_an_instance_is_made_of_it() {
+    let table = listed();
+    table.proxy_seen(pod("a", 1), 0);
+    assert!(table.body(&uid("a")).is_some());
+    table.made(&uid("a"), instance("a", "i"), Answer::Created);
+    assert!(table.body(&uid("a")).is_none());
+    table.proxy_seen(pod("a", 2), 5);
+    assert!(table.body(&uid("a")).is_some(), "an update will need it");
+}
+
+#[test]
+fn forgetting_does_not_take_the_name_from_a_successor() {
+    let table = listed();
+    table.proxy_seen(pod("old", 1), 0);
+    table.proxy_seen(pod("new", 2), 0);
+    table.proxy_gone(&pod("old", 1).key());
+    table.forget(&uid("old"));
+    assert_eq!(table.find("ns", "web-0").unwrap().0.uid, "new");
+    assert_eq!(table.len(), 1);
+}
