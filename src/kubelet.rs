@@ -13,3 +13,5 @@ pub mod status;
 pub mod step;
 pub mod table;
 pub mod view;
+
+pub(crate) use pods::chain;

@@ -1,0 +1,194 @@
+//! One remote cluster as a provider: the shell around the pure functions beside it.
+//!
+//! Nothing is installed in a target. What Longshore has there are plain pods with labels that name host, virtual node and
+//! proxy; one watch on them, one on the namespaces, one on the nodes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kube::{Client, Config};
+use tokio::sync::{mpsc, watch};
+
+use super::feedback::Addresses;
+use super::translate::{self, Site, namespace_owner};
+use super::tunnel::Tunnels;
+use crate::kubelet::provider::{
+    ByteStream, Deletion, ExecOptions, Instance, LogOptions, NodeProvider, NodeReport, PodDocument, PodError, PodKey,
+    PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError, StreamHandler, Tunnel,
+    Upgrade,
+};
+
+mod delegates;
+mod health;
+mod namespaces;
+mod nodes;
+
+use delegates::Delegates;
+use health::Health;
+use namespaces::Namespaces;
+
+/// What a target provider is made of.
+#[derive(Clone)]
+pub struct TargetSetup {
+    /// The target's name, for people.
+    pub name: String,
+    /// How to reach it.
+    pub config: Config,
+    /// The id of the host cluster: the UID of its namespace `kube-system`.
+    pub host_id: String,
+    /// The virtual node that stands for it.
+    pub node_name: String,
+    /// The labels by which users select that node.
+    pub node_labels: BTreeMap<String, String>,
+    /// Missing namespaces are created.
+    pub create_namespaces: bool,
+    /// Whether delegates' addresses are shown at home.
+    pub addresses: Addresses,
+}
+
+/// Runs pods in a target.
+pub struct TargetProvider {
+    setup: TargetSetup,
+    client: Client,
+    delegates: Delegates,
+    namespaces: Arc<Namespaces>,
+    tunnels: Tunnels,
+    health: Arc<Health>,
+}
+
+impl TargetProvider {
+    /// A provider for this target, with its watches of namespaces and nodes under way. Does not wait for the target, which
+    /// may be out of reach.
+    ///
+    /// # Errors
+    /// When the credentials cannot be used as they are.
+    pub fn start(setup: TargetSetup) -> Result<Self, kube::Error> {
+        let client = Client::try_from(setup.config.clone())?;
+        // A stream cannot be repeated, so a failure is the client's to see.
+        let streaming = Client::try_from(Config { default_retry: false, ..setup.config.clone() })?;
+        let health = Arc::new(Health::new(&setup.name));
+        let namespaces = Arc::new(Namespaces::new(client.clone(), setup.create_namespaces, health.clone()));
+        tokio::spawn(namespaces.clone().watch());
+        tokio::spawn(nodes::watch(client.clone(), health.clone()));
+        let delegates = Delegates::new(client.clone(), &setup.host_id, &setup.node_name, setup.addresses, health.clone());
+        Ok(Self { delegates, namespaces, tunnels: Tunnels::new(streaming), client, health, setup })
+    }
+
+    /// The namespace in the target for one of the host.
+    fn namespace<'a>(&self, home: &'a str) -> &'a str {
+        // The one mapping of this build is Same; `Site::namespace` is what the others will differ in.
+        home
+    }
+
+    fn site(&self, namespace: &str, uid: &str) -> Site {
+        Site {
+            host_id: self.setup.host_id.clone(),
+            node_name: self.setup.node_name.clone(),
+            node_labels: self.setup.node_labels.clone(),
+            namespace: namespace.into(),
+            owner: Some(namespace_owner(namespace, uid)),
+        }
+    }
+}
+
+#[async_trait]
+impl PodLifecycleHandler for TargetProvider {
+    async fn create_pod(&self, pod: &PodDocument) -> Result<ProviderPod, PodError> {
+        let namespace = self.namespace(pod.namespace());
+        // Held pods must not leave namespaces behind.
+        translate::translate(pod, &self.site(namespace, ""))?;
+        for attempt in 0.. {
+            let uid = self.namespaces.ensure(namespace).await?;
+            let delegate = translate::translate(pod, &self.site(namespace, &uid))?.delegate;
+            match self.delegates.create(&delegate, &pod.key()).await? {
+                Some(made) => return Ok(made),
+                // The namespace that was known has gone meanwhile.
+                None if attempt == 0 => self.namespaces.forget(namespace),
+                None => break,
+            }
+        }
+        Err(PodError::Refused {
+            reason: "NotFound".into(),
+            message: format!("namespace {namespace} of target {} comes and goes", self.setup.name),
+        })
+    }
+
+    async fn update_pod(&self, pod: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
+        let translation = translate::translate(pod, &self.site(self.namespace(pod.namespace()), ""))?;
+        self.delegates.update(&translation.delegate, instance).await
+    }
+
+    async fn delete_pod(&self, key: &PodKey, instance: &str, grace: Option<u32>) -> Result<Deletion, PodError> {
+        self.delegates.delete(self.namespace(&key.namespace), &key.name, instance, grace).await
+    }
+
+    async fn get_pod(&self, key: &PodKey) -> Result<Option<ProviderPod>, PodError> {
+        self.delegates.get(self.namespace(&key.namespace), key).await
+    }
+
+    async fn get_pods(&self) -> Result<Vec<ProviderPod>, PodError> {
+        self.delegates.list().await
+    }
+
+    fn fingerprint(&self, pod: &PodDocument) -> u64 {
+        translate::fingerprint(pod)
+    }
+}
+
+#[async_trait]
+impl PodNotifier for TargetProvider {
+    async fn notify(&self, notices: mpsc::Sender<PodNotice>) {
+        self.delegates.watch(notices).await;
+    }
+}
+
+#[async_trait]
+impl NodeProvider for TargetProvider {
+    async fn ping(&self) -> Result<(), Source> {
+        let version = self.client.apiserver_version().await?;
+        self.health.version(version.git_version);
+        Ok(())
+    }
+
+    fn node_status(&self) -> watch::Receiver<NodeReport> {
+        self.health.report()
+    }
+}
+
+#[async_trait]
+impl StreamHandler for TargetProvider {
+    async fn logs(&self, pod: &PodKey, container: &str, options: LogOptions) -> Result<ByteStream, StreamError> {
+        self.tunnels.logs(self.namespace(&pod.namespace), &pod.name, container, options).await
+    }
+
+    async fn exec(
+        &self,
+        pod: &PodKey,
+        container: &str,
+        options: ExecOptions,
+        upgrade: Upgrade,
+    ) -> Result<Tunnel, StreamError> {
+        self.tunnels.exec(self.namespace(&pod.namespace), &pod.name, container, options, upgrade).await
+    }
+
+    async fn attach(
+        &self,
+        pod: &PodKey,
+        container: &str,
+        options: ExecOptions,
+        upgrade: Upgrade,
+    ) -> Result<Tunnel, StreamError> {
+        self.tunnels.attach(self.namespace(&pod.namespace), &pod.name, container, options, upgrade).await
+    }
+
+    async fn port_forward(&self, pod: &PodKey, ports: Vec<u16>, upgrade: Upgrade) -> Result<Tunnel, StreamError> {
+        self.tunnels.port_forward(self.namespace(&pod.namespace), &pod.name, ports, upgrade).await
+    }
+}
+
+impl Provider for TargetProvider {
+    fn notifier(&self) -> Option<&dyn PodNotifier> {
+        Some(self)
+    }
+}

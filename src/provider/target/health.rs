@@ -1,0 +1,129 @@
+//! What a target says about itself: its node report, and which of its APIs refuse us.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kube::runtime::watcher;
+use tokio::sync::watch;
+
+use crate::kubelet::chain;
+use crate::kubelet::provider::{NodeReport, Obstacle};
+
+/// Shared by the watches of one target.
+pub(super) struct Health {
+    target: String,
+    report: watch::Sender<NodeReport>,
+    /// By watch, what it is refused.
+    refused: Mutex<BTreeMap<&'static str, String>>,
+}
+
+impl Health {
+    pub(super) fn new(target: &str) -> Self {
+        Self { target: target.into(), report: watch::Sender::default(), refused: Mutex::default() }
+    }
+
+    pub(super) fn report(&self) -> watch::Receiver<NodeReport> {
+        self.report.subscribe()
+    }
+
+    /// The target's version, from whoever asked.
+    pub(super) fn version(&self, version: String) {
+        self.report.send_if_modified(|report| {
+            let news = report.kubelet_version.is_empty();
+            if news {
+                report.kubelet_version = version;
+            }
+            news
+        });
+    }
+
+    /// A new sum of the nodes; what the target said otherwise stays.
+    pub(super) fn resources(&self, sum: NodeReport) {
+        self.report.send_if_modified(|report| {
+            let mut next = NodeReport { trouble: report.trouble.clone(), ..sum };
+            if next.kubelet_version.is_empty() {
+                next.kubelet_version.clone_from(&report.kubelet_version);
+            }
+            let news = *report != next;
+            *report = next;
+            news
+        });
+    }
+
+    /// A watch works.
+    pub(super) fn works(&self, watch: &'static str) {
+        self.lock().remove(watch);
+        self.publish();
+    }
+
+    /// A watch is interrupted. That the target is out of reach is for the ping to judge; that it refuses is said at once.
+    pub(super) fn interrupted(&self, watch: &'static str, error: &watcher::Error) {
+        tracing::warn!(target_cluster = self.target, watch, error = chain(error), "a watch of the target is interrupted");
+        if let Some(refusal) = refusal(error) {
+            self.lock().insert(watch, refusal);
+            self.publish();
+        }
+    }
+
+    fn publish(&self) {
+        let refused: Vec<String> = self.lock().values().cloned().collect();
+        let trouble = (!refused.is_empty())
+            .then(|| Obstacle { reason: "TargetRefused".into(), message: refused.join("; ") });
+        self.report.send_if_modified(|report| {
+            let news = report.trouble != trouble;
+            report.trouble = trouble;
+            news
+        });
+    }
+
+    /// No code panics while it holds the lock.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The message of a refusal for want of rights.
+fn refusal(error: &watcher::Error) -> Option<String> {
+    let status = match error {
+        watcher::Error::WatchError(status) => status,
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status,
+        _ => return None,
+    };
+    matches!(status.code, 401 | 403).then(|| status.message.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::Status;
+
+    fn refused(message: &str) -> watcher::Error {
+        let status = Status { code: 403, message: message.into(), ..Status::default() };
+        watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
+    }
+
+    #[test]
+    fn a_refusal_is_trouble_until_the_watch_works() {
+        let health = Health::new("east");
+        let report = health.report();
+        health.interrupted("nodes", &refused("nodes is forbidden"));
+        assert_eq!(report.borrow().trouble.as_ref().unwrap().message, "nodes is forbidden");
+        health.works("pods");
+        assert!(report.borrow().trouble.is_some(), "another watch");
+        health.works("nodes");
+        assert!(report.borrow().trouble.is_none());
+    }
+
+    #[test]
+    fn resources_and_trouble_do_not_overwrite_each_other() {
+        let health = Health::new("east");
+        health.interrupted("pods", &refused("no"));
+        health.version("v1.35.4".into());
+        health.resources(NodeReport { architecture: "arm64".into(), ..NodeReport::default() });
+        let report = health.report().borrow().clone();
+        assert!(report.trouble.is_some());
+        assert_eq!((report.architecture.as_str(), report.kubelet_version.as_str()), ("arm64", "v1.35.4"));
+    }
+}
