@@ -138,6 +138,7 @@ pub fn proxy_view(pod: &PodDocument, want: u64) -> ProxyView {
         deleting: pod.deleting(),
         health: health(&pod.status),
         replaceable: replaceable(pod),
+        once: text(&pod.spec, "restartPolicy") == "Never",
         want,
     }
 }
@@ -150,6 +151,7 @@ pub fn instance_view(pod: &ProviderPod) -> InstanceView {
         sent: pod.instance.sent,
         deleting: pod.instance.deleting,
         health: health(&pod.status),
+        started: started(&pod.status),
     }
 }
 
