@@ -9,6 +9,7 @@ pub mod node;
 pub mod pods;
 pub mod provider;
 pub mod queue;
+pub mod server;
 pub mod status;
 pub mod step;
 pub mod table;

@@ -1,0 +1,3 @@
+//! The Kubernetes provider: all that knows of targets.
+
+pub mod tunnel;
