@@ -150,3 +150,46 @@ async fn an_unknown_name_is_told_from_a_closed_port() {
     let text = diagnose_config(&config, &[]).await.unwrap_err().to_string();
     assert!(text.contains("cannot be resolved"), "{text}");
 }
+
+/// A TLS server with a certificate that signs itself, for `name`; and that certificate.
+async fn tls_server(name: &str) -> (std::net::SocketAddr, Vec<u8>) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let certified = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+    let certificate = certified.cert.der().clone();
+    let server = rustls::ServerConfig::builder().with_no_client_auth();
+    let server = server.with_single_cert(vec![certificate.clone()], key.into()).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(server));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = acceptor.accept(stream).await;
+        }
+    });
+    (address, certificate.to_vec())
+}
+
+#[tokio::test]
+async fn certificates_are_judged_by_a_real_handshake() {
+    let reason = async |address: std::net::SocketAddr, trusted: Vec<u8>| {
+        let mut config = Config::new(format!("https://{address}").parse().unwrap());
+        config.root_cert = Some(vec![trusted]);
+        diagnose_config(&config, &[]).await.unwrap_err().to_string()
+    };
+    let (local, own) = tls_server("127.0.0.1").await;
+    let (named, other) = tls_server("east.example").await;
+    let stranger = reason(local, other.clone()).await;
+    assert!(stranger.contains("not trusted"), "{stranger}");
+    let misnamed = reason(named, other).await;
+    assert!(misnamed.contains("for another name"), "{misnamed}");
+    let plain = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = plain.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = plain.accept().await {
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let plain = reason(address, own).await;
+    assert!(plain.contains("does not speak TLS"), "{plain}");
+}
