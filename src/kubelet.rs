@@ -14,5 +14,3 @@ pub mod status;
 pub mod step;
 pub mod table;
 pub mod view;
-
-pub(crate) use pods::chain;

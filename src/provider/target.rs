@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kube::{Client, Config};
+use kube::Client;
 use tokio::sync::{mpsc, watch};
 
 use super::feedback::Addresses;
 use super::translate::{self, Site, namespace_owner};
-use super::tunnel::Tunnels;
+use super::tunnel::Streams;
 use crate::kubelet::provider::{
     ByteStream, Deletion, ExecOptions, Instance, LogOptions, NodeProvider, NodeReport, PodDocument, PodError, PodKey,
     PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError, StreamHandler, Tunnel,
@@ -33,8 +33,10 @@ use namespaces::Namespaces;
 pub struct TargetSetup {
     /// The target's name, for people.
     pub name: String,
-    /// How to reach it.
-    pub config: Config,
+    /// How to reach it, for requests and watches.
+    pub client: Client,
+    /// How to reach it for streams, without repetition of what failed: a stream cannot be repeated.
+    pub streaming: Client,
     /// The id of the host cluster: the UID of its namespace `kube-system`.
     pub host_id: String,
     /// The virtual node that stands for it.
@@ -53,26 +55,21 @@ pub struct TargetProvider {
     client: Client,
     delegates: Delegates,
     namespaces: Arc<Namespaces>,
-    tunnels: Tunnels,
+    streams: Streams,
     health: Arc<Health>,
 }
 
 impl TargetProvider {
     /// A provider for this target, with its watches of namespaces and nodes under way. Does not wait for the target, which
     /// may be out of reach.
-    ///
-    /// # Errors
-    /// When the credentials cannot be used as they are.
-    pub fn start(setup: TargetSetup) -> Result<Self, kube::Error> {
-        let client = Client::try_from(setup.config.clone())?;
-        // A stream cannot be repeated, so a failure is the client's to see.
-        let streaming = Client::try_from(Config { default_retry: false, ..setup.config.clone() })?;
+    pub fn start(setup: TargetSetup) -> Self {
+        let client = setup.client.clone();
         let health = Arc::new(Health::new(&setup.name));
         let namespaces = Arc::new(Namespaces::new(client.clone(), setup.create_namespaces, health.clone()));
         tokio::spawn(namespaces.clone().watch());
         tokio::spawn(nodes::watch(client.clone(), health.clone()));
         let delegates = Delegates::new(client.clone(), &setup.host_id, &setup.node_name, setup.addresses, health.clone());
-        Ok(Self { delegates, namespaces, tunnels: Tunnels::new(streaming), client, health, setup })
+        Self { delegates, namespaces, streams: Streams::new(setup.streaming.clone()), client, health, setup }
     }
 
     /// The namespace in the target for one of the host.
@@ -159,7 +156,7 @@ impl NodeProvider for TargetProvider {
 #[async_trait]
 impl StreamHandler for TargetProvider {
     async fn logs(&self, pod: &PodKey, container: &str, options: LogOptions) -> Result<ByteStream, StreamError> {
-        self.tunnels.logs(self.namespace(&pod.namespace), &pod.name, container, options).await
+        self.streams.logs(self.namespace(&pod.namespace), &pod.name, container, &options).await
     }
 
     async fn exec(
@@ -169,7 +166,7 @@ impl StreamHandler for TargetProvider {
         options: ExecOptions,
         upgrade: Upgrade,
     ) -> Result<Tunnel, StreamError> {
-        self.tunnels.exec(self.namespace(&pod.namespace), &pod.name, container, options, upgrade).await
+        self.streams.exec(self.namespace(&pod.namespace), &pod.name, container, &options, upgrade).await
     }
 
     async fn attach(
@@ -179,11 +176,11 @@ impl StreamHandler for TargetProvider {
         options: ExecOptions,
         upgrade: Upgrade,
     ) -> Result<Tunnel, StreamError> {
-        self.tunnels.attach(self.namespace(&pod.namespace), &pod.name, container, options, upgrade).await
+        self.streams.attach(self.namespace(&pod.namespace), &pod.name, container, &options, upgrade).await
     }
 
     async fn port_forward(&self, pod: &PodKey, ports: Vec<u16>, upgrade: Upgrade) -> Result<Tunnel, StreamError> {
-        self.tunnels.port_forward(self.namespace(&pod.namespace), &pod.name, ports, upgrade).await
+        self.streams.port_forward(self.namespace(&pod.namespace), &pod.name, &ports, upgrade).await
     }
 }
 

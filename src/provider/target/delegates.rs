@@ -37,11 +37,7 @@ impl Delegates {
     }
 
     fn read(&self, delegate: &PodDocument) -> Result<ProviderPod, PodError> {
-        provider_pod(delegate, self.addresses).map_err(|error| PodError::Stranger(format!(
-            "pod {}/{} in the target carries our labels but {error}; remove it there, or restore them",
-            delegate.namespace(),
-            delegate.name()
-        )))
+        provider_pod(delegate, self.addresses).map_err(|error| PodError::Stranger(error.to_string()))
     }
 
     /// Creates a delegate; `None` where its namespace is missing. One that is there already for the same proxy is
@@ -75,8 +71,12 @@ impl Delegates {
 
     /// Patches what may change of a live pod, and only of this one.
     pub(super) async fn update(&self, delegate: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let patch = update_patch(delegate, &instance.uid);
         let api = self.api(delegate.namespace());
+        let live = api.get(delegate.name()).await.map_err(|error| refusal(error, "pods"))?;
+        if live.uid() != &*instance.uid {
+            return Err(PodError::Namesake(format!("{}/{}", live.namespace(), live.name())));
+        }
+        let patch = update_patch(delegate, &live);
         let patched = api.patch(delegate.name(), &PatchParams::default(), &Patch::Strategic(patch)).await;
         self.read(&patched.map_err(|error| refusal(error, "pods"))?)
     }

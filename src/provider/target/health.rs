@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kube::runtime::watcher;
 use tokio::sync::watch;
 
-use crate::kubelet::chain;
+use crate::errors::chain;
 use crate::kubelet::provider::{NodeReport, Obstacle};
 
 /// Shared by the watches of one target.
