@@ -1,3 +1,4 @@
 //! Longshore offloads pods from one Kubernetes cluster to others.
 
 pub mod kubelet;
+pub mod provider;

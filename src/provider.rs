@@ -1,0 +1,5 @@
+//! The Kubernetes provider: all that knows of target clusters.
+
+pub mod capacity;
+pub mod names;
+pub mod quantity;
