@@ -3,3 +3,4 @@
 pub mod capacity;
 pub mod names;
 pub mod quantity;
+pub mod translate;
