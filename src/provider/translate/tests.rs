@@ -267,6 +267,9 @@ proptest! {
             let _ = update_patch(&proxy, &delegate);
             prop_assert!(translate(&delegate, &site()).is_ok(), "a delegate holds nothing that would be held");
         }
+        let _ = crate::provider::feedback::provider_pod(&proxy, crate::provider::feedback::Addresses::Publish);
+        let _ = crate::provider::feedback::obstacle(&proxy);
+        let _ = crate::provider::feedback::home_status(&proxy, crate::provider::feedback::Addresses::Withhold);
     }
 
     #[test]
