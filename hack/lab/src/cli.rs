@@ -132,6 +132,9 @@ struct Up {
     /// Control plane only: no containerd, kubelet and kube-proxy
     #[arg(long)]
     no_kubelet: bool,
+    /// Give clusters that came up with --no-kubelet their node now
+    #[arg(long, conflicts_with = "no_kubelet")]
+    kubelet: bool,
     /// An argument for the API server beside the usual ones; may be repeated. Running clusters get it too
     #[arg(long = "api-server-arg", value_name = "ARG", allow_hyphen_values = true)]
     api_server_args: Vec<String>,
@@ -219,7 +222,7 @@ impl Up {
     fn run(self, lab: &Lab) -> anyhow::Result<()> {
         let started = Instant::now();
         let options = UpOptions {
-            kubelet: self.no_kubelet.then_some(false),
+            kubelet: (self.kubelet || self.no_kubelet).then_some(self.kubelet),
             api_server_args: Some(self.api_server_args).filter(|args| !args.is_empty()),
         };
         lab.up_with(&refs(&self.names), &options)?;

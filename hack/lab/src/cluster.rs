@@ -165,6 +165,8 @@ impl Cluster {
         if !self.is_prepared() {
             self.prepare()?;
         }
+        // Cheap, and somebody may have tidied up an empty one.
+        self.cgroup().create()?;
         if network::is_cut(&self.plan) {
             network::switch(&self.plan, true)?;
         }
@@ -185,6 +187,13 @@ impl Cluster {
             processes.ensure(node::kube_proxy(self, toolchain))?;
             let path = format!("/api/v1/nodes/{}", self.plan.node());
             self.wait_for("the node", &self.components(), || api.json(&path).is_ok_and(|node| is_node_ready(&node)))?;
+            // A kubelet that was started again inherits the readiness of the last one, but not its pods.
+            let known = format!("{path}/proxy/pods");
+            let bound = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", self.plan.node());
+            self.wait_for("the kubelet to know its pods", &self.components(), || {
+                let count = |path: &str| Some(api.json(path).ok()?["items"].as_array().map_or(0, Vec::len));
+                matches!((count(&known), count(&bound)), (Some(known), Some(bound)) if known >= bound)
+            })?;
         }
         let account = "/api/v1/namespaces/default/serviceaccounts/default";
         self.wait_for("the default service account", &self.components(), || api.exists(account))
@@ -207,7 +216,6 @@ impl Cluster {
             self.record.prepared_in_boot = None;
             self.save_record()?;
             network::connect(&self.plan)?;
-            self.cgroup().create()?;
             self.pki().create(&self.plan)?;
             control_plane::configure(self)?;
         }

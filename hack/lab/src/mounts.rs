@@ -41,14 +41,14 @@ pub(crate) fn create_namespace(dir: &Path) -> Result<PathBuf, Error> {
     files::write(&namespace, "")?;
     // The kernel refuses a namespace's handle below a mount that would propagate into that namespace.
     let dir_text = dir.to_string_lossy();
-    command::run("mount", ["--bind", &dir_text, &dir_text]).map_err(Error::Create)?;
-    command::run("mount", ["--make-private", &dir_text]).map_err(Error::Create)?;
-    let mut setup = String::from("set -e; mount --make-rshared /");
+    command::run("mount", ["-n", "--bind", &dir_text, &dir_text]).map_err(Error::Create)?;
+    command::run("mount", ["-n", "--make-private", &dir_text]).map_err(Error::Create)?;
+    let mut setup = String::from("set -e; mount -n --make-rshared /");
     for place in FIXED_PLACES {
         files::create_dir(Path::new(place))?;
         let own = dir.join(place.trim_start_matches('/').replace('/', "-"));
         files::create_dir(&own)?;
-        setup = format!("{setup}; mount --bind '{}' {place}", own.display());
+        setup = format!("{setup}; mount -n --bind '{}' {place}", own.display());
     }
     let mut mount_flag = std::ffi::OsString::from("--mount=");
     mount_flag.push(&namespace);
@@ -67,8 +67,8 @@ pub(crate) fn namespace(dir: &Path) -> PathBuf {
     dir.join("mnt")
 }
 
-/// Where `ip netns` keeps its handles; it mounts the directory onto itself.
-const NETWORK_NAMESPACES: &str = "/run/netns";
+/// Where `ip netns` keeps its handles, a directory that it mounts onto itself, and where `mount` keeps notes.
+const SHARED_PLACES: [&str; 2] = ["/run/netns", "/run/mount"];
 
 /// Of the places that clusters need on the machine and create, those that exist.
 pub(crate) fn existing_places() -> Vec<PathBuf> {
@@ -86,7 +86,7 @@ pub(crate) fn remove_places(keep: &[PathBuf]) {
 }
 
 fn places() -> impl Iterator<Item = PathBuf> {
-    FIXED_PLACES.into_iter().chain([NETWORK_NAMESPACES]).map(PathBuf::from)
+    FIXED_PLACES.into_iter().chain(SHARED_PLACES).map(PathBuf::from)
 }
 
 fn is_namespace(path: &Path) -> bool {

@@ -71,11 +71,11 @@ pub(crate) fn is_connected(plan: &Plan) -> bool {
 
 /// Makes the cluster's namespace and its link to the bridge.
 pub(crate) fn connect(plan: &Plan) -> Result<(), Error> {
-    let (scope, link, address) = (plan.scope(), plan.link(), plan.ip());
+    let (scope, link, address, mac) = (plan.scope(), plan.link(), plan.ip(), plan.mac());
     let inside = |words: &str| run_in_network(&plan.network_namespace(), &words.split_whitespace().collect::<Vec<_>>());
     let all = || {
         ip(&format!("netns add {scope}"))?;
-        ip(&format!("link add {link} type veth peer name eth0 netns {scope}"))?;
+        ip(&format!("link add {link} type veth peer name eth0 address {mac} netns {scope}"))?;
         ip(&format!("link set {link} master {BRIDGE} up"))?;
         inside("ip link set lo up")?;
         inside(&format!("ip address add {address}/{BRIDGE_PREFIX} dev eth0"))?;

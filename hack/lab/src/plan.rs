@@ -40,6 +40,12 @@ impl Plan {
         Ipv4Addr::new(172, 30, 0, 10 + self.index)
     }
 
+    /// Hardware address of the cluster's side of the link: always the same, or a cluster that is made anew would be out
+    /// of reach until all others have forgotten its old one.
+    pub(crate) fn mac(&self) -> String {
+        format!("02:6c:73:00:00:{:02x}", self.index)
+    }
+
     /// URL of the API server.
     pub fn server(&self) -> String {
         format!("https://{}:6443", self.ip())
