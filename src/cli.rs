@@ -15,9 +15,9 @@ use kube::Config;
 
 use crate::api::clients::{self, ClientsError};
 use crate::api::configuration::{self, ConfigErrors, Configuration, Declared, Problem};
-use crate::errors::chain;
 use crate::api::field::{FieldPath, Finding};
 use crate::api::target::TargetSpec;
+use crate::errors::chain;
 
 use self::logging::LogArgs;
 use self::run::{RunArgs, RunError};

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use longshore::errors::chain;
 use longshore::cli::Cli;
+use longshore::errors::chain;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

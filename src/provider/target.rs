@@ -68,7 +68,8 @@ impl TargetProvider {
         let namespaces = Arc::new(Namespaces::new(client.clone(), setup.create_namespaces, health.clone()));
         tokio::spawn(namespaces.clone().watch());
         tokio::spawn(nodes::watch(client.clone(), health.clone()));
-        let delegates = Delegates::new(client.clone(), &setup.host_id, &setup.node_name, setup.addresses, health.clone());
+        let delegates =
+            Delegates::new(client.clone(), &setup.host_id, &setup.node_name, setup.addresses, health.clone());
         Self { delegates, namespaces, streams: Streams::new(setup.streaming.clone()), client, health, setup }
     }
 

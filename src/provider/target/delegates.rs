@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
+use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::Client;
 use tokio::sync::mpsc;
 
 use super::health::Health;
@@ -169,7 +169,10 @@ impl Delegates {
         let labels = [names::HOST, names::NODE, names::UID].map(|key| (key, pod.label(key)));
         let labels: serde_json::Map<_, _> = labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
         let patch = serde_json::json!({"metadata": {"uid": pod.uid(), "labels": labels}});
-        tracing::warn!(pod = format!("{}/{}", pod.namespace(), pod.name()), "somebody took our labels off; restoring them");
+        tracing::warn!(
+            pod = format!("{}/{}", pod.namespace(), pod.name()),
+            "somebody took our labels off; restoring them"
+        );
         api.patch(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await.ok()
     }
 }
@@ -179,7 +182,8 @@ pub(super) fn refusal(error: kube::Error, resource: &str) -> PodError {
     match error {
         kube::Error::Api(status) if (400..500).contains(&status.code) && !matches!(status.code, 408 | 409 | 429) => {
             let reason = if status.reason.is_empty() { status.code.to_string() } else { status.reason.clone() };
-            let message = if status.message.is_empty() { format!("the target refuses {resource}") } else { status.message };
+            let message =
+                if status.message.is_empty() { format!("the target refuses {resource}") } else { status.message };
             PodError::Refused { reason, message }
         }
         other => PodError::NoAnswer(Box::new(other)),

@@ -58,7 +58,12 @@ impl Health {
 
     /// A watch is interrupted. That the target is out of reach is for the ping to judge; that it refuses is said at once.
     pub(super) fn interrupted(&self, watch: &'static str, error: &watcher::Error) {
-        tracing::warn!(target_cluster = self.target, watch, error = chain(error), "a watch of the target is interrupted");
+        tracing::warn!(
+            target_cluster = self.target,
+            watch,
+            error = chain(error),
+            "a watch of the target is interrupted"
+        );
         if let Some(refusal) = refusal(error) {
             self.lock().insert(watch, refusal);
             self.publish();
@@ -67,8 +72,8 @@ impl Health {
 
     fn publish(&self) {
         let refused: Vec<String> = self.lock().values().cloned().collect();
-        let trouble = (!refused.is_empty())
-            .then(|| Obstacle { reason: "TargetRefused".into(), message: refused.join("; ") });
+        let trouble =
+            (!refused.is_empty()).then(|| Obstacle { reason: "TargetRefused".into(), message: refused.join("; ") });
         self.report.send_if_modified(|report| {
             let news = report.trouble != trouble;
             report.trouble = trouble;
