@@ -203,8 +203,7 @@ impl NodeController {
     async fn write_status(&self, status: &Value) -> Result<(), kube::Error> {
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let node = self.nodes.get_status(&self.identity.name).await?;
-        let before = node.status.and_then(|status| status.conditions).unwrap_or_default();
-        let patch = json!({"status": status::with_times(status, &before, &now)});
+        let patch = status::patch(status, &node.status.unwrap_or_default(), &now);
         self.nodes.patch_status(&self.identity.name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
         Ok(())
     }
