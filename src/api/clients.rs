@@ -4,9 +4,12 @@
 //! shows a kubeconfig: parsers quote what they stumble over, and what they stumble over may be a token.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use kube::client::ClientBuilder;
 use kube::config::{ExecInteractiveMode, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+use tower::timeout::TimeoutLayer;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -104,9 +107,18 @@ pub async fn target(file: &Path, context: Option<&str>) -> Result<Config, Client
     resolve(origin, kubeconfig, context).await
 }
 
-/// A client for requests and watches.
+/// How long an API server may take until it begins to answer: longer than its own limit for admission webhooks.
+const ANSWER: Duration = Duration::from_secs(35);
+
+/// How long a connection may be silent in the middle of an answer. A watch is never, since bookmarks come every minute.
+const SILENCE: Duration = Duration::from_secs(150);
+
+/// A client for requests and watches. None of them waits for ever for an API server that has vanished without a word.
 pub async fn client(config: &Config) -> Result<Client, ClientsError> {
-    build(config.clone()).await
+    let mut config = config.clone();
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
+    build(config, |config| Ok(ClientBuilder::try_from(config)?.with_layer(&TimeoutLayer::new(ANSWER)).build())).await
 }
 
 /// A client for exec, attach, port-forward and logs.
@@ -115,7 +127,7 @@ pub async fn client(config: &Config) -> Result<Client, ClientsError> {
 pub async fn streaming_client(config: &Config) -> Result<Client, ClientsError> {
     let mut config = config.clone();
     config.default_retry = false;
-    build(config).await
+    build(config, Client::try_from).await
 }
 
 /// The API server's address, for people. An address that carries a password loses it.
@@ -126,10 +138,13 @@ pub fn address(config: &Config) -> String {
     format!("{}://{host}", url.scheme_str().unwrap_or("https"))
 }
 
-async fn build(config: Config) -> Result<Client, ClientsError> {
+async fn build(
+    config: Config,
+    make: impl FnOnce(Config) -> kube::Result<Client> + Send + 'static,
+) -> Result<Client, ClientsError> {
     let address = address(&config);
     // Credential plugins run here, and may take their time.
-    let built = tokio::task::spawn_blocking(move || Client::try_from(config)).await;
+    let built = tokio::task::spawn_blocking(move || make(config)).await;
     match built {
         Ok(Ok(client)) => Ok(client),
         Ok(Err(error)) => Err(ClientsError::Build { address, reason: without_credentials(&error) }),

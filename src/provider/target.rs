@@ -73,12 +73,6 @@ impl TargetProvider {
         Self { delegates, namespaces, streams: Streams::new(setup.streaming.clone()), client, health, setup }
     }
 
-    /// The namespace in the target for one of the host.
-    fn namespace<'a>(&self, home: &'a str) -> &'a str {
-        // The one mapping of this build is Same; `Site::namespace` is what the others will differ in.
-        home
-    }
-
     fn site(&self, namespace: &str, uid: &str) -> Site {
         Site {
             host_id: self.setup.host_id.clone(),
@@ -90,10 +84,15 @@ impl TargetProvider {
     }
 }
 
+/// The namespace in the target for one of the host. The one mapping of this build is Same; others will differ here.
+fn mapped(home: &str) -> &str {
+    home
+}
+
 #[async_trait]
 impl PodLifecycleHandler for TargetProvider {
     async fn create_pod(&self, pod: &PodDocument) -> Result<ProviderPod, PodError> {
-        let namespace = self.namespace(pod.namespace());
+        let namespace = mapped(pod.namespace());
         // Held pods must not leave namespaces behind.
         translate::translate(pod, &self.site(namespace, ""))?;
         for attempt in 0.. {
@@ -113,16 +112,16 @@ impl PodLifecycleHandler for TargetProvider {
     }
 
     async fn update_pod(&self, pod: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let translation = translate::translate(pod, &self.site(self.namespace(pod.namespace()), ""))?;
+        let translation = translate::translate(pod, &self.site(mapped(pod.namespace()), ""))?;
         self.delegates.update(&translation.delegate, instance).await
     }
 
     async fn delete_pod(&self, key: &PodKey, instance: &str, grace: Option<u32>) -> Result<Deletion, PodError> {
-        self.delegates.delete(self.namespace(&key.namespace), &key.name, instance, grace).await
+        self.delegates.delete(mapped(&key.namespace), &key.name, instance, grace).await
     }
 
     async fn get_pod(&self, key: &PodKey) -> Result<Option<ProviderPod>, PodError> {
-        self.delegates.get(self.namespace(&key.namespace), key).await
+        self.delegates.get(mapped(&key.namespace), key).await
     }
 
     async fn get_pods(&self) -> Result<Vec<ProviderPod>, PodError> {
@@ -157,7 +156,7 @@ impl NodeProvider for TargetProvider {
 #[async_trait]
 impl StreamHandler for TargetProvider {
     async fn logs(&self, pod: &PodKey, container: &str, options: LogOptions) -> Result<ByteStream, StreamError> {
-        self.streams.logs(self.namespace(&pod.namespace), &pod.name, container, &options).await
+        self.streams.logs(mapped(&pod.namespace), &pod.name, container, &options).await
     }
 
     async fn exec(
@@ -167,7 +166,7 @@ impl StreamHandler for TargetProvider {
         options: ExecOptions,
         upgrade: Upgrade,
     ) -> Result<Tunnel, StreamError> {
-        self.streams.exec(self.namespace(&pod.namespace), &pod.name, container, &options, upgrade).await
+        self.streams.exec(mapped(&pod.namespace), &pod.name, container, &options, upgrade).await
     }
 
     async fn attach(
@@ -177,11 +176,11 @@ impl StreamHandler for TargetProvider {
         options: ExecOptions,
         upgrade: Upgrade,
     ) -> Result<Tunnel, StreamError> {
-        self.streams.attach(self.namespace(&pod.namespace), &pod.name, container, &options, upgrade).await
+        self.streams.attach(mapped(&pod.namespace), &pod.name, container, &options, upgrade).await
     }
 
     async fn port_forward(&self, pod: &PodKey, ports: Vec<u16>, upgrade: Upgrade) -> Result<Tunnel, StreamError> {
-        self.streams.port_forward(self.namespace(&pod.namespace), &pod.name, &ports, upgrade).await
+        self.streams.port_forward(mapped(&pod.namespace), &pod.name, &ports, upgrade).await
     }
 }
 

@@ -107,7 +107,7 @@ fn chain(error: &dyn Error) -> String {
 impl From<Refusal> for Response<Body> {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Told(status, message) => text(status, message + "\n"),
+            Refusal::Told(status, message) => text(status, message),
             Refusal::PassedOn(answer) => {
                 let (parts, bytes) = (*answer).into_parts();
                 let mut response = text(parts.status, bytes);

@@ -148,3 +148,72 @@ impl ClientCertVerifier for ClientTrust {
         self.verifier.load().supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fakes::Pki;
+    use super::*;
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    /// A host that answers GETs of one object with `object`, lists with a list of it, and watches with silence.
+    fn host(status: u16, object: &Value) -> Client {
+        let (single, list) = (object.to_string(), json!({"metadata": {"resourceVersion": "1"}, "items": [object]}));
+        let list = list.to_string();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let query = request.uri().query().unwrap_or_default();
+            let silent = query.contains("watch=true");
+            let body = if request.uri().path().ends_with(NAME) { single.clone() } else { list.clone() };
+            assert!(
+                request.uri().path().ends_with(NAME) || query.contains("fieldSelector=metadata.name%3D"),
+                "{query}"
+            );
+            async move {
+                if silent {
+                    std::future::pending::<()>().await;
+                }
+                let response = Response::builder().status(status).body(Body::from(body.into_bytes()));
+                Ok::<_, Infallible>(response.unwrap())
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    fn published(bundle: &str) -> Value {
+        json!({"metadata": {"name": NAME, "namespace": NAMESPACE, "resourceVersion": "1"}, "data": {KEY: bundle}})
+    }
+
+    #[tokio::test]
+    async fn a_right_that_is_missing_is_named() {
+        let refusal = json!({"kind": "Status", "code": 403, "reason": "Forbidden", "message": "no"});
+        let error = ClientTrust::load(&host(403, &refusal)).await.unwrap_err();
+        assert!(error.to_string().contains("extension-apiserver-authentication-reader"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_host_without_a_client_ca_is_told_apart_from_a_broken_one() {
+        let empty = json!({"metadata": {"name": NAME}, "data": {}});
+        assert!(matches!(ClientTrust::load(&host(200, &empty)).await, Err(TrustError::Missing)));
+        let no_certificates = ClientTrust::load(&host(200, &published("what?"))).await;
+        assert!(matches!(no_certificates, Err(TrustError::Verifier(_))));
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(matches!(ClientTrust::load(&host(200, &published(broken))).await, Err(TrustError::Anchor(_))));
+    }
+
+    #[tokio::test]
+    async fn a_new_ca_replaces_the_old_one_and_a_broken_one_does_not() {
+        let (old, new) = (Pki::new(), Pki::new());
+        let trust = Arc::new(ClientTrust::from_pem(&old.ca_pem()).unwrap());
+        let (alice, bob) = ([old.client("alice", "a").certificate], [new.client("bob", "b").certificate]);
+        assert!(trust.still_good(&alice) && !trust.still_good(&bob) && !trust.still_good(&[]));
+        for (bundle, alice_is_good) in [("nonsense".to_owned(), true), (new.ca_pem(), false)] {
+            let following = trust.clone().follow(host(200, &published(&bundle)), CancellationToken::new());
+            let _ = tokio::time::timeout(Duration::from_millis(300), following).await;
+            assert_eq!(trust.still_good(&alice), alice_is_good);
+            assert_eq!(trust.still_good(&bob), !alice_is_good);
+        }
+    }
+}
