@@ -1,6 +1,6 @@
 //! The command line: from flags to a running kubelet.
 //!
-//! Flags are converted once into validated parts ([`run::Setup`]); what runs knows nothing of flags.
+//! Flags are converted once into validated parts ([`crate::run::Setup`]); what runs knows nothing of flags.
 
 pub mod check;
 pub mod logging;

@@ -143,7 +143,7 @@ impl Bound {
         self.address
     }
 
-    /// Serves until `shutdown`; then takes no more connections and gives the open ones [a few seconds](FAREWELL).
+    /// Serves until `shutdown`; then takes no more connections and gives the open ones a few seconds.
     pub async fn serve(self, shutdown: CancellationToken) {
         let Self { server: Server { handler, acceptor }, listener, .. } = self;
         let handler = Arc::new(handler);

@@ -81,7 +81,7 @@ pub struct Snapshot {
     pub obstacle: Option<Obstacle>,
     /// The instance is made of the newest spec.
     pub current: bool,
-    /// See [`Table::accept`].
+    /// See [`Table::reported`].
     pub accepted: Option<(u64, u64, Option<i64>)>,
 }
 

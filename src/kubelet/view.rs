@@ -77,7 +77,7 @@ pub struct Home {
     pub gates: Vec<String>,
     /// The conditions that are ours, or a readiness gate.
     pub conditions: Vec<Condition>,
-    /// The containers of [`CONTAINER_LISTS`], in that order.
+    /// Regular, init and ephemeral containers.
     pub containers: [Vec<Container>; 3],
     /// The names of the fields that the status has.
     pub fields: Vec<String>,

@@ -2,7 +2,7 @@
 //!
 //! A reference whose answer differs in the target is pointed to an annotation or label of ours on the delegate, which
 //! carries home's answer. A literal instead would freeze what a volume follows, and a `$(…)` in it would be expanded.
-//! References follow `pkg/fieldpath` of Kubernetes; what is formatted there is formatted here ([`quote`](super::quote)).
+//! References follow `pkg/fieldpath` of Kubernetes; what is formatted there is formatted here ([`quote`]).
 
 use std::collections::BTreeMap;
 
