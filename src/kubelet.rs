@@ -9,9 +9,8 @@ pub mod node;
 pub mod pods;
 pub mod provider;
 pub mod queue;
+pub mod server;
 pub mod status;
 pub mod step;
 pub mod table;
 pub mod view;
-
-pub(crate) use pods::chain;

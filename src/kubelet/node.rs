@@ -15,6 +15,8 @@ use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::errors::chain;
+
 use super::provider::{NodeProvider, NodeReport, Obstacle};
 
 pub mod lease;
@@ -181,7 +183,7 @@ impl NodeController {
     async fn ping(&self, contact: &mut Contact) {
         match tokio::time::timeout(PATIENCE, self.provider.ping()).await {
             Ok(Ok(())) => *contact = Contact { last_answer: Some(Instant::now()), trouble: None },
-            Ok(Err(error)) => contact.trouble = Some(super::pods::chain(error.as_ref())),
+            Ok(Err(error)) => contact.trouble = Some(chain(error.as_ref())),
             Err(_) => contact.trouble = Some(format!("no answer within {} s", PATIENCE.as_secs())),
         }
     }
@@ -201,8 +203,7 @@ impl NodeController {
     async fn write_status(&self, status: &Value) -> Result<(), kube::Error> {
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let node = self.nodes.get_status(&self.identity.name).await?;
-        let before = node.status.and_then(|status| status.conditions).unwrap_or_default();
-        let patch = json!({"status": status::with_times(status, &before, &now)});
+        let patch = status::patch(status, &node.status.unwrap_or_default(), &now);
         self.nodes.patch_status(&self.identity.name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
         Ok(())
     }

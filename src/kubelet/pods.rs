@@ -26,8 +26,6 @@ use super::table::{Side, Table, Uid};
 
 mod perform;
 
-pub(crate) use perform::chain;
-
 /// How often a provider without a notifier is asked for its pods.
 const POLL: Duration = Duration::from_secs(5);
 

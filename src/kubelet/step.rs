@@ -107,9 +107,11 @@ pub struct ProxyView {
     pub deleting: Option<u32>,
     /// What home shows.
     pub health: Health,
-    /// An instance that vanished may be replaced by a new one: nothing has started yet, or the restart policy would
-    /// start again every container that has.
+    /// An instance that vanished may be replaced by a new one, by what home shows: nothing has started yet, or the
+    /// restart policy would start again every container that has.
     pub replaceable: bool,
+    /// The restart policy is Never: no second start, even where home does not know of the first yet.
+    pub once: bool,
     /// Fingerprint of what an instance should be made of.
     pub want: u64,
 }
@@ -127,6 +129,8 @@ pub struct InstanceView {
     pub deleting: Option<u32>,
     /// What it reports.
     pub health: Health,
+    /// A container of it has started.
+    pub started: bool,
 }
 
 /// Everything about one proxy UID that decisions depend on.
@@ -149,6 +153,8 @@ pub struct Record {
 pub struct Memo {
     /// The last instance that went, so that an answer which arrives after its end does not raise it again.
     pub buried: Option<Arc<str>>,
+    /// An instance has started a container, whether home knows or not.
+    pub ran: bool,
     /// The proxy went: its UID never returns.
     pub proxy_buried: bool,
     /// Why the last create or update did not work; shown at home until it does.
@@ -425,6 +431,7 @@ fn see_instance(record: &mut Record, instance: InstanceView) {
         return;
     }
     record.memo.obstacle = None;
+    record.memo.ran |= instance.started;
     if instance.health.ready {
         record.memo.losses = 0;
     }
@@ -498,7 +505,7 @@ fn live(record: &Record, proxy: &ProxyView) -> Vec<Action> {
     match &record.instance {
         Presence::Unknown => vec![],
         Presence::There(instance) if instance.deleting.is_some() => {
-            let evidence = if proxy.replaceable { Evidence::Leaving } else { Evidence::Instance };
+            let evidence = if replaceable(record, proxy) { Evidence::Leaving } else { Evidence::Instance };
             mirror(record, proxy, instance, evidence)
         }
         Presence::There(instance) => {
@@ -509,7 +516,7 @@ fn live(record: &Record, proxy: &ProxyView) -> Vec<Action> {
             actions.extend(mirror(record, proxy, instance, Evidence::Instance));
             actions
         }
-        Presence::Absent if !proxy.replaceable => report(record, proxy, Evidence::Lost, true),
+        Presence::Absent if !replaceable(record, proxy) => report(record, proxy, Evidence::Lost, true),
         Presence::Absent => {
             let mut actions = vec![];
             if !record.memo.blocked {
@@ -521,6 +528,11 @@ fn live(record: &Record, proxy: &ProxyView) -> Vec<Action> {
             actions
         }
     }
+}
+
+/// Whether a new instance may take the place of one that vanished.
+fn replaceable(record: &Record, proxy: &ProxyView) -> bool {
+    proxy.replaceable && !(proxy.once && record.memo.ran)
 }
 
 fn stop(record: &Record, instance: &InstanceView, grace: Option<u32>) -> Vec<Action> {

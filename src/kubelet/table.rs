@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::document::{PodDocument, PodKey};
 use super::provider::{Instance, Obstacle, ProviderPod};
+use super::server::{Found, PodDirectory};
 use super::step::{Action, Answer, Event, InstanceView, Presence, ProxyView, Record, step};
 use super::view::{Home, instance_view, proxy_view};
 
@@ -80,7 +81,7 @@ pub struct Snapshot {
     pub obstacle: Option<Obstacle>,
     /// The instance is made of the newest spec.
     pub current: bool,
-    /// See [`Table::accept`].
+    /// See [`Table::reported`].
     pub accepted: Option<(u64, u64, Option<i64>)>,
 }
 
@@ -237,14 +238,6 @@ impl Table {
         })
     }
 
-    /// The proxy that has this namespace and name now, with its containers' names and whether an instance of it exists.
-    pub fn find(&self, namespace: &str, name: &str) -> Option<(PodKey, Home, bool)> {
-        let uid = self.named(namespace, name)?;
-        let entry = self.entries.get(&uid)?;
-        entry.record.proxy.there()?;
-        Some((entry.key.clone(), entry.home.clone(), entry.record.instance.there().is_some()))
-    }
-
     /// Drops a record on which both sides are absent; anything newer keeps it.
     pub fn forget(&self, uid: &Uid) {
         let over = |record: &Record| record.proxy == Presence::Absent && record.instance == Presence::Absent;
@@ -290,6 +283,15 @@ impl Table {
         if record.instance == Presence::Unknown && self.is_listed(Side::Provider) {
             record.instance = Presence::Absent;
         }
+    }
+}
+
+impl PodDirectory for Table {
+    fn find(&self, namespace: &str, name: &str) -> Option<Found> {
+        let uid = self.named(namespace, name)?;
+        let entry = self.entries.get(&uid)?;
+        entry.record.proxy.there()?;
+        Some(Found { key: entry.key.clone(), running: entry.record.instance.there().is_some() })
     }
 }
 

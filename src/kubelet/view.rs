@@ -77,7 +77,7 @@ pub struct Home {
     pub gates: Vec<String>,
     /// The conditions that are ours, or a readiness gate.
     pub conditions: Vec<Condition>,
-    /// The containers of [`CONTAINER_LISTS`], in that order.
+    /// Regular, init and ephemeral containers.
     pub containers: [Vec<Container>; 3],
     /// The names of the fields that the status has.
     pub fields: Vec<String>,
@@ -138,6 +138,7 @@ pub fn proxy_view(pod: &PodDocument, want: u64) -> ProxyView {
         deleting: pod.deleting(),
         health: health(&pod.status),
         replaceable: replaceable(pod),
+        once: text(&pod.spec, "restartPolicy") == "Never",
         want,
     }
 }
@@ -150,6 +151,7 @@ pub fn instance_view(pod: &ProviderPod) -> InstanceView {
         sent: pod.instance.sent,
         deleting: pod.instance.deleting,
         health: health(&pod.status),
+        started: started(&pod.status),
     }
 }
 

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kube::{Client, Config};
+use kube::Client;
 use tokio::sync::{mpsc, watch};
 
 use super::feedback::Addresses;
 use super::translate::{self, Site, namespace_owner};
-use super::tunnel::Tunnels;
+use super::tunnel::Streams;
 use crate::kubelet::provider::{
     ByteStream, Deletion, ExecOptions, Instance, LogOptions, NodeProvider, NodeReport, PodDocument, PodError, PodKey,
     PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError, StreamHandler, Tunnel,
@@ -33,8 +33,10 @@ use namespaces::Namespaces;
 pub struct TargetSetup {
     /// The target's name, for people.
     pub name: String,
-    /// How to reach it.
-    pub config: Config,
+    /// How to reach it, for requests and watches.
+    pub client: Client,
+    /// How to reach it for streams, without repetition of what failed: a stream cannot be repeated.
+    pub streaming: Client,
     /// The id of the host cluster: the UID of its namespace `kube-system`.
     pub host_id: String,
     /// The virtual node that stands for it.
@@ -53,32 +55,22 @@ pub struct TargetProvider {
     client: Client,
     delegates: Delegates,
     namespaces: Arc<Namespaces>,
-    tunnels: Tunnels,
+    streams: Streams,
     health: Arc<Health>,
 }
 
 impl TargetProvider {
     /// A provider for this target, with its watches of namespaces and nodes under way. Does not wait for the target, which
     /// may be out of reach.
-    ///
-    /// # Errors
-    /// When the credentials cannot be used as they are.
-    pub fn start(setup: TargetSetup) -> Result<Self, kube::Error> {
-        let client = Client::try_from(setup.config.clone())?;
-        // A stream cannot be repeated, so a failure is the client's to see.
-        let streaming = Client::try_from(Config { default_retry: false, ..setup.config.clone() })?;
+    pub fn start(setup: TargetSetup) -> Self {
+        let client = setup.client.clone();
         let health = Arc::new(Health::new(&setup.name));
         let namespaces = Arc::new(Namespaces::new(client.clone(), setup.create_namespaces, health.clone()));
         tokio::spawn(namespaces.clone().watch());
         tokio::spawn(nodes::watch(client.clone(), health.clone()));
-        let delegates = Delegates::new(client.clone(), &setup.host_id, &setup.node_name, setup.addresses, health.clone());
-        Ok(Self { delegates, namespaces, tunnels: Tunnels::new(streaming), client, health, setup })
-    }
-
-    /// The namespace in the target for one of the host.
-    fn namespace<'a>(&self, home: &'a str) -> &'a str {
-        // The one mapping of this build is Same; `Site::namespace` is what the others will differ in.
-        home
+        let delegates =
+            Delegates::new(client.clone(), &setup.host_id, &setup.node_name, setup.addresses, health.clone());
+        Self { delegates, namespaces, streams: Streams::new(setup.streaming.clone()), client, health, setup }
     }
 
     fn site(&self, namespace: &str, uid: &str) -> Site {
@@ -92,10 +84,15 @@ impl TargetProvider {
     }
 }
 
+/// The namespace in the target for one of the host. The one mapping of this build is Same; others will differ here.
+fn mapped(home: &str) -> &str {
+    home
+}
+
 #[async_trait]
 impl PodLifecycleHandler for TargetProvider {
     async fn create_pod(&self, pod: &PodDocument) -> Result<ProviderPod, PodError> {
-        let namespace = self.namespace(pod.namespace());
+        let namespace = mapped(pod.namespace());
         // Held pods must not leave namespaces behind.
         translate::translate(pod, &self.site(namespace, ""))?;
         for attempt in 0.. {
@@ -115,16 +112,16 @@ impl PodLifecycleHandler for TargetProvider {
     }
 
     async fn update_pod(&self, pod: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let translation = translate::translate(pod, &self.site(self.namespace(pod.namespace()), ""))?;
+        let translation = translate::translate(pod, &self.site(mapped(pod.namespace()), ""))?;
         self.delegates.update(&translation.delegate, instance).await
     }
 
     async fn delete_pod(&self, key: &PodKey, instance: &str, grace: Option<u32>) -> Result<Deletion, PodError> {
-        self.delegates.delete(self.namespace(&key.namespace), &key.name, instance, grace).await
+        self.delegates.delete(mapped(&key.namespace), &key.name, instance, grace).await
     }
 
     async fn get_pod(&self, key: &PodKey) -> Result<Option<ProviderPod>, PodError> {
-        self.delegates.get(self.namespace(&key.namespace), key).await
+        self.delegates.get(mapped(&key.namespace), key).await
     }
 
     async fn get_pods(&self) -> Result<Vec<ProviderPod>, PodError> {
@@ -159,7 +156,7 @@ impl NodeProvider for TargetProvider {
 #[async_trait]
 impl StreamHandler for TargetProvider {
     async fn logs(&self, pod: &PodKey, container: &str, options: LogOptions) -> Result<ByteStream, StreamError> {
-        self.tunnels.logs(self.namespace(&pod.namespace), &pod.name, container, options).await
+        self.streams.logs(mapped(&pod.namespace), &pod.name, container, &options).await
     }
 
     async fn exec(
@@ -169,7 +166,7 @@ impl StreamHandler for TargetProvider {
         options: ExecOptions,
         upgrade: Upgrade,
     ) -> Result<Tunnel, StreamError> {
-        self.tunnels.exec(self.namespace(&pod.namespace), &pod.name, container, options, upgrade).await
+        self.streams.exec(mapped(&pod.namespace), &pod.name, container, &options, upgrade).await
     }
 
     async fn attach(
@@ -179,11 +176,11 @@ impl StreamHandler for TargetProvider {
         options: ExecOptions,
         upgrade: Upgrade,
     ) -> Result<Tunnel, StreamError> {
-        self.tunnels.attach(self.namespace(&pod.namespace), &pod.name, container, options, upgrade).await
+        self.streams.attach(mapped(&pod.namespace), &pod.name, container, &options, upgrade).await
     }
 
     async fn port_forward(&self, pod: &PodKey, ports: Vec<u16>, upgrade: Upgrade) -> Result<Tunnel, StreamError> {
-        self.tunnels.port_forward(self.namespace(&pod.namespace), &pod.name, ports, upgrade).await
+        self.streams.port_forward(mapped(&pod.namespace), &pod.name, &ports, upgrade).await
     }
 }
 

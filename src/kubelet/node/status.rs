@@ -1,6 +1,6 @@
 //! The node contract: labels, addresses, resources, conditions. Pure.
 
-use k8s_openapi::api::core::v1::NodeCondition;
+use k8s_openapi::api::core::v1::NodeStatus;
 use serde_json::{Map, Value, json};
 
 use super::NodeIdentity;
@@ -35,8 +35,8 @@ pub fn status(identity: &NodeIdentity, report: &NodeReport, trouble: Option<&Obs
     };
     let calm = |kind: &str, reason: &str| json!({"type": kind, "status": "False", "reason": reason, "message": "a virtual node has none of its own"});
     json!({
-        "capacity": resources(&report.capacity),
-        "allocatable": resources(&report.allocatable),
+        "capacity": report.capacity,
+        "allocatable": report.allocatable,
         "addresses": [{"type": "InternalIP", "address": identity.ip}],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": identity.port}},
         "nodeInfo": {
@@ -57,25 +57,28 @@ pub fn status(identity: &NodeIdentity, report: &NodeReport, trouble: Option<&Obs
     })
 }
 
-/// A list of resources replaces the one before: what has vanished over there must vanish here.
-fn resources(quantities: &std::collections::BTreeMap<String, String>) -> Value {
-    let mut all = Map::from_iter([("$patch".to_owned(), json!("replace"))]);
-    all.extend(quantities.iter().map(|(name, quantity)| (name.clone(), quantity.as_str().into())));
-    Value::Object(all)
-}
-
-/// The status with heartbeat times of now, and transition times that move only with the status.
-pub fn with_times(status: &Value, before: &[NodeCondition], now: &str) -> Value {
+/// The patch that makes the node's status this: heartbeat times of now, transition times that move only with the status,
+/// and a null for each resource that has vanished over there.
+pub fn patch(status: &Value, before: &NodeStatus, now: &str) -> Value {
     let mut status = status.clone();
+    for (field, known) in [("capacity", &before.capacity), ("allocatable", &before.allocatable)] {
+        if let Some(resources) = status.get_mut(field).and_then(Value::as_object_mut) {
+            for name in known.iter().flatten().map(|(name, _)| name) {
+                resources.entry(name.as_str()).or_insert(Value::Null);
+            }
+        }
+    }
     for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
         let since = before
+            .conditions
             .iter()
+            .flatten()
             .find(|known| condition["type"] == known.type_.as_str() && condition["status"] == known.status.as_str())
             .and_then(|known| serde_json::to_value(known.last_transition_time.as_ref()?).ok());
         condition["lastTransitionTime"] = since.unwrap_or_else(|| now.into());
         condition["lastHeartbeatTime"] = now.into();
     }
-    status
+    json!({"status": status})
 }
 
 fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
@@ -122,14 +125,23 @@ mod tests {
     }
 
     #[test]
+    fn a_resource_that_vanished_over_there_vanishes_here() {
+        let had = json!({"capacity": {"cpu": "4", "nvidia.com/gpu": "8"}});
+        let report = NodeReport { capacity: BTreeMap::from([("cpu".into(), "2".into())]), ..NodeReport::default() };
+        let wanted = status(&identity(), &report, None);
+        let patch = patch(&wanted, &serde_json::from_value(had).unwrap(), "2026-02-02T00:00:00Z");
+        assert_eq!(patch["status"]["capacity"], json!({"cpu": "2", "nvidia.com/gpu": null}));
+    }
+
+    #[test]
     fn a_transition_time_moves_with_the_status_only() {
         let now = "2026-02-02T00:00:00Z";
         let known = json!([{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
             {"type": "DiskPressure", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
-        let before: Vec<NodeCondition> = serde_json::from_value(known).unwrap();
-        let after = with_times(&status(&identity(), &NodeReport::default(), None), &before, now);
+        let before = NodeStatus { conditions: serde_json::from_value(known).unwrap(), ..NodeStatus::default() };
+        let after = patch(&status(&identity(), &NodeReport::default(), None), &before, now);
         let since = |kind: &str| {
-            let all = after["conditions"].as_array().unwrap();
+            let all = after["status"]["conditions"].as_array().unwrap();
             all.iter().find(|c| c["type"] == kind).unwrap()["lastTransitionTime"].clone()
         };
         assert_eq!((since("Ready"), since("DiskPressure")), (json!("2026-01-01T00:00:00Z"), json!(now)));

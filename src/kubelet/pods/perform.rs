@@ -6,6 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use super::{DEBOUNCE, Shell, backoff};
+use crate::errors::chain;
 use crate::kubelet::document::{PodDocument, PodKey};
 use crate::kubelet::host::WriteError;
 use crate::kubelet::provider::{Deletion, Obstacle, PodError};
@@ -223,21 +224,6 @@ fn explain(error: &PodError) -> (Obstacle, bool) {
     (Obstacle { reason: reason.into(), message: chain(error) }, retry)
 }
 
-/// An error with all that is underneath, each said once.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,11 +234,5 @@ mod tests {
         let (obstacle, retry) = explain(&held);
         assert_eq!((obstacle.message.as_str(), retry), ("spec.volumes[0]: no", false));
         assert!(explain(&PodError::Stranger("x".into())).1);
-    }
-
-    #[test]
-    fn a_chain_says_each_cause_once() {
-        let error = PodError::NoAnswer("connection refused".into());
-        assert_eq!(chain(&error), "no answer: connection refused");
     }
 }

@@ -3,11 +3,11 @@
 use super::*;
 
 fn proxy(version: u64) -> ProxyView {
-    ProxyView { version, deleting: None, health: Health::default(), replaceable: true, want: 7 }
+    ProxyView { version, deleting: None, health: Health::default(), replaceable: true, once: false, want: 7 }
 }
 
 fn instance(uid: &str, version: u64) -> InstanceView {
-    InstanceView { uid: uid.into(), version, sent: 7, deleting: None, health: Health::default() }
+    InstanceView { uid: uid.into(), version, sent: 7, deleting: None, health: Health::default(), started: false }
 }
 
 fn running() -> Health {
@@ -154,6 +154,15 @@ fn an_instance_deleted_over_there_is_replaced_where_the_restart_policy_allows() 
 #[test]
 fn an_instance_deleted_over_there_fails_a_pod_that_must_not_run_twice() {
     let mut record = settled();
+    let actions = step(&mut record, Event::InstanceGone("i".into()));
+    assert_eq!(actions, [Action::Report { evidence: Evidence::Lost, urgent: true }]);
+}
+
+#[test]
+fn a_start_that_home_has_not_seen_counts_too() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(ProxyView { once: true, ..proxy(1) }));
+    step(&mut record, Event::InstanceSeen(InstanceView { started: true, ..instance("i", 1) }));
     let actions = step(&mut record, Event::InstanceGone("i".into()));
     assert_eq!(actions, [Action::Report { evidence: Evidence::Lost, urgent: true }]);
 }

@@ -93,6 +93,6 @@ fn forgetting_does_not_take_the_name_from_a_successor() {
     table.proxy_seen(pod("new", 2), 0);
     table.proxy_gone(&pod("old", 1).key());
     table.forget(&uid("old"));
-    assert_eq!(table.find("ns", "web-0").unwrap().0.uid, "new");
+    assert_eq!(table.find("ns", "web-0").unwrap().key.uid, "new");
     assert_eq!(table.len(), 1);
 }

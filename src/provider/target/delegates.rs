@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
+use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::Client;
 use tokio::sync::mpsc;
 
 use super::health::Health;
@@ -37,11 +37,7 @@ impl Delegates {
     }
 
     fn read(&self, delegate: &PodDocument) -> Result<ProviderPod, PodError> {
-        provider_pod(delegate, self.addresses).map_err(|error| PodError::Stranger(format!(
-            "pod {}/{} in the target carries our labels but {error}; remove it there, or restore them",
-            delegate.namespace(),
-            delegate.name()
-        )))
+        provider_pod(delegate, self.addresses).map_err(|error| PodError::Stranger(error.to_string()))
     }
 
     /// Creates a delegate; `None` where its namespace is missing. One that is there already for the same proxy is
@@ -75,8 +71,12 @@ impl Delegates {
 
     /// Patches what may change of a live pod, and only of this one.
     pub(super) async fn update(&self, delegate: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let patch = update_patch(delegate, &instance.uid);
         let api = self.api(delegate.namespace());
+        let live = api.get(delegate.name()).await.map_err(|error| refusal(error, "pods"))?;
+        if live.uid() != &*instance.uid {
+            return Err(PodError::Namesake(format!("{}/{}", live.namespace(), live.name())));
+        }
+        let patch = update_patch(delegate, &live);
         let patched = api.patch(delegate.name(), &PatchParams::default(), &Patch::Strategic(patch)).await;
         self.read(&patched.map_err(|error| refusal(error, "pods"))?)
     }
@@ -169,7 +169,10 @@ impl Delegates {
         let labels = [names::HOST, names::NODE, names::UID].map(|key| (key, pod.label(key)));
         let labels: serde_json::Map<_, _> = labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
         let patch = serde_json::json!({"metadata": {"uid": pod.uid(), "labels": labels}});
-        tracing::warn!(pod = format!("{}/{}", pod.namespace(), pod.name()), "somebody took our labels off; restoring them");
+        tracing::warn!(
+            pod = format!("{}/{}", pod.namespace(), pod.name()),
+            "somebody took our labels off; restoring them"
+        );
         api.patch(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await.ok()
     }
 }
@@ -179,7 +182,8 @@ pub(super) fn refusal(error: kube::Error, resource: &str) -> PodError {
     match error {
         kube::Error::Api(status) if (400..500).contains(&status.code) && !matches!(status.code, 408 | 409 | 429) => {
             let reason = if status.reason.is_empty() { status.code.to_string() } else { status.reason.clone() };
-            let message = if status.message.is_empty() { format!("the target refuses {resource}") } else { status.message };
+            let message =
+                if status.message.is_empty() { format!("the target refuses {resource}") } else { status.message };
             PodError::Refused { reason, message }
         }
         other => PodError::NoAnswer(Box::new(other)),

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use kube::runtime::watcher;
 use tokio::sync::watch;
 
-use crate::kubelet::chain;
+use crate::errors::chain;
 use crate::kubelet::provider::{NodeReport, Obstacle};
 
 /// Shared by the watches of one target.
@@ -58,7 +58,12 @@ impl Health {
 
     /// A watch is interrupted. That the target is out of reach is for the ping to judge; that it refuses is said at once.
     pub(super) fn interrupted(&self, watch: &'static str, error: &watcher::Error) {
-        tracing::warn!(target_cluster = self.target, watch, error = chain(error), "a watch of the target is interrupted");
+        tracing::warn!(
+            target_cluster = self.target,
+            watch,
+            error = chain(error),
+            "a watch of the target is interrupted"
+        );
         if let Some(refusal) = refusal(error) {
             self.lock().insert(watch, refusal);
             self.publish();
@@ -67,8 +72,8 @@ impl Health {
 
     fn publish(&self) {
         let refused: Vec<String> = self.lock().values().cloned().collect();
-        let trouble = (!refused.is_empty())
-            .then(|| Obstacle { reason: "TargetRefused".into(), message: refused.join("; ") });
+        let trouble =
+            (!refused.is_empty()).then(|| Obstacle { reason: "TargetRefused".into(), message: refused.join("; ") });
         self.report.send_if_modified(|report| {
             let news = report.trouble != trouble;
             report.trouble = trouble;
@@ -84,12 +89,12 @@ impl Health {
 
 /// The message of a refusal for want of rights.
 fn refusal(error: &watcher::Error) -> Option<String> {
-    let status = match error {
-        watcher::Error::WatchError(status) => status,
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status,
-        _ => return None,
+    let (watcher::Error::WatchError(status)
+    | watcher::Error::InitialListFailed(kube::Error::Api(status))
+    | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+    | watcher::Error::WatchFailed(kube::Error::Api(status))) = error
+    else {
+        return None;
     };
     matches!(status.code, 401 | 403).then(|| status.message.clone())
 }

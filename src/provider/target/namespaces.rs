@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::PostParams;
 use kube::core::{ObjectMeta, PartialObjectMeta};
-use kube::runtime::{WatchStreamExt, metadata_watcher, watcher};
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 
 use super::delegates::refusal;
@@ -23,6 +23,7 @@ const WATCH: &str = "namespaces";
 /// The namespaces of one target.
 pub(super) struct Namespaces {
     api: Api<Namespace>,
+    metadata: Api<PartialObjectMeta<Namespace>>,
     create: bool,
     /// Name to UID, of those that are not being deleted.
     known: DashMap<String, String>,
@@ -31,12 +32,12 @@ pub(super) struct Namespaces {
 
 impl Namespaces {
     pub(super) fn new(client: Client, create: bool, health: Arc<Health>) -> Self {
-        Self { api: Api::all(client), create, known: DashMap::new(), health }
+        Self { api: Api::all(client.clone()), metadata: Api::all(client), create, known: DashMap::new(), health }
     }
 
     /// Keeps the UIDs right, for ever.
     pub(super) async fn watch(self: Arc<Self>) {
-        let mut stream = metadata_watcher(self.api.clone(), watcher::Config::default()).default_backoff().boxed();
+        let mut stream = watcher(self.metadata.clone(), watcher::Config::default()).default_backoff().boxed();
         let mut listed: Vec<String> = vec![];
         loop {
             match stream.try_next().await {

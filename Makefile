@@ -1,0 +1,46 @@
+# Everything that one types here. `make help` lists it.
+
+CARGO ?= cargo
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/longshore
+DENY := $(CACHE)/tools/bin/cargo-deny
+DENY_VERSION := 0.20.2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down test fmt lint deny unit e2e clusters-down
+
+help: ## Lists what can be made
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Two real clusters, Longshore between them, pods offloaded: installs and builds what it needs
+	@hack/demo
+
+demo-down: ## Ends what `make demo` started
+	@hack/demo down
+
+test: fmt lint deny unit e2e ## Everything that CI runs: formatting, lints, unit tests, end-to-end tests on real clusters
+
+fmt: ## Checks the formatting
+	$(CARGO) fmt --all --check
+
+lint: ## Lints, warnings denied, and the documentation's links
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items --quiet
+
+deny: $(DENY) ## Checks the dependencies' licences, sources and duplicates
+	$(DENY) --log-level error check licenses bans sources
+
+$(DENY):
+	$(CARGO) install --quiet --locked cargo-deny@$(DENY_VERSION) --root $(CACHE)/tools
+
+unit: ## Unit tests: pure decisions, and the shells around them over fake services
+	$(CARGO) test --workspace --exclude e2e --quiet
+
+e2e: ## End-to-end tests on real clusters of this machine (brings up `host` and `east`; needs root)
+	hack/clusters deps
+	hack/clusters build
+	$(CARGO) build --bin longshore
+	hack/clusters up host east
+	$(CARGO) test --package e2e -- $(E2E_ARGS)
+
+clusters-down: ## Ends all local clusters
+	hack/clusters down

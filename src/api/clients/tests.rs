@@ -1,0 +1,83 @@
+use super::*;
+use crate::errors::chain;
+
+const KUBECONFIG: &str = "\
+apiVersion: v1
+kind: Config
+clusters:
+- {name: one, cluster: {server: 'https://user:hunter2@one.example:6443'}}
+- {name: lost, cluster: {server: 'https://two.example', certificate-authority: missing.pem}}
+users:
+- {name: me, user: {token: hunter2}}
+- name: plugin
+  user:
+    exec: {apiVersion: client.authentication.k8s.io/v1, command: sh, args: [-c, 'echo hunter2; exit 3']}
+contexts:
+- {name: one, context: {cluster: one, user: me}}
+- {name: lost, context: {cluster: lost, user: me}}
+- {name: dangling, context: {cluster: gone, user: me}}
+- {name: plugin, context: {cluster: one, user: plugin}}
+";
+
+struct File(tempfile::TempDir, PathBuf);
+
+fn file(text: &str) -> File {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("east.yaml");
+    std::fs::write(&path, text).unwrap();
+    File(folder, path)
+}
+
+/// The error for `context` of a kubeconfig of this `text`, with the folder's name taken out.
+async fn refusal(text: &str, context: Option<&str>) -> String {
+    let File(folder, path) = file(text);
+    match target(&path, context).await {
+        Ok(_) => panic!("accepted"),
+        Err(error) => chain(&error).replace(&folder.path().display().to_string(), "."),
+    }
+}
+
+#[tokio::test]
+async fn errors_name_the_file_and_the_remedy() {
+    let cases = [
+        (KUBECONFIG, None),
+        (KUBECONFIG, Some("two")),
+        (KUBECONFIG, Some("lost")),
+        (KUBECONFIG, Some("dangling")),
+        ("users:\n- {name: me, user: {token: hunter2, exec: hunter2}}\n", None),
+        ("hunter2: [\n", None),
+        ("", None),
+    ];
+    let mut all = String::new();
+    for (text, context) in cases {
+        all.push_str(&refusal(text, context).await);
+        all.push('\n');
+    }
+    let Err(error) = target(Path::new("/nowhere/east.yaml"), None).await else { panic!("accepted") };
+    all.push_str(&chain(&error));
+    assert!(!all.contains("hunter2"), "{all}");
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("kubeconfig_errors", all);
+    });
+}
+
+#[tokio::test]
+async fn a_context_becomes_a_config() {
+    let File(_folder, path) = file(KUBECONFIG);
+    let config = host(Some(&path), Some("one")).await.unwrap();
+    assert_eq!(address(&config), "https://one.example:6443");
+    assert!(config.default_retry);
+}
+
+#[tokio::test]
+async fn a_failing_plugin_is_reported_without_what_it_printed() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let File(_folder, path) = file(KUBECONFIG);
+    let config = target(&path, Some("plugin")).await.unwrap();
+    let Err(error) = client(&config).await else { panic!("built") };
+    assert_eq!(
+        chain(&error),
+        "failed to build a client for https://one.example:6443: the credential plugin failed (exit status: 3); run it \
+         by hand to see why"
+    );
+}

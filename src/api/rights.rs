@@ -1,0 +1,210 @@
+//! What Longshore must be allowed to do, and whether it is.
+//!
+//! Asked before anything runs: a right that is missing shows otherwise hours later, as one verb that fails.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use kube::api::{Api, PostParams};
+use kube::{Client, core::ObjectMeta};
+
+use super::target::TargetSpec;
+
+/// So many questions at a time: quick on a remote cluster, and no flood there.
+const CONCURRENCY: usize = 8;
+
+/// One verb on one resource, and what it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Right {
+    /// The API group; empty for the core group.
+    pub group: &'static str,
+    /// The resource, in plural.
+    pub resource: &'static str,
+    /// The subresource, or empty.
+    pub subresource: &'static str,
+    /// The only namespace in which it is needed; empty for all, and for resources that have none.
+    pub namespace: &'static str,
+    /// The only object on which it is needed; empty for all.
+    pub name: &'static str,
+    /// The verb.
+    pub verb: &'static str,
+    /// What Longshore does with it.
+    pub why: &'static str,
+}
+
+impl Right {
+    /// `pods/log` of resource and subresource, as rules write it.
+    pub fn full_resource(&self) -> String {
+        if self.subresource.is_empty() {
+            self.resource.to_owned()
+        } else {
+            format!("{}/{}", self.resource, self.subresource)
+        }
+    }
+
+    fn review(&self) -> SelfSubjectAccessReview {
+        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let attributes = ResourceAttributes {
+            group: given(self.group),
+            resource: given(self.resource),
+            subresource: given(self.subresource),
+            namespace: given(self.namespace),
+            name: given(self.name),
+            verb: given(self.verb),
+            ..ResourceAttributes::default()
+        };
+        let spec = SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(attributes),
+            ..SelfSubjectAccessReviewSpec::default()
+        };
+        SelfSubjectAccessReview { metadata: ObjectMeta::default(), spec, status: None }
+    }
+}
+
+impl fmt::Display for Right {
+    /// `create pods/exec`, `get leases.coordination.k8s.io in kube-node-lease`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.verb, self.resource)?;
+        if !self.group.is_empty() {
+            write!(f, ".{}", self.group)?;
+        }
+        if !self.subresource.is_empty() {
+            write!(f, "/{}", self.subresource)?;
+        }
+        if !self.name.is_empty() {
+            write!(f, " {}", self.name)?;
+        }
+        if !self.namespace.is_empty() {
+            write!(f, " in {}", self.namespace)?;
+        }
+        Ok(())
+    }
+}
+
+/// Several verbs on the same thing.
+struct On(&'static str, &'static str);
+
+impl On {
+    fn verbs(&self, verbs: &[&'static str], why: &'static str) -> Vec<Right> {
+        let (resource, subresource) = self.1.split_once('/').unwrap_or((self.1, ""));
+        let right = |&verb| Right { group: self.0, resource, subresource, namespace: "", name: "", verb, why };
+        verbs.iter().map(right).collect()
+    }
+}
+
+fn only(rights: Vec<Right>, namespace: &'static str, name: &'static str) -> Vec<Right> {
+    rights.into_iter().map(|right| Right { namespace, name, ..right }).collect()
+}
+
+/// What is needed in the host cluster.
+pub fn host_rights() -> Vec<Right> {
+    let authentication = "authenticate callers of the kubelet API";
+    [
+        On("", "pods").verbs(&["get", "list", "watch", "delete"], "follow the pods of the virtual nodes"),
+        On("", "pods/status").verbs(&["patch"], "report the state of pods"),
+        On("", "nodes").verbs(&["get", "create", "patch"], "register the virtual nodes"),
+        On("", "nodes/status").verbs(&["patch"], "report the state of the virtual nodes"),
+        only(
+            On("coordination.k8s.io", "leases").verbs(&["get", "create", "update"], "keep the virtual nodes alive"),
+            "kube-node-lease",
+            "",
+        ),
+        On("events.k8s.io", "events").verbs(&["create", "patch"], "tell users what happens to their pods"),
+        On("authentication.k8s.io", "tokenreviews").verbs(&["create"], authentication),
+        On("authorization.k8s.io", "subjectaccessreviews").verbs(&["create"], "authorise callers of the kubelet API"),
+        only(
+            On("", "configmaps").verbs(&["get", "list", "watch"], authentication),
+            "kube-system",
+            "extension-apiserver-authentication",
+        ),
+        only(On("", "namespaces").verbs(&["get"], "identify this cluster in the targets"), "", "kube-system"),
+    ]
+    .concat()
+}
+
+/// What is needed in a target that is used as `spec` says.
+pub fn target_rights(spec: &TargetSpec) -> Vec<Right> {
+    let both = &["get", "create"];
+    let mut rights = [
+        On("", "pods").verbs(&["get", "list", "watch", "create", "patch", "delete"], "run delegate pods"),
+        On("", "pods/log").verbs(&["get"], "serve kubectl logs"),
+        On("", "pods/exec").verbs(both, "serve kubectl exec"),
+        On("", "pods/attach").verbs(both, "serve kubectl attach"),
+        On("", "pods/portforward").verbs(both, "serve kubectl port-forward"),
+        On("", "namespaces").verbs(&["get", "list", "watch"], "find the delegates' namespaces"),
+        On("", "nodes").verbs(&["list", "watch"], "know the target's capacity"),
+    ]
+    .concat();
+    if spec.namespaces.create {
+        rights.extend(On("", "namespaces").verbs(&["create"], "create the delegates' namespaces"));
+    }
+    rights
+}
+
+/// Those of `rights` that the API server does not grant.
+pub async fn missing(client: &Client, rights: &[Right]) -> Result<Vec<Right>, kube::Error> {
+    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let ask = |right: Right| {
+        let reviews = reviews.clone();
+        async move {
+            let answer = reviews.create(&PostParams::default(), &right.review()).await?;
+            Ok((!answer.status.is_some_and(|status| status.allowed)).then_some(right))
+        }
+    };
+    // In order: the user compares the list with a ClusterRole.
+    stream::iter(rights.iter().copied().map(ask))
+        .buffered(CONCURRENCY)
+        .try_filter_map(|right| async move { Ok(right) })
+        .try_collect()
+        .await
+}
+
+/// The rules that would grant `rights`, as YAML to paste into a role.
+pub fn rules(rights: &[Right]) -> String {
+    let mut verbs: BTreeMap<_, Vec<&str>> = BTreeMap::new();
+    for right in rights {
+        verbs.entry((right.namespace, right.group, right.full_resource(), right.name)).or_default().push(right.verb);
+    }
+    let mut lines = Vec::new();
+    let mut role = None;
+    for ((namespace, group, resource, name), verbs) in verbs {
+        if role != Some(namespace) {
+            let title = if namespace.is_empty() { "ClusterRole".to_owned() } else { format!("Role in {namespace}") };
+            lines.push(format!("# {title}"));
+            role = Some(namespace);
+        }
+        lines.push(format!("- apiGroups: [{group:?}]"));
+        lines.push(format!("  resources: [{resource:?}]"));
+        if !name.is_empty() {
+            lines.push(format!("  resourceNames: [{name:?}]"));
+        }
+        lines.push(format!("  verbs: {verbs:?}"));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rights_read_as_rules() {
+        let rights: Vec<_> = host_rights().into_iter().filter(|right| right.verb == "get").collect();
+        insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!("rules", rules(&rights));
+        });
+    }
+
+    #[test]
+    fn namespaces_are_created_only_where_that_is_wanted() {
+        let spec = |create| {
+            let text = format!(r#"{{"kubeconfig": {{"file": "x"}}, "namespaces": {{"create": {create}}}}}"#);
+            serde_json::from_str::<TargetSpec>(&text).unwrap()
+        };
+        let creates = |rights: Vec<Right>| rights.iter().any(|right| right.to_string() == "create namespaces");
+        assert!(creates(target_rights(&spec(true))));
+        assert!(!creates(target_rights(&spec(false))));
+    }
+}

@@ -1,0 +1,155 @@
+//! `VirtualNode`: a node of the host that stands for a target.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::field::{FieldPath, Finding};
+use super::names;
+
+/// The key of the taint that keeps pods off which did not ask.
+pub const TAINT_KEY: &str = "longshore.dev/virtual-node";
+
+/// What the user wants of one virtual node; its name is the node's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VirtualNodeSpec {
+    /// The targets that it stands for: exactly one in this version.
+    pub targets: Vec<TargetReference>,
+    /// Labels for the node, beside those that every node has.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Taints of the node. None given means [the default](Self::taints_of); an empty list means no taint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taints: Option<Vec<Taint>>,
+    /// The port of its kubelet API; a free one is chosen if none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+/// A target, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TargetReference {
+    /// The name of a `Target`.
+    pub name: String,
+}
+
+/// A taint of the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Taint {
+    /// Its key, as of a label.
+    pub key: String,
+    /// Its value; may be empty.
+    #[serde(default)]
+    pub value: String,
+    /// What it does to pods that do not tolerate it.
+    pub effect: TaintEffect,
+}
+
+/// What a taint does to pods that do not tolerate it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TaintEffect {
+    /// None is scheduled here.
+    NoSchedule,
+    /// None is scheduled here if there is another place.
+    PreferNoSchedule,
+    /// None is scheduled here, and those that run are evicted.
+    NoExecute,
+}
+
+impl VirtualNodeSpec {
+    /// The node that a target gets which no virtual node names.
+    pub fn for_target(target: &str) -> Self {
+        Self {
+            targets: vec![TargetReference { name: target.to_owned() }],
+            labels: BTreeMap::new(),
+            taints: None,
+            port: None,
+        }
+    }
+
+    /// The taints of the node `node`.
+    ///
+    /// By default it has one of its own name: a pod reaches a remote cluster only when it asks to.
+    pub fn taints_of(&self, node: &str) -> Vec<Taint> {
+        self.taints.clone().unwrap_or_else(|| {
+            vec![Taint { key: TAINT_KEY.to_owned(), value: node.to_owned(), effect: TaintEffect::NoSchedule }]
+        })
+    }
+
+    /// What is wrong with it, beyond its shape.
+    pub fn findings(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if self.targets.len() != 1 {
+            findings.push(Finding::new(
+                FieldPath::of("spec.targets"),
+                format!("has {} targets, and this version supports exactly one", self.targets.len()),
+                "name one target, and declare a VirtualNode for each other one",
+            ));
+        }
+        for (key, value) in &self.labels {
+            findings.extend(check_label(&FieldPath::of("spec.labels").key(key), key, value));
+        }
+        findings.extend(self.check_taints());
+        if self.port == Some(0) {
+            let remedy = "give a port from 1 to 65535, or remove the field to have one chosen";
+            findings.push(Finding::new(FieldPath::of("spec.port"), "0 is not a port", remedy));
+        }
+        findings
+    }
+
+    fn check_taints(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let mut seen = BTreeSet::new();
+        for (index, taint) in self.taints.iter().flatten().enumerate() {
+            let path = FieldPath::of("spec.taints").index(index);
+            if let Err(why) = names::check_key(&taint.key) {
+                let message = format!("`{}` {why}", taint.key);
+                findings.push(Finding::new(
+                    path.key("key"),
+                    message,
+                    "write it like a label's key: `example.com/name`",
+                ));
+            }
+            if let Err(why) = names::check_value(&taint.value) {
+                let remedy = "use at most 63 letters, digits, `-`, `_` and `.`";
+                findings.push(Finding::new(path.key("value"), format!("`{}` {why}", taint.value), remedy));
+            }
+            if !seen.insert((&taint.key, taint.effect)) {
+                let message = format!("repeats the taint `{}` with the effect {:?}", taint.key, taint.effect);
+                findings.push(Finding::new(path, message, "keep one of them: key and effect identify a taint"));
+            }
+        }
+        findings
+    }
+}
+
+fn check_label(path: &FieldPath, key: &str, value: &str) -> Option<Finding> {
+    if let Err(why) = names::check_key(key) {
+        let remedy = "use `name` or `example.com/name`";
+        return Some(Finding::new(path.clone(), format!("the label's key {why}"), remedy));
+    }
+    if let Err(why) = names::check_unreserved(key) {
+        return Some(Finding::new(path.clone(), why, "use a key with a prefix of your own, or remove it"));
+    }
+    let why = names::check_value(value).err()?;
+    let remedy = "use at most 63 letters, digits, `-`, `_` and `.`";
+    Some(Finding::new(path.clone(), format!("the value `{value}` {why}"), remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_tainted_unless_the_user_says_otherwise() {
+        let mut spec = VirtualNodeSpec::for_target("east");
+        let effect = TaintEffect::NoSchedule;
+        assert_eq!(spec.taints_of("n"), [Taint { key: TAINT_KEY.to_owned(), value: "n".to_owned(), effect }]);
+        spec.taints = Some(Vec::new());
+        assert_eq!(spec.taints_of("n"), []);
+        assert_eq!(spec.findings(), []);
+    }
+}

@@ -1,0 +1,161 @@
+//! The command line: from flags to a running kubelet.
+//!
+//! Flags are converted once into validated parts ([`crate::run::Setup`]); what runs knows nothing of flags.
+
+pub mod check;
+pub mod logging;
+pub mod node_ip;
+pub mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use kube::Config;
+
+use crate::api::clients::{self, ClientsError};
+use crate::api::configuration::{self, ConfigErrors, Configuration, Declared, Problem};
+use crate::api::field::{FieldPath, Finding};
+use crate::api::target::TargetSpec;
+use crate::errors::chain;
+
+use self::logging::LogArgs;
+use self::run::{RunArgs, RunError};
+
+/// Offloads pods from one Kubernetes cluster to others.
+///
+/// Exit codes: 0 all went well, 1 a failure at run time, 2 bad usage or a bad configuration.
+#[derive(Parser)]
+#[command(name = "longshore", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the virtual nodes of a configuration until told to stop
+    Run(RunArgs),
+    /// Tell whether a configuration and the clusters in it can be used
+    Check(ConfigurationArgs),
+    /// Print the version
+    Version,
+}
+
+/// Where the configuration and the host cluster are.
+#[derive(Args)]
+pub struct ConfigurationArgs {
+    /// The file that declares targets and virtual nodes
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_PROVIDER_CONFIG")]
+    provider_config: PathBuf,
+    /// The kubeconfig of the host cluster [default: as kubectl, else the service account of the pod]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the host's kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The filter for the log is none.
+    #[error("failed to set up the log; correct --log or RUST_LOG")]
+    Log(#[from] logging::LogError),
+    /// The runtime did not start.
+    #[error("failed to start the runtime")]
+    StartRuntime(#[source] std::io::Error),
+    /// The configuration is bad.
+    #[error(transparent)]
+    Configure(#[from] ConfigErrors),
+    /// The host's kubeconfig is bad.
+    #[error("failed to configure the host cluster")]
+    ConfigureHost(#[source] ClientsError),
+    /// A check found trouble, and has told it.
+    #[error("failed to find everything in order: {0} of the checks above failed")]
+    Check(usize),
+    /// The run failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+impl CliError {
+    /// The exit code, by whether the user has to change what they wrote.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Log(_) | Self::Configure(_) | Self::ConfigureHost(_) => ExitCode::from(2),
+            Self::StartRuntime(_) | Self::Check(_) | Self::Run(_) => ExitCode::from(1),
+        }
+    }
+}
+
+impl Cli {
+    /// Does what the command line says.
+    pub fn execute(self) -> Result<(), CliError> {
+        let (default_level, work) = match self.command {
+            Command::Version => {
+                println!("longshore {}", env!("CARGO_PKG_VERSION"));
+                return Ok(());
+            }
+            // What a check finds is its output; the log is for the rest.
+            Command::Check(args) => ("warn", Work::Check(args)),
+            Command::Run(args) => ("info", Work::Run(args)),
+        };
+        self.log.start(default_level)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let runtime = runtime.map_err(CliError::StartRuntime)?;
+        let result = runtime.block_on(async {
+            match work {
+                Work::Check(args) => check::check(&args).await,
+                Work::Run(args) => run::run(args).await,
+            }
+        });
+        // A credential plugin that hangs must not keep the process.
+        runtime.shutdown_background();
+        result
+    }
+}
+
+enum Work {
+    Check(ConfigurationArgs),
+    Run(RunArgs),
+}
+
+/// A configuration, and how to reach all clusters in it. It has no `Debug` because that would show credentials.
+pub(crate) struct Clusters {
+    pub(crate) configuration: Configuration,
+    pub(crate) host: Config,
+    /// In the order of the configuration's targets.
+    pub(crate) targets: Vec<Config>,
+}
+
+impl ConfigurationArgs {
+    /// Reads the configuration and every kubeconfig, and connects to nothing.
+    pub(crate) async fn load(&self) -> Result<Clusters, CliError> {
+        let configuration = configuration::load(&self.provider_config)?;
+        let host = clients::host(self.kubeconfig.as_deref(), self.context.as_deref());
+        let host = host.await.map_err(CliError::ConfigureHost)?;
+        let (mut targets, mut problems) = (Vec::new(), Vec::new());
+        for target in &configuration.targets {
+            let source = &target.spec.kubeconfig;
+            match clients::target(&source.file, source.context.as_deref()).await {
+                Ok(config) => targets.push(config),
+                Err(error) => problems.push(kubeconfig_problem(target, &error)),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(ConfigErrors::Accept { problems }.into());
+        }
+        Ok(Clusters { configuration, host, targets })
+    }
+}
+
+fn kubeconfig_problem(target: &Declared<TargetSpec>, error: &ClientsError) -> Problem {
+    let field = match error {
+        ClientsError::FindContext { .. } | ClientsError::ChooseContext { .. } => "spec.kubeconfig.context",
+        _ => "spec.kubeconfig.file",
+    };
+    target.problem(Finding::new(FieldPath::of(field), chain(error), "correct the kubeconfig or this field"))
+}

@@ -1,0 +1,179 @@
+//! `longshore run`: from flags to a [`Setup`], and on.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use clap::Args;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client, Config};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::api::clients::{self, ClientsError};
+use crate::api::configuration::{Configuration, Declared};
+use crate::api::diagnosis::{self, Trouble, diagnose, diagnose_config};
+use crate::api::field::{FieldPath, Finding};
+use crate::api::rights::{host_rights, target_rights};
+use crate::api::target::TargetSpec;
+use crate::api::virtual_node::VirtualNodeSpec;
+
+use crate::run::{self, NodeSetup, Setup};
+
+use super::node_ip::{self, NodeIpError};
+use super::{CliError, Clusters, ConfigurationArgs, check};
+
+mod signals;
+
+/// The flags of `run`.
+#[derive(Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    configuration: ConfigurationArgs,
+    /// The address of the virtual nodes, at which the host's API server reaches the kubelet API [default: the local
+    /// address from which the host's API server is reached]
+    #[arg(long, value_name = "ADDRESS")]
+    node_ip: Option<IpAddr>,
+    /// The address on which the kubelet API listens
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0")]
+    bind_address: IpAddr,
+    /// The port of the first node's kubelet API; further nodes get the next free ones
+    #[arg(long, value_name = "PORT", default_value_t = 10250, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// How many pods are worked on at the same time
+    #[arg(long, value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
+    workers: u16,
+}
+
+/// Why a run ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The process cannot be told to stop.
+    #[error("failed to listen for signals")]
+    Listen(#[source] std::io::Error),
+    /// There is no client for the host.
+    #[error("failed to connect to the host cluster")]
+    ConnectHost(#[source] ClientsError),
+    /// The host cannot be used.
+    #[error("failed to use the host cluster")]
+    UseHost(#[source] Trouble),
+    /// The host does not let us work.
+    #[error("failed to find all rights in the host cluster{0}")]
+    FindRights(String),
+    /// The host has no identity.
+    #[error("failed to identify the host cluster by the uid of its namespace kube-system")]
+    IdentifyHost(#[source] Option<Box<Trouble>>),
+    /// There is no address for the nodes.
+    #[error(transparent)]
+    FindAddress(#[from] NodeIpError),
+    /// More nodes than ports.
+    #[error("failed to find a port for the node {node}: none is free above {first}; give a lower --port")]
+    FindPort {
+        /// The node.
+        node: String,
+        /// `--port`.
+        first: u16,
+    },
+    /// What runs has failed.
+    #[error("failed to run")]
+    Run(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+pub(super) async fn run(args: RunArgs) -> Result<(), CliError> {
+    let shutdown = CancellationToken::new();
+    signals::listen(&shutdown).map_err(RunError::Listen)?;
+    let clusters = args.configuration.load().await?;
+    let setup = tokio::select! {
+        setup = prepare(&args, clusters) => setup?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    run::start(setup, shutdown).await.map_err(|error| RunError::Run(Box::new(error)).into())
+}
+
+async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> {
+    let Clusters { configuration, host, targets } = clusters;
+    let ports = assign_ports(&configuration.nodes, args.port)?;
+    let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
+    // Beside everything else: a target that is down would delay the start by its whole deadline.
+    tokio::spawn(report_targets(configuration.targets.clone(), targets.clone()));
+    check_host(&client, &host).await?;
+    let host_id = identify(&client, &clients::address(&host)).await?;
+    let node_ip = match args.node_ip {
+        Some(address) => address,
+        None => node_ip::towards(&host.cluster_url).await?,
+    };
+    if node_ip.is_loopback() {
+        warn!(%node_ip, "the node's address is this machine's loopback: kubectl logs and exec, and whatever else the \
+            host's API server does through nodes/proxy, work only if it runs here too; give --node-ip");
+    }
+    let nodes = assemble(&configuration, &targets, &ports);
+    let (bind_address, workers) = (args.bind_address, usize::from(args.workers));
+    Ok(Setup { host, host_id, nodes, node_ip, bind_address, workers })
+}
+
+async fn check_host(client: &Client, host: &Config) -> Result<(), RunError> {
+    match diagnose(client, &clients::address(host), &host_rights()).await {
+        Ok(version) => {
+            info!(version = version.0, "the host cluster can be used");
+            Ok(())
+        }
+        Err(Trouble::Forbidden { missing, .. }) => {
+            let list: Vec<_> = missing.iter().map(|right| format!("\n  {right} (to {})", right.why)).collect();
+            Err(RunError::FindRights(format!(":{}{}", list.concat(), check::grant(&missing))))
+        }
+        Err(trouble) => Err(RunError::UseHost(trouble)),
+    }
+}
+
+/// Says what is wrong with targets. Nothing else follows from it: a restart must work while one of them is down, and
+/// rights may be granted later.
+async fn report_targets(targets: Vec<Declared<TargetSpec>>, configs: Vec<Config>) {
+    let reports = targets.iter().zip(&configs).map(|(target, config)| async move {
+        match diagnose_config(config, &target_rights(&target.spec)).await {
+            Ok(version) => info!(target_name = target.name, version = version.0, "the target can be used"),
+            Err(trouble) => {
+                let remedy = "pods for this target wait until this is mended";
+                let finding = Finding::new(FieldPath::of("spec.kubeconfig"), trouble.to_string(), remedy);
+                error!(target_name = target.name, "{}", target.problem(finding));
+            }
+        }
+    });
+    futures::future::join_all(reports).await;
+}
+
+async fn identify(client: &Client, address: &str) -> Result<String, RunError> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let trouble = |error| RunError::IdentifyHost(Some(Box::new(diagnosis::classify(address, &error))));
+    let namespace = namespaces.get("kube-system").await.map_err(trouble)?;
+    namespace.metadata.uid.ok_or(RunError::IdentifyHost(None))
+}
+
+/// A port for each node, in their order: the one that it asks for, or the next free one from `first` upward.
+fn assign_ports(nodes: &[Declared<VirtualNodeSpec>], first: u16) -> Result<Vec<u16>, RunError> {
+    let asked: BTreeSet<u16> = nodes.iter().filter_map(|node| node.spec.port).collect();
+    let mut free = (first..=u16::MAX).filter(|port| !asked.contains(port));
+    let assign = |node: &Declared<VirtualNodeSpec>| {
+        let port = node.spec.port.or_else(|| free.next());
+        port.ok_or_else(|| RunError::FindPort { node: node.name.clone(), first })
+    };
+    nodes.iter().map(assign).collect()
+}
+
+fn assemble(configuration: &Configuration, targets: &[Config], ports: &[u16]) -> Vec<NodeSetup> {
+    let node = |(node, &port): (&Declared<VirtualNodeSpec>, &u16)| {
+        let name = &configuration.target_of(&node.spec)?.name;
+        let (target, config) = configuration.targets.iter().zip(targets).find(|(target, _)| &target.name == name)?;
+        Some(NodeSetup {
+            name: node.name.clone(),
+            target_name: target.name.clone(),
+            target_spec: target.spec.clone(),
+            target: config.clone(),
+            labels: node.spec.labels.clone(),
+            taints: node.spec.taints_of(&node.name),
+            port,
+        })
+    };
+    configuration.nodes.iter().zip(ports).filter_map(node).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! One request: who asks, may they, which pod, and then the provider.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ALLOW, CONNECTION, HeaderValue, UPGRADE};
+use http::{Method, Request, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::PodDirectory;
+use super::answer::{Body, Refusal, bad_request, empty, json, stream, text};
+use super::authn::Authenticator;
+use super::authz::{Attributes, Authorizer};
+use super::path::{PodPath, Route};
+use super::query;
+use super::splice::{Limits, splice};
+use super::upgrade::{is_upgrade, without_credentials};
+use crate::kubelet::provider::{PodKey, StreamHandler, Tunnel, Upgrade};
+
+/// How long a far end may take to grant an upgrade (the kubelet's `streamCreationTimeout`).
+const OPENING: Duration = Duration::from_secs(30);
+
+/// How long a client may take to switch after the 101.
+const SWITCHING: Duration = Duration::from_secs(10);
+
+/// What all connections share.
+pub(super) struct Handler {
+    pub(super) streams: Arc<dyn StreamHandler>,
+    pub(super) pods: Arc<dyn PodDirectory>,
+    pub(super) authenticator: Authenticator,
+    pub(super) authorizer: Authorizer,
+    /// Connections and tunnels.
+    pub(super) tasks: TaskTracker,
+    /// Ends tunnels at once.
+    pub(super) abort: CancellationToken,
+}
+
+/// What one connection knows of its client.
+#[derive(Clone)]
+pub(super) struct Peer {
+    /// The chain of certificates that the handshake verified; empty where there was none.
+    pub(super) certificates: Arc<[CertificateDer<'static>]>,
+    /// The place among the connections, which a tunnel keeps after its connection's HTTP has ended.
+    pub(super) place: Arc<OwnedSemaphorePermit>,
+}
+
+impl Handler {
+    /// The answer to a request. Never fails: an error is an answer too.
+    pub(super) async fn handle<B: Send>(&self, peer: Peer, mut request: Request<B>) -> Response<Body> {
+        self.serve(peer, &mut request).await.unwrap_or_else(|refusal| {
+            if let Refusal::Told(status, message) = &refusal {
+                tracing::debug!(path = request.uri().path(), %status, message, "a request was refused");
+            }
+            refusal.into()
+        })
+    }
+
+    async fn serve<B: Send>(&self, peer: Peer, request: &mut Request<B>) -> Result<Response<Body>, Refusal> {
+        // Taken first, since the request cannot be borrowed by a future while its body is not Sync.
+        let switch = hyper::upgrade::on(&mut *request);
+        let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
+        let user = self.authenticator.authenticate(&peer.certificates, &headers).await?;
+        let route = Route::of(uri.path());
+        self.authorizer.authorize(&user, Attributes::of(&route, &method)).await?;
+        if let Some(allowed) = allowed_methods(&route)
+            && !allowed.contains(&method)
+        {
+            return Ok(wrong_method(allowed));
+        }
+        let query = uri.query().unwrap_or_default();
+        match route {
+            Route::Healthz => Ok(text(StatusCode::OK, "ok")),
+            Route::StatsSummary => Ok(json(&self.streams.stats().await?)),
+            Route::Logs { pod, container } => {
+                let options = query::logs(query)?;
+                let key = self.running(&pod, Some(&container))?;
+                Ok(stream(self.streams.logs(&key, &container, options).await?))
+            }
+            Route::Exec { pod, container } => {
+                let (options, upgrade) = (query::exec(query).map_err(bad_request)?, wanted(method, &headers)?);
+                let key = self.running(&pod, Some(&container))?;
+                self.switch(peer, switch, upgrade, |up| self.streams.exec(&key, &container, options, up)).await
+            }
+            Route::Attach { pod, container } => {
+                let (options, upgrade) = (query::attach(query).map_err(bad_request)?, wanted(method, &headers)?);
+                let key = self.running(&pod, Some(&container))?;
+                self.switch(peer, switch, upgrade, |up| self.streams.attach(&key, &container, options, up)).await
+            }
+            Route::PortForward { pod } => {
+                let (ports, upgrade) = (query::ports(query).map_err(bad_request)?, wanted(method, &headers)?);
+                let key = self.running(&pod, None)?;
+                self.switch(peer, switch, upgrade, |up| self.streams.port_forward(&key, ports, up)).await
+            }
+            Route::Lacking(_) => Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "a virtual node does not have this")),
+            Route::Malformed(why) => Err(Refusal::new(StatusCode::BAD_REQUEST, why)),
+            Route::Unknown => Err(Refusal::new(StatusCode::NOT_FOUND, "404 page not found")),
+        }
+    }
+
+    /// The pod that a path means, if something runs for it.
+    fn running(&self, path: &PodPath, container: Option<&str>) -> Result<PodKey, Refusal> {
+        let found = self
+            .pods
+            .find(&path.namespace, &path.name)
+            .filter(|found| path.uid.as_ref().is_none_or(|uid| *uid == found.key.uid))
+            .ok_or_else(|| {
+                let message = format!("pod \"{}_{}\" not found", path.name, path.namespace);
+                Refusal::new(StatusCode::NOT_FOUND, message)
+            })?;
+        if found.running {
+            return Ok(found.key);
+        }
+        let message = match container {
+            Some(container) => {
+                format!("container {container:?} in pod {:?} is waiting to start: ContainerCreating", path.name)
+            }
+            None => format!("pod {:?} is waiting to start", path.name),
+        };
+        Err(Refusal::new(StatusCode::BAD_REQUEST, message))
+    }
+
+    /// Opens the far end, and only then grants the client's upgrade.
+    async fn switch<F>(
+        &self,
+        peer: Peer,
+        switch: OnUpgrade,
+        upgrade: Upgrade,
+        open: impl FnOnce(Upgrade) -> F,
+    ) -> Result<Response<Body>, Refusal>
+    where
+        F: Future<Output = Result<Tunnel, crate::kubelet::provider::StreamError>>,
+    {
+        let protocol = upgrade.headers.get(UPGRADE).cloned();
+        let Ok(opened) = timeout(OPENING, open(upgrade)).await else {
+            return Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the far side did not open the stream in time"));
+        };
+        let Tunnel { headers, io: far } = opened?;
+        let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
+        *response.headers_mut() = headers;
+        response.headers_mut().entry(CONNECTION).or_insert(HeaderValue::from_static("Upgrade"));
+        if let Some(protocol) = protocol {
+            response.headers_mut().entry(UPGRADE).or_insert(protocol);
+        }
+        let abort = self.abort.clone();
+        self.tasks.spawn(async move {
+            let copied = async {
+                match timeout(SWITCHING, switch).await {
+                    Ok(Ok(client)) => splice(TokioIo::new(client), far, Limits::default()).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "a client went away before its stream began"),
+                    Err(_) => tracing::debug!("a client did not take the stream that it asked for"),
+                }
+            };
+            abort.run_until_cancelled(copied).await;
+            drop(peer.place);
+        });
+        Ok(response)
+    }
+}
+
+/// The methods that a route knows; `None` where the method does not matter.
+fn allowed_methods(route: &Route) -> Option<&'static [Method]> {
+    match route {
+        Route::Logs { .. } | Route::Healthz | Route::StatsSummary => Some(&[Method::GET]),
+        Route::Exec { .. } | Route::Attach { .. } | Route::PortForward { .. } => Some(&[Method::GET, Method::POST]),
+        Route::Lacking(_) | Route::Unknown | Route::Malformed(_) => None,
+    }
+}
+
+fn wrong_method(allowed: &[Method]) -> Response<Body> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed\n");
+    let list = if allowed.len() == 1 { "GET" } else { "GET, POST" };
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(list));
+    response
+}
+
+fn wanted(method: Method, headers: &http::HeaderMap) -> Result<Upgrade, Refusal> {
+    if !is_upgrade(headers) {
+        let message = "unable to upgrade: the request has no Upgrade and Connection: Upgrade headers";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, message));
+    }
+    Ok(Upgrade { method, headers: without_credentials(headers) })
+}

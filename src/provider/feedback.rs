@@ -1,0 +1,232 @@
+//! From a live delegate to what home may know of it: pure.
+
+use serde_json::{Map, Value};
+
+use super::names;
+use super::translate::{self, update::Last};
+use crate::kubelet::document::{PodDocument, PodKey};
+use crate::kubelet::provider::{Instance, Obstacle, ProviderPod};
+
+/// What home is told of the delegates' addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Addresses {
+    /// Nothing: the networks may overlap, and a Service at home would send its traffic to a stranger.
+    #[default]
+    Withhold,
+    /// The pod's addresses, which home can reach.
+    Publish,
+}
+
+/// Why a pod of the target is nobody's delegate.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("pod {namespace}/{name} is no delegate: it has no {missing}")]
+pub struct NotADelegate {
+    /// The pod's namespace in the target.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// The label, annotation or field that it lacks.
+    pub missing: &'static str,
+}
+
+/// Fields of a status that speak of the target's objects and machines, or that are computed from home's spec.
+const NOT_HOMES: [&str; 8] = [
+    "hostIP",
+    "hostIPs",
+    "qosClass",
+    "nominatedNodeName",
+    "observedGeneration",
+    "resourceClaimStatuses",
+    "extendedResourceClaimStatus",
+    // A delegate is created without them, so that they are somebody's in the target.
+    "ephemeralContainerStatuses",
+];
+
+/// The delegate's status in home's terms; null while it has none.
+///
+/// It lacks the statuses of containers that the target has added, the generations in its conditions, which count the
+/// delegate's changes rather than the proxy's, and the target's word that it is not scheduled: at home it is, and the
+/// [`obstacle`] says the rest.
+pub fn home_status(delegate: &PodDocument, addresses: Addresses) -> Value {
+    let Value::Object(status) = &delegate.status else { return Value::Null };
+    let mut status = status.clone();
+    status.retain(|field, _| !NOT_HOMES.contains(&field.as_str()));
+    if addresses == Addresses::Withhold {
+        status.remove("podIP");
+        status.remove("podIPs");
+    }
+    if let Some(conditions) = list_mut(&mut status, "conditions") {
+        conditions.retain(|condition| !is_condition(condition, "PodScheduled", "False"));
+        for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
+            condition.remove("observedGeneration");
+        }
+    }
+    if let Some(last) = Last::read(delegate).filter(|last| !last.images.is_empty()) {
+        for kind in ["containerStatuses", "initContainerStatuses"] {
+            if let Some(statuses) = list_mut(&mut status, kind) {
+                statuses.retain(|s| s.get("name").and_then(Value::as_str).is_none_or(|n| last.images.contains_key(n)));
+            }
+        }
+    }
+    Value::Object(status)
+}
+
+fn list_mut<'a>(status: &'a mut Map<String, Value>, field: &str) -> Option<&'a mut Vec<Value>> {
+    status.get_mut(field)?.as_array_mut()
+}
+
+fn is_condition(condition: &Value, kind: &str, status: &str) -> bool {
+    condition.get("type").and_then(Value::as_str) == Some(kind)
+        && condition.get("status").and_then(Value::as_str) == Some(status)
+}
+
+/// What keeps a delegate from starting, as far as the target says; `None` once its kubelet has taken it up, which from then
+/// on speaks for itself in the status.
+pub fn obstacle(delegate: &PodDocument) -> Option<Obstacle> {
+    let status = |field: &str| delegate.status.get(field).filter(|value| !value.is_null());
+    let phase = status("phase").and_then(Value::as_str).unwrap_or("Pending");
+    let taken_up = ["startTime", "containerStatuses", "initContainerStatuses"].into_iter().any(|f| status(f).is_some());
+    if phase != "Pending" || taken_up || delegate.deleting().is_some() {
+        return None;
+    }
+    let conditions = || status("conditions").and_then(Value::as_array).into_iter().flatten();
+    if let Some(condition) = conditions().find(|c| is_condition(c, "PodScheduled", "False")) {
+        let word = |field: &str| condition.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+        return Some(Obstacle {
+            reason: word("reason").unwrap_or("Unschedulable").into(),
+            message: word("message").unwrap_or("the target's scheduler gives no reason").into(),
+        });
+    }
+    let spec = |field: &str| delegate.spec.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+    if spec("nodeName").is_some() || conditions().any(|c| is_condition(c, "PodScheduled", "True")) {
+        let message = "it has a node in the target, whose kubelet has not taken it up yet";
+        return Some(Obstacle { reason: "WaitingForKubelet".into(), message: message.into() });
+    }
+    let scheduler = spec("schedulerName").unwrap_or("default-scheduler");
+    let message = format!("the target's scheduler {scheduler} has not looked at it yet");
+    Some(Obstacle { reason: "WaitingForScheduler".into(), message })
+}
+
+/// A delegate as the core sees it.
+pub fn provider_pod(delegate: &PodDocument, addresses: Addresses) -> Result<ProviderPod, NotADelegate> {
+    let has = |value: Option<&str>, missing: &'static str| match value {
+        Some(value) if !value.is_empty() => Ok(value.to_owned()),
+        _ => Err(NotADelegate { namespace: delegate.namespace().into(), name: delegate.name().into(), missing }),
+    };
+    Ok(ProviderPod {
+        key: PodKey {
+            namespace: has(delegate.annotation(names::NAMESPACE), names::NAMESPACE)?,
+            name: has(delegate.annotation(names::NAME), names::NAME)?,
+            uid: has(delegate.label(names::UID), names::UID)?,
+        },
+        instance: Instance {
+            uid: has(Some(delegate.uid()), "UID")?.into(),
+            version: delegate.version(),
+            // Without the annotation, whatever is sent differs, and is sent again.
+            sent: translate::sent(delegate).unwrap_or_default(),
+            deleting: delegate.deleting(),
+            obstacle: obstacle(delegate),
+        },
+        status: home_status(delegate, addresses),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(pod: Value) -> PodDocument {
+        serde_json::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn what_is_the_targets_is_withheld() {
+        let delegate =
+            pod(json!({"status": {"phase": "Running", "hostIP": "10.0.0.1", "hostIPs": [{"ip": "10.0.0.1"}],
+            "podIP": "10.1.0.1", "podIPs": [{"ip": "10.1.0.1"}], "qosClass": "Burstable", "nominatedNodeName": "n",
+            "observedGeneration": 3, "resourceClaimStatuses": [], "extendedResourceClaimStatus": {}, "novel": {"x": 1},
+            "conditions": [{"type": "Ready", "status": "True", "observedGeneration": 3}, {"type": "theirs/own"}],
+            "containerStatuses": [{"name": "c"}], "ephemeralContainerStatuses": [{"name": "e"}]}}));
+        let mut expected = json!({"phase": "Running", "novel": {"x": 1}, "containerStatuses": [{"name": "c"}],
+            "conditions": [{"type": "Ready", "status": "True"}, {"type": "theirs/own"}]});
+        assert_eq!(home_status(&delegate, Addresses::Withhold), expected);
+        expected["podIP"] = json!("10.1.0.1");
+        expected["podIPs"] = json!([{"ip": "10.1.0.1"}]);
+        assert_eq!(home_status(&delegate, Addresses::Publish), expected);
+    }
+
+    #[test]
+    fn containers_that_the_target_added_are_not_homes() {
+        let delegate = pod(json!({"metadata": {"annotations": {"longshore.dev/last": "{\"images\": {\"c\": \"i\"}}"}},
+            "status": {"containerStatuses": [{"name": "c"}, {"name": "proxy"}, {}],
+                "initContainerStatuses": [{"name": "setup"}]}}));
+        let expected = json!({"containerStatuses": [{"name": "c"}, {}], "initContainerStatuses": []});
+        assert_eq!(home_status(&delegate, Addresses::Withhold), expected);
+    }
+
+    #[test]
+    fn a_delegate_without_status_has_none() {
+        assert_eq!(home_status(&PodDocument::default(), Addresses::Publish), Value::Null);
+    }
+
+    #[test]
+    fn obstacles_are_what_precedes_the_start() {
+        let reason = |status: Value, spec: Value| {
+            obstacle(&pod(json!({"status": status, "spec": spec}))).map(|obstacle| (obstacle.reason, obstacle.message))
+        };
+        let scheduled = |status: &str, reason: &str, message: &str| {
+            json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": status, "reason": reason,
+                "message": message}]})
+        };
+        let none = json!({});
+        let no_nodes = "0/3 nodes are available";
+        assert_eq!(
+            reason(scheduled("False", "Unschedulable", no_nodes), none.clone()),
+            Some(("Unschedulable".into(), no_nodes.into()))
+        );
+        let gated = reason(scheduled("False", "SchedulingGated", ""), none.clone());
+        assert_eq!(gated.unwrap().0, "SchedulingGated");
+        let mut waiting = scheduled("True", "", "");
+        assert_eq!(reason(waiting.clone(), none.clone()).unwrap().0, "WaitingForKubelet");
+        assert_eq!(reason(Value::Null, json!({"nodeName": "n"})).unwrap().0, "WaitingForKubelet");
+        let (word, message) = reason(json!({}), json!({"schedulerName": "mine"})).unwrap();
+        assert_eq!(word, "WaitingForScheduler");
+        assert!(message.contains("mine"));
+        waiting["startTime"] = json!("2026-01-01T00:00:00Z");
+        assert_eq!(reason(waiting, none.clone()), None);
+        assert_eq!(reason(json!({"phase": "Running"}), none.clone()), None);
+        assert_eq!(reason(json!({"phase": "Failed"}), none), None);
+        let unscheduled = pod(json!({"status": scheduled("False", "Unschedulable", "")}));
+        assert_eq!(home_status(&unscheduled, Addresses::Withhold)["conditions"], json!([]));
+    }
+
+    fn delegate() -> Value {
+        json!({"metadata": {"namespace": "far", "name": "web", "uid": "d-1", "resourceVersion": "41",
+            "labels": {"longshore.dev/uid": "u-1"}, "deletionTimestamp": "2026-01-01T00:00:00Z",
+            "deletionGracePeriodSeconds": 30, "annotations": {"longshore.dev/namespace": "shop",
+                "longshore.dev/name": "web", "longshore.dev/sent": "00000000000000ff"}}})
+    }
+
+    #[test]
+    fn a_delegate_is_known_by_our_labels() {
+        let seen = provider_pod(&pod(delegate()), Addresses::Withhold).unwrap();
+        assert_eq!(seen.key, PodKey { namespace: "shop".into(), name: "web".into(), uid: "u-1".into() });
+        let instance = Instance { uid: "d-1".into(), version: 41, sent: 0xff, deleting: Some(30), obstacle: None };
+        assert_eq!(seen.instance, instance);
+        assert_eq!(seen.status, Value::Null);
+    }
+
+    #[test]
+    fn a_pod_without_them_is_nobodys() {
+        for (part, key) in [("labels", names::UID), ("annotations", names::NAMESPACE), ("annotations", names::NAME)] {
+            let mut stranger = delegate();
+            stranger["metadata"][part].as_object_mut().unwrap().remove(key);
+            let error = provider_pod(&pod(stranger), Addresses::Withhold).unwrap_err();
+            assert_eq!(error.to_string(), format!("pod far/web is no delegate: it has no {key}"));
+        }
+        let mut tampered = delegate();
+        tampered["metadata"]["annotations"]["longshore.dev/sent"] = json!("?");
+        assert_eq!(provider_pod(&pod(tampered), Addresses::Withhold).unwrap().instance.sent, 0);
+    }
+}

@@ -1,0 +1,76 @@
+//! The names that Longshore writes into other people's clusters, all in one place.
+//!
+//! They are an interface: a delegate that an older build has created is found and understood by them. Labels are what is
+//! selected by; whatever may exceed the 63 characters of a label value is an annotation.
+
+/// What every label and annotation of ours begins with.
+pub const PREFIX: &str = "longshore.dev/";
+
+/// The field manager of our writes.
+pub const FIELD_MANAGER: &str = "longshore";
+
+/// The key of the taint on virtual nodes.
+pub const TAINT: &str = "longshore.dev/virtual-node";
+
+/// Label of a delegate: the id of the host cluster.
+pub const HOST: &str = "longshore.dev/host";
+/// Label of a delegate: the virtual node that the proxy is bound to.
+pub const NODE: &str = "longshore.dev/node";
+/// Label of a delegate: the UID of the proxy, its identity on both sides.
+pub const UID: &str = "longshore.dev/uid";
+
+/// Annotation of a delegate: the namespace of the proxy.
+pub const NAMESPACE: &str = "longshore.dev/namespace";
+/// Annotation of a delegate: the name of the proxy.
+pub const NAME: &str = "longshore.dev/name";
+/// Annotation of a delegate: the fingerprint, in hex, of the proxy that it was last made from.
+pub const SENT: &str = "longshore.dev/sent";
+/// Annotation of a delegate: what the next update has to know of the last one, as JSON.
+pub const LAST: &str = "longshore.dev/last";
+/// Annotation of a delegate, for the downward API: the name of the proxy's node.
+pub const NODE_NAME: &str = "longshore.dev/node-name";
+/// Annotation of a delegate, for the downward API: the name of the proxy's service account.
+pub const SERVICE_ACCOUNT: &str = "longshore.dev/service-account";
+/// Annotation of a delegate, for the downward API: all labels of the proxy.
+pub const LABELS: &str = "longshore.dev/labels";
+/// Annotation of a delegate, for the downward API: all annotations of the proxy.
+pub const ANNOTATIONS: &str = "longshore.dev/annotations";
+/// Beginning of an annotation of a delegate, for the downward API: a label of the proxy that the delegate cannot have
+/// under its own key. A digest of the key follows, which may be too long to repeat.
+pub const HOME_LABEL: &str = "longshore.dev/home-label-";
+/// The same as [`HOME_LABEL`] for an annotation of the proxy.
+pub const HOME_ANNOTATION: &str = "longshore.dev/home-annotation-";
+
+/// The annotation in which `kubectl apply` keeps a manifest. On a delegate it would be a lie that kubectl believes.
+pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Whether a delegate's label of this key is ours, whoever set it before.
+pub fn owns_label(key: &str) -> bool {
+    [HOST, NODE, UID].contains(&key)
+}
+
+/// Whether a delegate's annotation of this key is ours, whoever set it before.
+pub fn owns_annotation(key: &str) -> bool {
+    [NAMESPACE, NAME, SENT, LAST, NODE_NAME, SERVICE_ACCOUNT, LABELS, ANNOTATIONS].contains(&key)
+        || key.starts_with(HOME_LABEL)
+        || key.starts_with(HOME_ANNOTATION)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_has_the_prefix() {
+        let all =
+            [TAINT, HOST, NODE, UID, NAMESPACE, NAME, SENT, LAST, NODE_NAME, SERVICE_ACCOUNT, LABELS, ANNOTATIONS];
+        assert!(all.iter().chain(&[HOME_LABEL, HOME_ANNOTATION]).all(|name| name.starts_with(PREFIX)));
+    }
+
+    #[test]
+    fn other_keys_under_the_prefix_belong_to_users() {
+        assert!(!owns_annotation("longshore.dev/offload"));
+        assert!(!owns_label("longshore.dev/namespace"), "that one is an annotation");
+        assert!(owns_annotation("longshore.dev/home-label-0123"));
+    }
+}

@@ -1,0 +1,97 @@
+//! From a proxy pod to its delegate: pure, and the whole of it.
+//!
+//! A delegate is the proxy, less what belongs to home alone, and every difference is in a report for people. A field that
+//! this build has never heard of passes through. What cannot be carried over faithfully *holds* the pod ([`Hold`]) rather
+//! than let a container start in a world that lacks something. The steps:
+//!
+//! 1. `hold`: what stops here;
+//! 2. `downward`: the downward API goes on telling what it tells at home;
+//! 3. `scheduling`: what chose the virtual node would choose no node of the target;
+//! 4. `residue`: what the host's admission filled in, the target's fills in again;
+//! 5. `metadata`: labels, annotations and the owner.
+//!
+//! [`update`] makes the patch with which a live delegate follows its proxy, and [`mod@fingerprint`] says when it has to.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+use crate::kubelet::document::PodDocument;
+
+pub mod fingerprint;
+pub mod update;
+
+mod downward;
+mod hold;
+mod metadata;
+mod quote;
+mod report;
+mod residue;
+mod scheduling;
+mod spec;
+#[cfg(test)]
+mod tests;
+
+pub use fingerprint::{fingerprint, sent};
+pub use hold::Hold;
+pub use report::{Change, What};
+pub use update::update_patch;
+
+/// Where a delegate goes, and where it comes from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Site {
+    /// The id of the host cluster.
+    pub host_id: String,
+    /// The virtual node that the proxy is bound to.
+    pub node_name: String,
+    /// The labels of that virtual node, by which pods select it.
+    pub node_labels: BTreeMap<String, String>,
+    /// The namespace of the delegate in the target.
+    pub namespace: String,
+    /// The owner of the delegate ([`namespace_owner`]); `None` for a preview, never for a delegate that is created, since
+    /// a ReplicaSet of the target with the same selector would adopt it.
+    pub owner: Option<OwnerReference>,
+}
+
+/// The reference that makes a namespace of the target the controller of the delegates in it.
+///
+/// A cluster-scoped owner of a namespaced object is allowed, and the garbage collector is satisfied as long as the
+/// namespace is there. It blocks nothing: deleting the namespace deletes its pods anyway.
+pub fn namespace_owner(name: &str, uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: "v1".into(),
+        kind: "Namespace".into(),
+        name: name.into(),
+        uid: uid.into(),
+        controller: Some(true),
+        block_owner_deletion: Some(false),
+    }
+}
+
+/// A delegate and how it differs from its proxy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Translation {
+    /// The pod to create in the target.
+    pub delegate: PodDocument,
+    /// Every difference of its content, in the order of the steps. Empty for no pod: the target's identity is not home's.
+    pub report: Vec<Change>,
+}
+
+/// Translates a proxy pod.
+pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> {
+    hold::check_metadata(proxy)?;
+    let Value::Object(spec) = &proxy.spec else {
+        return Err(Hold::new("spec", "the pod has no spec, so that there is nothing to run"));
+    };
+    hold::check(spec)?;
+
+    let mut report = report::Report::default();
+    let mut spec = spec.clone();
+    let carried = downward::redirect(&mut spec, proxy, &site.node_name, &mut report);
+    scheduling::detach(&mut spec, site, &mut report);
+    residue::strip(&mut spec, &mut report);
+    let metadata = metadata::build(proxy, site, carried, &spec, &mut report)?;
+
+    let delegate = PodDocument::new(metadata, Value::Object(spec), Value::Null);
+    Ok(Translation { delegate, report: report.into_changes() })
+}
