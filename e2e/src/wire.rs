@@ -41,11 +41,11 @@ impl LegacySocket {
         let config = cluster.config();
         let (host, port) =
             (config.cluster_url.host().context("no host")?, config.cluster_url.port_u16().unwrap_or(443));
-        let connector = TlsConnector::from(Arc::new(config.rustls_client_config()?));
         let mut request = format!("wss://{host}:{port}{path}").into_client_request()?;
         request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_str(protocol)?);
         let name = ServerName::try_from(host.to_owned())?;
         block_on(async {
+            let connector = TlsConnector::from(Arc::new(config.rustls_client_config()?));
             let stream = connector.connect(name, TcpStream::connect((host, port)).await?).await?;
             let (socket, answer) = client_async(request, stream).await?;
             let chosen = answer.headers().get("Sec-WebSocket-Protocol");
@@ -59,7 +59,7 @@ impl LegacySocket {
     /// Reads to the end; answers what came on each of the first four channels.
     pub fn read_to_end(mut self) -> Result<[Vec<u8>; 4]> {
         let mut channels: [Vec<u8>; 4] = Default::default();
-        block_on(timeout(PATIENCE, async {
+        let reading = async {
             while let Some(message) = self.socket.next().await {
                 let bytes = match message? {
                     Message::Binary(bytes) => bytes.to_vec(),
@@ -72,7 +72,8 @@ impl LegacySocket {
                 known.extend_from_slice(data);
             }
             Ok(channels)
-        }))
-        .context("the WebSocket did not end")?
+        };
+        // A timer can be made only inside the runtime.
+        block_on(async { timeout(PATIENCE, reading).await }).context("the WebSocket did not end")?
     }
 }
