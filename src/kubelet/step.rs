@@ -504,6 +504,10 @@ fn rest(record: &Record, proxy: &ProxyView) -> Vec<Action> {
 /// The proxy should run.
 fn live(record: &Record, proxy: &ProxyView) -> Vec<Action> {
     match &record.instance {
+        // What runs is not called unready for that: the list may come in a moment.
+        Presence::Unknown if proxy.health.phase == Phase::Pending => {
+            report(record, proxy, Evidence::Waiting(unlisted()), false)
+        }
         Presence::Unknown => vec![],
         Presence::There(instance) if instance.deleting.is_some() => {
             if replaceable(record, proxy) || !instance.health.phase.terminal() {
@@ -531,6 +535,14 @@ fn live(record: &Record, proxy: &ProxyView) -> Vec<Action> {
             }
             actions
         }
+    }
+}
+
+/// The obstacle of a pod for which nothing can be decided yet. It is shown only if it lasts for as long as a report may wait.
+fn unlisted() -> Obstacle {
+    Obstacle {
+        reason: "TargetUnreachable".into(),
+        message: "what runs in the target is not known yet: it has not been listed completely".into(),
     }
 }
 
