@@ -268,7 +268,8 @@ pub enum Action {
 pub enum Evidence {
     /// The instance's own status.
     Instance,
-    /// The instance's status, but not its end: somebody stops it over there and it will be replaced.
+    /// Somebody stops the instance over there. Not ready, but no more than that: it has not ended yet, or it will be
+    /// replaced.
     Leaving,
     /// There is no instance yet, because of this.
     Waiting(Obstacle),
@@ -503,10 +504,17 @@ fn rest(record: &Record, proxy: &ProxyView) -> Vec<Action> {
 /// The proxy should run.
 fn live(record: &Record, proxy: &ProxyView) -> Vec<Action> {
     match &record.instance {
+        // What runs is not called unready for that: the list may come in a moment.
+        Presence::Unknown if proxy.health.phase == Phase::Pending => {
+            report(record, proxy, Evidence::Waiting(unlisted()), false)
+        }
         Presence::Unknown => vec![],
         Presence::There(instance) if instance.deleting.is_some() => {
-            let evidence = if replaceable(record, proxy) { Evidence::Leaving } else { Evidence::Instance };
-            mirror(record, proxy, instance, evidence)
+            if replaceable(record, proxy) || !instance.health.phase.terminal() {
+                report(record, proxy, Evidence::Leaving, true)
+            } else {
+                mirror(record, proxy, instance, Evidence::Instance)
+            }
         }
         Presence::There(instance) => {
             let mut actions = vec![];
@@ -527,6 +535,14 @@ fn live(record: &Record, proxy: &ProxyView) -> Vec<Action> {
             }
             actions
         }
+    }
+}
+
+/// The obstacle of a pod for which nothing can be decided yet. It is shown only if it lasts for as long as a report may wait.
+fn unlisted() -> Obstacle {
+    Obstacle {
+        reason: "TargetUnreachable".into(),
+        message: "what runs in the target is not known yet: it has not been listed completely".into(),
     }
 }
 

@@ -72,7 +72,8 @@ fn the_undisturbed_life_takes_five_writes() {
 #[test]
 fn nothing_follows_from_absence_before_a_list_is_complete() {
     let mut record = Record::default();
-    assert_eq!(step(&mut record, Event::ProxySeen(proxy(1))), [], "the instance may exist");
+    let told = Action::Report { evidence: Evidence::Waiting(unlisted()), urgent: false };
+    assert_eq!(step(&mut record, Event::ProxySeen(proxy(1))), [told], "the instance may exist");
     assert_eq!(step(&mut record, Event::NoInstance), [Action::Create]);
 
     let mut record = Record::default();

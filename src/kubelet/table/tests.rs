@@ -33,7 +33,7 @@ fn a_pod_that_came_between_the_lists_is_decided_when_both_are_complete() {
     table.listing(Side::Host);
     table.proxy_seen(pod("a", 1), 0);
     table.listed(Side::Host);
-    assert_eq!(table.step(&uid("a"), Event::Look), []);
+    assert!(!table.step(&uid("a"), Event::Look).contains(&Action::Create));
     table.listing(Side::Provider);
     assert_eq!(table.listed(Side::Provider), [(uid("a"), vec![])]);
     assert_eq!(table.step(&uid("a"), Event::Look), [Action::Create]);
