@@ -1,1 +1,56 @@
-//! End-to-end tests of Longshore on real clusters.
+//! End-to-end tests of Longshore on real clusters: the words in which the tests are told.
+//!
+//! ```no_run
+//! use e2e::{IDLE, World, container, secs};
+//!
+//! # fn main() -> e2e::Result<()> {
+//! let world = World::new("hello")?;
+//! world.host.create(world.pod("hello", &[container("main", IDLE)]))?;
+//! let proxy = world.host.wait_for_ready("hello")?;
+//! let delegate = world.delegate(&proxy)?;
+//! assert_eq!(delegate.name(), "hello");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`World`] is a namespace of its own on both clusters and a Longshore between them. Waiting is always *for*
+//! something, and a wait in vain reports what it waited for, what it saw last, the events on both sides and the end of
+//! Longshore's log. Nothing skips: without root or clusters the tests fail and say so.
+
+mod cluster;
+mod command;
+mod history;
+mod longshore;
+mod pod;
+mod report;
+mod resource;
+mod runtime;
+mod stories;
+mod terminal;
+mod wire;
+mod world;
+
+use std::time::Duration;
+
+pub use anyhow::{Context, Result, bail, ensure};
+pub use serde_json::{Value, json};
+
+pub use crate::{
+    cluster::Cluster,
+    command::{Background, Output, run},
+    history::{Change, History, Observation},
+    longshore::{Longshore, Options},
+    pod::{IDLE, IMAGE, Pod, container},
+    stories::{deployment, job, stateful_set},
+    terminal::Terminal,
+    wire::{LegacySocket, kubelet_status},
+    world::World,
+};
+
+/// How long a pod may take to start or to stop, on a machine that is busy with other tests.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Seconds.
+pub const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}

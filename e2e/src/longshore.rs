@@ -1,0 +1,209 @@
+//! Longshore as a process.
+
+use std::{
+    env,
+    fmt::Write as _,
+    fs::{self, File},
+    net::TcpListener,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::{runtime, secs};
+
+/// A stop takes as long as what is under way, which is no more than this.
+const STOP_PATIENCE: Duration = secs(20);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How to start Longshore.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The virtual node, which nobody else may have.
+    pub node: String,
+    /// The kubeconfig for the host.
+    pub host: PathBuf,
+    /// The kubeconfig for the target.
+    pub target: PathBuf,
+}
+
+/// A Longshore of the tests' own. It ends with this value.
+pub struct Longshore {
+    options: Options,
+    port: u16,
+    dir: TempDir,
+    child: Mutex<Option<Child>>,
+    _lock: File,
+}
+
+impl Longshore {
+    /// Starts it; it is not ready yet.
+    pub fn start(options: Options) -> Result<Self> {
+        let lock = lock(&options.node)?;
+        let dir = tempfile::Builder::new().prefix("longshore-e2e-").tempdir()?;
+        let mut file = String::new();
+        let header = "apiVersion: longshore.dev/v1alpha1";
+        let (node, target) = (&options.node, options.target.display());
+        _ = writeln!(
+            file,
+            "{header}\nkind: Target\nmetadata: {{name: east}}\nspec: {{kubeconfig: {{file: {target}}}}}"
+        );
+        _ = writeln!(
+            file,
+            "---\n{header}\nkind: VirtualNode\nmetadata: {{name: {node}}}\nspec: {{targets: [{{name: east}}]}}"
+        );
+        fs::write(dir.path().join("provider.yaml"), file)?;
+        let longshore = Self { port: free_port()?, options, dir, child: Mutex::default(), _lock: lock };
+        longshore.restart()?;
+        Ok(longshore)
+    }
+
+    /// Starts it again after [`Longshore::stop`] or [`Longshore::kill9`].
+    pub fn restart(&self) -> Result<()> {
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut command = Command::new("setpriv");
+        // Dies with the thread that started it, should the tests be killed.
+        command.args(["--pdeathsig", "KILL"]).arg(binary()?).arg("run");
+        command.arg("--kubeconfig").arg(&self.options.host);
+        command.arg("--provider-config").arg(self.dir.path().join("provider.yaml"));
+        command.args(["--node-ip", BRIDGE, "--port", &self.port.to_string()]);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // A thread of the runtime lives as long as the tests do; the one of a test does not.
+        let child = runtime::block_on(runtime::spawn(async move { command.spawn() }))?;
+        *self.child() = Some(child.context("failed to start Longshore with setpriv")?);
+        Ok(())
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill9(&self) -> Result<()> {
+        let mut child = self.child().take().context("Longshore does not run")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn stop(&self) -> Result<ExitStatus> {
+        let mut child = self.child().take().context("Longshore does not run")?;
+        let status = terminate(&mut child);
+        _ = child.kill();
+        _ = child.wait();
+        status
+    }
+
+    /// Fails if it has ended by itself.
+    pub fn check(&self) -> Result<()> {
+        let mut guard = self.child();
+        let child = guard.as_mut().context("Longshore does not run")?;
+        match child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("Longshore has ended with {status}:\n{}", self.log()),
+        }
+    }
+
+    /// Everything that it has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.dir.path().join("longshore.log")
+    }
+
+    /// Its virtual node.
+    pub fn node(&self) -> &str {
+        &self.options.node
+    }
+
+    /// Where its kubelet API listens.
+    pub fn kubelet_url(&self) -> String {
+        format!("https://{BRIDGE}:{}", self.port)
+    }
+
+    /// Its resident memory.
+    pub fn rss_kib(&self) -> Result<u64> {
+        let pid = self.child().as_ref().context("Longshore does not run")?.id();
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.check().is_ok()
+    }
+
+    fn child(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Longshore {
+    fn drop(&mut self) {
+        if self.child().is_some() {
+            _ = self.stop();
+        }
+    }
+}
+
+const BRIDGE: &str = "172.30.0.1";
+
+fn terminate(child: &mut Child) -> Result<ExitStatus> {
+    let pid = Pid::from_raw(i32::try_from(child.id())?).context("no pid")?;
+    kill_process(pid, Signal::TERM)?;
+    let end = Instant::now() + STOP_PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        ensure!(Instant::now() < end, "Longshore did not end within {STOP_PATIENCE:?} after SIGTERM");
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Two runs of the tests on one machine must not have the same virtual node at once.
+fn lock(node: &str) -> Result<File> {
+    let path = env::temp_dir().join(format!("longshore-{node}.lock"));
+    loop {
+        let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+        file.lock()?;
+        if fs::metadata(&path).is_ok_and(|there| file.metadata().is_ok_and(|ours| ours.ino() == there.ino())) {
+            return Ok(file);
+        }
+    }
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((BRIDGE, 0)).context("the clusters' bridge is not there")?.local_addr()?.port())
+}
+
+/// `$LONGSHORE_BIN`, or what Cargo builds of this workspace; once per process.
+pub(crate) fn binary() -> Result<&'static Path> {
+    static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let found = BINARY.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    found.as_deref().map_err(|error| anyhow!("there is no Longshore to test: {error}"))
+}
+
+fn build() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("LONGSHORE_BIN").filter(|path| !path.is_empty()) {
+        let path = PathBuf::from(path);
+        ensure!(path.is_file(), "LONGSHORE_BIN is {}, which is no file", path.display());
+        return Ok(path);
+    }
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("Cargo.toml");
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--package", "longshore", "--bin", "longshore", "--message-format", "json"]);
+    let output = cargo.arg("--manifest-path").arg(manifest).stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "cargo build failed");
+    // Each line is a message; the one about the program names it.
+    let messages = String::from_utf8(output.stdout)?;
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let path = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last();
+    path.context("cargo built no program")
+}

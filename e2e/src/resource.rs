@@ -1,0 +1,45 @@
+//! Where resources are found in the API.
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+const CORE: &[&str] =
+    &["pods", "events", "configmaps", "serviceaccounts", "persistentvolumeclaims", "services", "namespaces", "nodes"];
+const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
+const RBAC: &[&str] = &["clusterroles", "clusterrolebindings"];
+const CLUSTER_SCOPED: &[&str] = &["namespaces", "nodes", "clusterroles", "clusterrolebindings"];
+
+/// The path of a resource's objects, in `namespace` unless they have none.
+pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
+    let group = match plural {
+        _ if CORE.contains(&plural) => "/api/v1",
+        _ if APPS.contains(&plural) => "/apis/apps/v1",
+        _ if RBAC.contains(&plural) => "/apis/rbac.authorization.k8s.io/v1",
+        "jobs" => "/apis/batch/v1",
+        _ => bail!("the tests do not know the resource {plural}; add it to e2e/src/resource.rs"),
+    };
+    Ok(if CLUSTER_SCOPED.contains(&plural) {
+        format!("{group}/{plural}")
+    } else {
+        format!("{group}/namespaces/{namespace}/{plural}")
+    })
+}
+
+/// The resource of an object: all that tests use have a regular plural.
+pub(crate) fn plural(object: &Value) -> String {
+    format!("{}s", object["kind"].as_str().unwrap_or_default().to_lowercase())
+}
+
+/// Sets `apiVersion` for the kinds that tests use, so that they need not say it.
+pub(crate) fn with_api_version(mut object: Value) -> Value {
+    if object["apiVersion"].is_null() {
+        let version = match plural(&object).as_str() {
+            plural if APPS.contains(&plural) => "apps/v1",
+            plural if RBAC.contains(&plural) => "rbac.authorization.k8s.io/v1",
+            "jobs" => "batch/v1",
+            _ => "v1",
+        };
+        object["apiVersion"] = version.into();
+    }
+    object
+}
