@@ -155,8 +155,14 @@ pub struct Memo {
     pub buried: Option<Arc<str>>,
     /// An instance has started a container, whether home knows or not.
     pub ran: bool,
+    /// The last instance has ended by itself, whether home knows or not.
+    pub ended: Option<Arc<str>>,
     /// The proxy went: its UID never returns.
     pub proxy_buried: bool,
+    /// A create may have worked without an answer that counts: absence is no knowledge until the provider was asked.
+    pub doubt: bool,
+    /// That it went was an answer, and the watch may still tell of the time before.
+    pub watch_behind: bool,
     /// Why the last create or update did not work; shown at home until it does.
     pub obstacle: Option<Obstacle>,
     /// Create and update wait for [`Event::Retry`], or for a change of [`ProxyView::want`].
@@ -207,6 +213,10 @@ pub enum Answer {
     Created(InstanceView),
     /// Updated.
     Updated(InstanceView),
+    /// An answer came, but the provider was listed meanwhile, and nobody can tell which of the two is older.
+    Doubtful,
+    /// The provider was asked for the instance and has none.
+    InstanceMissing,
     /// Create or update did not work.
     Refused {
         /// Why, for people.
@@ -230,6 +240,8 @@ pub enum Answer {
     HostFailed,
     /// The proxy is gone, or going.
     ProxyDeleted,
+    /// The host was asked for the proxy and does not have it (any more).
+    ProxyMissing,
 }
 
 /// What to write.
@@ -253,8 +265,11 @@ pub enum Action {
         /// At once; otherwise it may wait for up to a second, to be merged with what comes next.
         urgent: bool,
     },
-    /// Ask the host for the proxy, which no list or watch has shown: [`Event::ProxySeen`] or [`Event::ProxyGone`].
+    /// Ask the host for the proxy, which no list or watch has shown: [`Event::ProxySeen`] or [`Answer::ProxyMissing`].
     FindProxy,
+    /// Ask the provider for an instance that a lost request may have made: [`Answer::Created`] if there is one, else
+    /// [`Answer::InstanceMissing`]; without an answer [`Answer::StopFailed`].
+    FindInstance,
     /// Remove the proxy from the host for good.
     DeleteProxy,
     /// Come back with [`Event::Retry`] after a backoff for this many failures in a row.
@@ -266,7 +281,7 @@ pub enum Action {
 /// What home should show.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Evidence {
-    /// The instance's own status.
+    /// The instance's own status; its last one, if it has gone.
     Instance,
     /// Somebody stops the instance over there. Not ready, but no more than that: it has not ended yet, or it will be
     /// replaced.
@@ -314,6 +329,7 @@ fn fold(record: &mut Record, event: Event) {
         Event::ProxyGone => {
             record.proxy = Presence::Absent;
             record.memo.proxy_buried = true;
+            record.memo.watch_behind = false;
         }
         Event::InstanceSeen(instance) => see_instance(record, instance),
         Event::InstanceGone(uid) => {
@@ -369,8 +385,11 @@ fn learn(record: &mut Record, answer: Answer) {
             record.memo.blocked = true;
             if retry {
                 record.memo.attempts = record.memo.attempts.saturating_add(1);
+                record.memo.doubt = true;
             }
         }
+        Answer::Doubtful => record.memo.doubt = true,
+        Answer::InstanceMissing => record.memo.doubt = false,
         Answer::Stopping(uid, grace) => {
             record.memo.attempts = 0;
             if let Presence::There(instance) = &mut record.instance
@@ -397,6 +416,11 @@ fn learn(record: &mut Record, answer: Answer) {
         Answer::HostFailed => {
             record.memo.host_blocked = true;
             record.memo.attempts = record.memo.attempts.saturating_add(1);
+        }
+        Answer::ProxyMissing => {
+            record.proxy = Presence::Absent;
+            record.memo.watch_behind = !record.memo.proxy_buried || record.memo.watch_behind;
+            record.memo.proxy_buried = true;
         }
         Answer::ProxyDeleted => {
             // Finalizers may still hold it. Nothing of ours is left to do, and its DELETED event ends the record.
@@ -432,7 +456,13 @@ fn see_instance(record: &mut Record, instance: InstanceView) {
         return;
     }
     record.memo.obstacle = None;
+    record.memo.doubt = false;
     record.memo.ran |= instance.started;
+    if instance.health.phase.terminal() && instance.deleting.is_none() {
+        record.memo.ended = Some(instance.uid.clone());
+    } else if record.memo.ended.as_ref() != Some(&instance.uid) {
+        record.memo.ended = None;
+    }
     if instance.health.ready {
         record.memo.losses = 0;
     }
@@ -463,8 +493,9 @@ fn orphan(record: &Record) -> Vec<Action> {
             }
         }
         Presence::There(instance) if instance.deleting.is_none() => stop(record, instance, None),
-        Presence::Absent => vec![Action::Forget],
-        Presence::There(_) | Presence::Unknown => vec![],
+        // A forgotten record is no tombstone: an older event would raise the proxy, and start it again.
+        Presence::Absent if !record.memo.watch_behind => vec![Action::Forget],
+        Presence::There(_) | Presence::Absent | Presence::Unknown => vec![],
     }
 }
 
@@ -477,10 +508,23 @@ fn leave(record: &Record, proxy: &ProxyView) -> Vec<Action> {
         Presence::There(instance) => {
             let asked = instance.deleting.is_some_and(|now| grace.is_some_and(|grace| now <= grace));
             let mut actions = if asked { vec![] } else { stop(record, instance, grace) };
-            actions.extend(mirror(record, proxy, instance, Evidence::Instance));
+            // What a late request has started after the end is stopped, but no news: a terminal phase never changes.
+            if !proxy.health.phase.terminal() || instance.health.phase == proxy.health.phase {
+                actions.extend(mirror(record, proxy, instance, Evidence::Instance));
+            }
             actions
         }
-        Presence::Absent if !proxy.health.phase.terminal() => report(record, proxy, Evidence::Ended, true),
+        Presence::Absent if record.memo.doubt => {
+            if record.memo.delete_blocked {
+                vec![]
+            } else {
+                vec![Action::FindInstance]
+            }
+        }
+        Presence::Absent if !proxy.health.phase.terminal() => {
+            let evidence = if record.memo.ended.is_some() { Evidence::Instance } else { Evidence::Ended };
+            report(record, proxy, evidence, true)
+        }
         // With a grace of zero the host itself removes it, as soon as its finalizers allow.
         Presence::Absent if proxy.deleting == Some(0) || record.memo.host_blocked => vec![],
         Presence::Absent => vec![Action::DeleteProxy],
@@ -524,6 +568,8 @@ fn live(record: &Record, proxy: &ProxyView) -> Vec<Action> {
             actions.extend(mirror(record, proxy, instance, Evidence::Instance));
             actions
         }
+        // It was removed over there before home was told of its end: that end counts.
+        Presence::Absent if record.memo.ended.is_some() => report(record, proxy, Evidence::Instance, true),
         Presence::Absent if !replaceable(record, proxy) => report(record, proxy, Evidence::Lost, true),
         Presence::Absent => {
             let mut actions = vec![];
@@ -548,7 +594,7 @@ fn unlisted() -> Obstacle {
 
 /// Whether a new instance may take the place of one that vanished.
 fn replaceable(record: &Record, proxy: &ProxyView) -> bool {
-    proxy.replaceable && !(proxy.once && record.memo.ran)
+    proxy.replaceable && record.memo.ended.is_none() && !(proxy.once && record.memo.ran)
 }
 
 fn stop(record: &Record, instance: &InstanceView, grace: Option<u32>) -> Vec<Action> {

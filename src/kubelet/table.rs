@@ -103,7 +103,10 @@ impl Table {
         let mut keys = vec![];
         for mut entry in self.entries.iter_mut() {
             let missing = match side {
-                Side::Host => entry.seen_host != epoch && entry.record.proxy.there().is_some(),
+                Side::Host => {
+                    let known = entry.record.proxy.there().is_some() || entry.record.memo.watch_behind;
+                    entry.seen_host != epoch && known
+                }
                 Side::Provider => entry.seen_provider != epoch && entry.record.instance.there().is_some(),
             };
             let gone = match side {
@@ -172,10 +175,19 @@ impl Table {
         step(&mut entry.record, event)
     }
 
-    /// The worker's create or update has made this.
-    pub fn made(&self, uid: &Uid, pod: ProviderPod, answer: fn(InstanceView) -> Answer) -> Vec<Action> {
+    /// Which list of this side is the latest, for an answer to be told from one that is older than a list.
+    pub fn epoch(&self, side: Side) -> u32 {
+        self.side(side).epoch.load(Ordering::SeqCst)
+    }
+
+    /// The worker's create or update has made this. If a list has begun since it was `asked`, what was made may have gone
+    /// before the list, and nobody would ever tell: then it counts for nothing, and is asked for again.
+    pub fn made(&self, uid: &Uid, pod: ProviderPod, asked: u32, answer: fn(InstanceView) -> Answer) -> Vec<Action> {
         let view = instance_view(&pod);
-        let epoch = self.provider.epoch.load(Ordering::SeqCst);
+        let epoch = self.epoch(Side::Provider);
+        if asked != epoch {
+            return self.step(uid, Event::Answer(Answer::Doubtful));
+        }
         let Some(mut entry) = self.entries.get_mut(uid) else { return vec![] };
         entry.see_instance(pod, epoch, &view.clone(), Event::Answer(answer(view)))
     }

@@ -12,7 +12,7 @@ use crate::kubelet::host::WriteError;
 use crate::kubelet::provider::{Deletion, Obstacle, PodError};
 use crate::kubelet::status::{Facts, desired, needs_whole_status, patch, shows};
 use crate::kubelet::step::{Action, Answer, Event, Evidence};
-use crate::kubelet::table::{Snapshot, Uid};
+use crate::kubelet::table::{Side, Snapshot, Uid};
 use crate::kubelet::view::digest;
 
 impl Shell {
@@ -24,6 +24,7 @@ impl Shell {
             Action::Delete { instance, grace } => Some(self.delete(uid, instance, grace).await),
             Action::Report { evidence, urgent } => self.report(uid, &evidence, urgent).await,
             Action::FindProxy => Some(self.find_proxy(uid).await),
+            Action::FindInstance => Some(self.find_instance(uid).await),
             Action::DeleteProxy => Some(self.delete_proxy(uid).await),
             Action::RetryAfter(attempts) => {
                 self.wake(uid, backoff(attempts), Event::Retry);
@@ -39,13 +40,14 @@ impl Shell {
     async fn create(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
         let pod = match self.document(uid).await {
             Ok(Some(pod)) => pod,
-            Ok(None) => return self.table.step(uid, Event::ProxyGone),
+            Ok(None) => return self.table.step(uid, Event::Answer(Answer::ProxyMissing)),
             Err(error) => return self.host_failed(uid, &error),
         };
+        let asked = self.table.epoch(Side::Provider);
         match self.provider.create_pod(&pod).await {
             Ok(made) => {
                 tracing::info!(node = self.node, pod = %pod.key(), uid = %uid, "created");
-                self.table.made(uid, made, Answer::Created)
+                self.table.made(uid, made, asked, Answer::Created)
             }
             Err(error) => self.refused(uid, &pod.key(), &error),
         }
@@ -54,14 +56,15 @@ impl Shell {
     async fn update(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
         let pod = match self.document(uid).await {
             Ok(Some(pod)) => pod,
-            Ok(None) => return self.table.step(uid, Event::ProxyGone),
+            Ok(None) => return self.table.step(uid, Event::Answer(Answer::ProxyMissing)),
             Err(error) => return self.host_failed(uid, &error),
         };
         let Some(instance) = self.table.instance(uid) else { return self.table.step(uid, Event::Look) };
+        let asked = self.table.epoch(Side::Provider);
         match self.provider.update_pod(&pod, &instance).await {
             Ok(made) => {
                 tracing::info!(node = self.node, pod = %pod.key(), "updated");
-                self.table.made(uid, made, Answer::Updated)
+                self.table.made(uid, made, asked, Answer::Updated)
             }
             Err(error) => self.refused(uid, &pod.key(), &error),
         }
@@ -91,7 +94,7 @@ impl Shell {
         let home_status = if needs_whole_status(evidence) {
             match self.host.pod(&snapshot.key).await {
                 Ok(Some(pod)) => pod.status,
-                Ok(None) => return Some(self.table.step(uid, Event::ProxyGone)),
+                Ok(None) => return Some(self.table.step(uid, Event::Answer(Answer::ProxyMissing))),
                 Err(error) => return Some(self.host_failed(uid, &error)),
             }
         } else {
@@ -163,7 +166,10 @@ impl Shell {
 
     async fn find_proxy(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
         let Some(key) = self.table.key(uid) else { return vec![] };
+        let asked = self.table.epoch(Side::Host);
         match self.host.pod(&key).await {
+            // A list that began since may not show it any more, and nobody would tell of its end: ask again.
+            Ok(Some(_)) if asked != self.table.epoch(Side::Host) => self.table.step(uid, Event::Look),
             Ok(Some(pod)) if pod.spec.get("nodeName").and_then(Value::as_str) == Some(&self.node) => {
                 let want = self.provider.fingerprint(&pod);
                 self.table.proxy_seen(pod, want);
@@ -171,9 +177,22 @@ impl Shell {
             }
             Ok(_) => {
                 tracing::info!(node = self.node, pod = %key, uid = %uid, "what runs for this pod has no owner any more");
-                self.table.step(uid, Event::ProxyGone)
+                self.table.step(uid, Event::Answer(Answer::ProxyMissing))
             }
             Err(error) => self.host_failed(uid, &error),
+        }
+    }
+
+    async fn find_instance(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
+        let Some(key) = self.table.key(uid) else { return vec![] };
+        let asked = self.table.epoch(Side::Provider);
+        match self.provider.get_pod(&key).await {
+            Ok(Some(found)) => self.table.made(uid, found, asked, Answer::Created),
+            Ok(None) => self.table.step(uid, Event::Answer(Answer::InstanceMissing)),
+            Err(error) => {
+                tracing::warn!(node = self.node, pod = %key, error = chain(&error), "could not be looked for; trying again");
+                self.table.step(uid, Event::Answer(Answer::StopFailed))
+            }
         }
     }
 

@@ -91,7 +91,7 @@ fn a_deleted_proxy_waits_for_a_target_that_is_not_listed() {
 fn an_instance_of_a_proxy_that_was_never_seen_is_not_stopped_unasked() {
     let mut record = listed();
     assert_eq!(step(&mut record, Event::InstanceSeen(instance("i", 1))), [Action::FindProxy]);
-    assert_eq!(step(&mut record, Event::ProxyGone), [delete("i", None)]);
+    assert_eq!(step(&mut record, Event::Answer(Answer::ProxyMissing)), [delete("i", None)]);
 }
 
 #[test]
@@ -157,6 +157,54 @@ fn an_instance_deleted_over_there_fails_a_pod_that_must_not_run_twice() {
     let mut record = settled();
     let actions = step(&mut record, Event::InstanceGone("i".into()));
     assert_eq!(actions, [Action::Report { evidence: Evidence::Lost, urgent: true }]);
+}
+
+#[test]
+fn a_proxy_that_was_found_missing_is_not_forgotten_before_the_watch_knows() {
+    let mut record = settled();
+    assert_eq!(step(&mut record, Event::Answer(Answer::ProxyMissing)), [delete("i", None)]);
+    assert_eq!(step(&mut record, Event::InstanceGone("i".into())), [], "the watch may still show the proxy");
+    assert_eq!(step(&mut record, Event::ProxySeen(proxy(8))), []);
+    assert_eq!(step(&mut record, Event::ProxyGone), [Action::Forget]);
+    assert_eq!(step(&mut record, Event::Answer(Answer::ProxyMissing)), [Action::Forget], "no second wait");
+}
+
+#[test]
+fn a_deleted_proxy_whose_create_was_not_answered_waits_for_the_provider_to_be_asked() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(proxy(1)));
+    let obstacle = Obstacle { reason: "TargetUnreachable".into(), message: String::new() };
+    step(&mut record, Event::Answer(Answer::Refused { obstacle, retry: true }));
+    let leaving = ProxyView { deleting: Some(30), ..proxy(2) };
+    assert_eq!(step(&mut record, Event::ProxySeen(leaving)), [Action::FindInstance]);
+    assert_eq!(step(&mut record, Event::Answer(Answer::StopFailed)), [Action::RetryAfter(2)]);
+    assert_eq!(step(&mut record, Event::Retry), [Action::FindInstance]);
+    let mut found = record.clone();
+    let actions = step(&mut found, Event::Answer(Answer::Created(instance("i", 1))));
+    assert_eq!(actions, [delete("i", Some(30)), mirror(false)]);
+    let actions = step(&mut record, Event::Answer(Answer::InstanceMissing));
+    assert_eq!(actions, [Action::Report { evidence: Evidence::Ended, urgent: true }]);
+}
+
+#[test]
+fn an_end_that_home_has_not_seen_counts_even_after_the_instance_has_gone() {
+    let mut record = settled();
+    step(&mut record, Event::ProxySeen(ProxyView { health: running(), ..proxy(6) }));
+    let over = InstanceView { health: ended(Phase::Succeeded), started: true, ..instance("i", 6) };
+    assert_eq!(step(&mut record, Event::InstanceSeen(over)), [mirror(true)]);
+    assert_eq!(step(&mut record, Event::Answer(Answer::HostFailed)), [Action::RetryAfter(1)]);
+    step(&mut record, Event::InstanceGone("i".into()));
+    assert_eq!(step(&mut record, Event::Retry), [mirror(true)], "completed work is not run again");
+    let leaving = ProxyView { version: 7, deleting: Some(30), health: running(), ..proxy(7) };
+    assert_eq!(step(&mut record, Event::ProxySeen(leaving)), [mirror(true)]);
+}
+
+#[test]
+fn what_a_late_request_started_does_not_raise_a_deleted_proxy_that_has_ended() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(ProxyView { deleting: Some(30), health: ended(Phase::Failed), ..proxy(9) }));
+    let late = InstanceView { health: running(), ..instance("late", 9) };
+    assert_eq!(step(&mut record, Event::InstanceSeen(late)), [delete("late", Some(30))]);
 }
 
 #[test]

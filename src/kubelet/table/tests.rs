@@ -53,9 +53,31 @@ fn what_was_made_during_a_list_is_not_gone_with_it() {
     let table = listed();
     table.proxy_seen(pod("a", 1), 0);
     table.listing(Side::Provider);
-    table.made(&uid("a"), instance("a", "i"), Answer::Created);
+    table.made(&uid("a"), instance("a", "i"), table.epoch(Side::Provider), Answer::Created);
     table.listed(Side::Provider);
     assert!(table.instance(&uid("a")).is_some());
+}
+
+#[test]
+fn what_was_asked_for_before_a_list_may_have_gone_with_it() {
+    let table = listed();
+    table.proxy_seen(pod("a", 1), 0);
+    let asked = table.epoch(Side::Provider);
+    table.listing(Side::Provider);
+    table.made(&uid("a"), instance("a", "i"), asked, Answer::Created);
+    table.listed(Side::Provider);
+    assert_eq!(table.step(&uid("a"), Event::Look), [Action::Create], "its end would not be told");
+}
+
+#[test]
+fn a_proxy_found_missing_is_forgotten_with_the_next_list() {
+    let table = listed();
+    table.instance_seen(instance("a", "i"));
+    table.step(&uid("a"), Event::Answer(Answer::ProxyMissing));
+    table.instance_gone(&instance("a", "i").key, &"i".into());
+    assert_eq!(table.step(&uid("a"), Event::Look), []);
+    table.listing(Side::Host);
+    assert_eq!(table.listed(Side::Host), [(uid("a"), vec![Action::Forget])]);
 }
 
 #[test]
@@ -80,7 +102,7 @@ fn the_document_is_kept_only_until_an_instance_is_made_of_it() {
     let table = listed();
     table.proxy_seen(pod("a", 1), 0);
     assert!(table.body(&uid("a")).is_some());
-    table.made(&uid("a"), instance("a", "i"), Answer::Created);
+    table.made(&uid("a"), instance("a", "i"), table.epoch(Side::Provider), Answer::Created);
     assert!(table.body(&uid("a")).is_none());
     table.proxy_seen(pod("a", 2), 5);
     assert!(table.body(&uid("a")).is_some(), "an update will need it");
