@@ -147,6 +147,8 @@ impl Drop for Longshore {
         if self.child().is_some() {
             _ = self.stop();
         }
+        // Still held: whoever waits for it sees that it is gone and makes a new one.
+        _ = fs::remove_file(lock_path(&self.options.node));
     }
 }
 
@@ -167,7 +169,7 @@ fn terminate(child: &mut Child) -> Result<ExitStatus> {
 
 /// Two runs of the tests on one machine must not have the same virtual node at once.
 fn lock(node: &str) -> Result<File> {
-    let path = env::temp_dir().join(format!("longshore-{node}.lock"));
+    let path = lock_path(node);
     loop {
         let file = File::options().create(true).truncate(false).write(true).open(&path)?;
         file.lock()?;
@@ -175,6 +177,10 @@ fn lock(node: &str) -> Result<File> {
             return Ok(file);
         }
     }
+}
+
+fn lock_path(node: &str) -> PathBuf {
+    env::temp_dir().join(format!("longshore-{node}.lock"))
 }
 
 fn free_port() -> Result<u16> {
