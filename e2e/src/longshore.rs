@@ -32,6 +32,8 @@ pub struct Options {
     pub host: PathBuf,
     /// The kubeconfig for the target.
     pub target: PathBuf,
+    /// After how many seconds without an answer of the target the node turns NotReady.
+    pub heartbeat_seconds: u32,
 }
 
 /// A Longshore of the tests' own. It ends with this value.
@@ -50,15 +52,11 @@ impl Longshore {
         let dir = tempfile::Builder::new().prefix("longshore-e2e-").tempdir()?;
         let mut file = String::new();
         let header = "apiVersion: longshore.dev/v1alpha1";
-        let (node, target) = (&options.node, options.target.display());
-        _ = writeln!(
-            file,
-            "{header}\nkind: Target\nmetadata: {{name: east}}\nspec: {{kubeconfig: {{file: {target}}}}}"
-        );
-        _ = writeln!(
-            file,
-            "---\n{header}\nkind: VirtualNode\nmetadata: {{name: {node}}}\nspec: {{targets: [{{name: east}}]}}"
-        );
+        let (node, target, seconds) = (&options.node, options.target.display(), options.heartbeat_seconds);
+        _ = writeln!(file, "{header}\nkind: Target\nmetadata: {{name: east}}");
+        _ = writeln!(file, "spec: {{kubeconfig: {{file: {target}}}, heartbeat: {{timeoutSeconds: {seconds}}}}}");
+        _ = writeln!(file, "---\n{header}\nkind: VirtualNode\nmetadata: {{name: {node}}}");
+        _ = writeln!(file, "spec: {{targets: [{{name: east}}]}}");
         fs::write(dir.path().join("provider.yaml"), file)?;
         let longshore = Self { port: free_port()?, options, dir, child: Mutex::default(), _lock: lock };
         longshore.restart()?;
@@ -204,6 +202,6 @@ fn build() -> Result<PathBuf> {
     // Each line is a message; the one about the program names it.
     let messages = String::from_utf8(output.stdout)?;
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let path = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last();
+    let path = messages.rev().find_map(|message| message["executable"].as_str().map(PathBuf::from));
     path.context("cargo built no program")
 }

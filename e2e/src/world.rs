@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    path::Path,
+    path::{Path, PathBuf},
     process,
     sync::{
         Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak,
@@ -65,6 +65,13 @@ impl World {
     /// A world with a Longshore of its own, for tests that harm it.
     pub fn alone(name: &str) -> Result<Self> {
         let dock = Dock::open(&format!("e2e-{}-{name}", test_file()))?;
+        Self::on(Arc::new(dock), name)
+    }
+
+    /// A world with a Longshore of its own that has this kubeconfig for its target; its node need not get Ready.
+    pub fn aiming_at(name: &str, target: PathBuf) -> Result<Self> {
+        let (node, host) = (format!("e2e-{}-{name}", test_file()), lab()?.kubeconfig("host")?);
+        let dock = Dock::start(Options { node, host, target, heartbeat_seconds: 10 })?;
         Self::on(Arc::new(dock), name)
     }
 
@@ -156,6 +163,16 @@ impl World {
         let account = |east: &Cluster| east.find("serviceaccounts", "default")?.context("none yet");
         self.east.wait("the service account of the new namespace", PATIENCE, account).map(drop)
     }
+
+    /// Runs Longshore with arguments to its end, as for a configuration that it must refuse.
+    pub fn longshore_command(args: &[&str]) -> Result<Output> {
+        crate::command::run(process::Command::new(longshore::binary()?).args(args), b"")
+    }
+
+    /// Path of a cluster's kubeconfig with all rights.
+    pub fn kubeconfig(cluster: &str) -> Result<PathBuf> {
+        Ok(lab()?.kubeconfig(cluster)?)
+    }
 }
 
 impl Drop for World {
@@ -169,12 +186,16 @@ impl Drop for World {
 impl Dock {
     fn open(node: &str) -> Result<Self> {
         let lab = lab()?;
-        let [host, east] = ["host", "east"].map(|cluster| Cluster::open(lab, cluster, "default"));
-        let options = Options { node: node.to_owned(), host: lab.kubeconfig("host")?, target: lab.kubeconfig("east")? };
-        let longshore = Longshore::start(options)?;
-        let dock = Self { longshore, host: host?, east: east?, left: Mutex::default() };
+        let (host, target) = (lab.kubeconfig("host")?, lab.kubeconfig("east")?);
+        let dock = Self::start(Options { node: node.to_owned(), host, target, heartbeat_seconds: 40 })?;
         dock.wait_for_node()?;
         Ok(dock)
+    }
+
+    fn start(options: Options) -> Result<Self> {
+        let lab = lab()?;
+        let [host, east] = ["host", "east"].map(|cluster| Cluster::open(lab, cluster, "default"));
+        Ok(Self { longshore: Longshore::start(options)?, host: host?, east: east?, left: Mutex::default() })
     }
 
     fn wait_for_node(&self) -> Result<Value> {
@@ -255,16 +276,4 @@ fn unique(name: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs() % 1_000_000;
     format!("e2e-{name}-{}-{now}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
-}
-
-impl World {
-    /// Runs Longshore with arguments to its end, as for a configuration that it must refuse.
-    pub fn longshore_command(args: &[&str]) -> Result<Output> {
-        crate::command::run(process::Command::new(longshore::binary()?).args(args), b"")
-    }
-
-    /// Path of a cluster's kubeconfig with all rights.
-    pub fn kubeconfig(cluster: &str) -> Result<std::path::PathBuf> {
-        Ok(lab()?.kubeconfig(cluster)?)
-    }
 }

@@ -16,7 +16,7 @@ fn idler(world: &World) -> Result<Pod> {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 /// Bytes without a pattern that would hide a swapped or doubled block.
