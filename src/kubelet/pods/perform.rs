@@ -115,9 +115,16 @@ impl Shell {
             self.table.step(uid, Event::Answer(Answer::Deferred));
             return None;
         }
-        if *evidence == Evidence::Leaving {
-            let message = "somebody in the target deletes the delegate".into();
-            self.events.warn(&snapshot.key, Obstacle { reason: "DelegateDeleted".into(), message });
+        match evidence {
+            Evidence::Leaving => {
+                let message = "somebody in the target deletes the delegate".into();
+                self.events.warn(&snapshot.key, Obstacle { reason: "DelegateDeleted".into(), message });
+            }
+            // What an attempt has met was told when it was met.
+            Evidence::Waiting(obstacle) if self.table.known_obstacle(uid).is_none() => {
+                self.events.warn(&snapshot.key, obstacle.clone());
+            }
+            _ => {}
         }
         Some(self.write(uid, &snapshot, &wanted, asked).await)
     }
