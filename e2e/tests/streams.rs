@@ -111,7 +111,7 @@ fn port_forward_reaches_the_remote_server() -> Result<()> {
     let script = format!("mkdir /www; hostname > /www/name; httpd -p 8080 -h /www; {IDLE}");
     world.host.create(world.pod("server", &[container("main", &script)]))?;
     world.host.wait_for_ready("server")?;
-    // Made there: kubectl exec loses the end of a long standard input, on any cluster.
+    // Made there: on any cluster, kubectl exec loses input of a command that prints nothing.
     let make = "head -c 1000000 /dev/urandom > /www/body; sha256sum /www/body";
     let sum = world.host.kubectl(&["exec", "server", "--", "sh", "-c", make])?.ok()?;
 
