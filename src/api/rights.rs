@@ -104,7 +104,7 @@ pub fn host_rights() -> Vec<Right> {
     [
         On("", "pods").verbs(&["get", "list", "watch", "delete"], "follow the pods of the virtual nodes"),
         On("", "pods/status").verbs(&["patch"], "report the state of pods"),
-        On("", "nodes").verbs(&["get", "create", "patch"], "register the virtual nodes"),
+        On("", "nodes").verbs(&["get", "list", "watch", "create", "patch"], "register the virtual nodes"),
         On("", "nodes/status").verbs(&["patch"], "report the state of the virtual nodes"),
         only(
             On("coordination.k8s.io", "leases").verbs(&["get", "create", "update"], "keep the virtual nodes alive"),

@@ -8,9 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::watch_object;
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -78,6 +81,14 @@ pub struct NodeController {
     provider: Arc<dyn NodeProvider>,
 }
 
+/// Why a node is not kept any longer.
+enum Ended {
+    /// We were told to stop.
+    Stopped,
+    /// Somebody has deleted the Node.
+    NodeDeleted,
+}
+
 /// When the provider answered last, and what it said instead.
 struct Contact {
     last_answer: Option<Instant>,
@@ -96,13 +107,18 @@ impl NodeController {
     /// When the node cannot be registered for a reason that time will not cure (a refusal); an API server that does not
     /// answer is waited for.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), NodeError> {
-        let node = self.register(&shutdown).await?;
-        let Some(node) = node else { return Ok(()) };
-        let uid = node.metadata.uid.unwrap_or_default();
-        let _lease = lease::LeaseThread::start(self.config.clone(), self.identity.name.clone(), uid)
-            .map_err(NodeError::StartLease)?;
-        tracing::info!(node = self.identity.name, ip = self.identity.ip, port = self.identity.port, "registered");
-        self.keep_status(shutdown).await;
+        while let Some(node) = self.register(&shutdown).await? {
+            let uid = node.metadata.uid.unwrap_or_default();
+            let _lease = lease::LeaseThread::start(self.config.clone(), self.identity.name.clone(), uid)
+                .map_err(NodeError::StartLease)?;
+            tracing::info!(node = self.identity.name, ip = self.identity.ip, port = self.identity.port, "registered");
+            match self.keep_status(&shutdown).await {
+                Ended::Stopped => break,
+                Ended::NodeDeleted => {
+                    tracing::warn!(node = self.identity.name, "somebody has deleted the node; registering it again");
+                }
+            }
+        }
         Ok(())
     }
 
@@ -147,7 +163,11 @@ impl NodeController {
 
     /// Computes the status every 10 s and after each change of the provider's report; writes it when it has changed, and
     /// every 5 minutes.
-    async fn keep_status(&self, shutdown: CancellationToken) {
+    ///
+    /// The Node is watched, rather than read every 10 s as a kubelet does: somebody may delete it, and the host's node
+    /// controller marks it Unknown if this process was stopped for a while.
+    async fn keep_status(&self, shutdown: &CancellationToken) -> Ended {
+        let mut live = watch_object(self.nodes.clone(), &self.identity.name).default_backoff().boxed();
         let mut reports = self.provider.node_status();
         let mut contact = Contact { last_answer: None, trouble: None };
         let started = Instant::now();
@@ -157,9 +177,17 @@ impl NodeController {
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => return Ended::Stopped,
                 _ = heartbeat.tick() => self.ping(&mut contact).await,
                 Ok(()) = reports.changed() => tokio::time::sleep(GATHER).await,
+                Some(seen) = live.next() => match seen {
+                    Ok(None) => return Ended::NodeDeleted,
+                    Ok(Some(node)) => {
+                        let status = node.status.unwrap_or_default();
+                        written = written.filter(|(_, ours)| status::shows(&status, ours));
+                    }
+                    Err(error) => tracing::debug!(node = self.identity.name, %error, "the node's watch is interrupted"),
+                },
             }
             let report = reports.borrow_and_update().clone();
             let trouble = self.trouble(&contact, started, &report);
@@ -202,7 +230,7 @@ impl NodeController {
 
     async fn write_status(&self, status: &Value) -> Result<(), kube::Error> {
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let node = self.nodes.get_status(&self.identity.name).await?;
+        let node = self.nodes.get(&self.identity.name).await?;
         let patch = status::patch(status, &node.status.unwrap_or_default(), &now);
         self.nodes.patch_status(&self.identity.name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
         Ok(())

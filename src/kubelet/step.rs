@@ -268,7 +268,8 @@ pub enum Action {
 pub enum Evidence {
     /// The instance's own status.
     Instance,
-    /// The instance's status, but not its end: somebody stops it over there and it will be replaced.
+    /// Somebody stops the instance over there. Not ready, but no more than that: it has not ended yet, or it will be
+    /// replaced.
     Leaving,
     /// There is no instance yet, because of this.
     Waiting(Obstacle),
@@ -505,8 +506,11 @@ fn live(record: &Record, proxy: &ProxyView) -> Vec<Action> {
     match &record.instance {
         Presence::Unknown => vec![],
         Presence::There(instance) if instance.deleting.is_some() => {
-            let evidence = if replaceable(record, proxy) { Evidence::Leaving } else { Evidence::Instance };
-            mirror(record, proxy, instance, evidence)
+            if replaceable(record, proxy) || !instance.health.phase.terminal() {
+                report(record, proxy, Evidence::Leaving, true)
+            } else {
+                mirror(record, proxy, instance, Evidence::Instance)
+            }
         }
         Presence::There(instance) => {
             let mut actions = vec![];

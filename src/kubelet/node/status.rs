@@ -1,6 +1,6 @@
 //! The node contract: labels, addresses, resources, conditions. Pure.
 
-use k8s_openapi::api::core::v1::NodeStatus;
+use k8s_openapi::api::core::v1::{NodeCondition, NodeStatus};
 use serde_json::{Map, Value, json};
 
 use super::NodeIdentity;
@@ -54,6 +54,15 @@ pub fn status(identity: &NodeIdentity, report: &NodeReport, trouble: Option<&Obs
             calm("DiskPressure", "NoDiskPressure"),
             calm("PIDPressure", "NoPIDPressure"),
         ],
+    })
+}
+
+/// Whether the Node still shows the conditions that were written. The host's node controller changes them if no lease was
+/// renewed for a while.
+pub fn shows(live: &NodeStatus, written: &Value) -> bool {
+    written["conditions"].as_array().into_iter().flatten().all(|wanted| {
+        let same = |known: &NodeCondition| wanted["type"] == *known.type_ && wanted["status"] == *known.status;
+        live.conditions.iter().flatten().any(same)
     })
 }
 
@@ -122,6 +131,19 @@ mod tests {
         let trouble = Obstacle { reason: "TargetUnreachable".into(), message: "connection refused".into() };
         let ready = &status(&identity(), &NodeReport::default(), Some(&trouble))["conditions"][0];
         assert_eq!((&ready["status"], &ready["message"]), (&json!("False"), &json!("connection refused")));
+    }
+
+    #[test]
+    fn a_node_that_was_marked_unknown_is_written_again() {
+        let written = status(&identity(), &NodeReport::default(), None);
+        let live = |ready: &str| {
+            let conditions =
+                ["MemoryPressure", "DiskPressure", "PIDPressure"].map(|kind| json!({"type": kind, "status": "False"}));
+            let all: Vec<Value> = conditions.into_iter().chain([json!({"type": "Ready", "status": ready})]).collect();
+            serde_json::from_value::<NodeStatus>(json!({"conditions": all})).unwrap()
+        };
+        assert!(shows(&live("True"), &written));
+        assert!(!shows(&live("Unknown"), &written));
     }
 
     #[test]

@@ -112,6 +112,10 @@ impl Shell {
             self.table.step(uid, Event::Answer(Answer::Deferred));
             return None;
         }
+        if *evidence == Evidence::Leaving {
+            let message = "somebody in the target deletes the delegate".into();
+            self.events.warn(&snapshot.key, Obstacle { reason: "DelegateDeleted".into(), message });
+        }
         Some(self.write(uid, &snapshot, &wanted, asked).await)
     }
 

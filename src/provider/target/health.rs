@@ -13,13 +13,13 @@ use crate::kubelet::provider::{NodeReport, Obstacle};
 pub(super) struct Health {
     target: String,
     report: watch::Sender<NodeReport>,
-    /// By watch, what it is refused.
-    refused: Mutex<BTreeMap<&'static str, String>>,
+    /// The watches that are interrupted, and what each is refused, if it is.
+    interrupted: Mutex<BTreeMap<&'static str, Option<String>>>,
 }
 
 impl Health {
     pub(super) fn new(target: &str) -> Self {
-        Self { target: target.into(), report: watch::Sender::default(), refused: Mutex::default() }
+        Self { target: target.into(), report: watch::Sender::default(), interrupted: Mutex::default() }
     }
 
     pub(super) fn report(&self) -> watch::Receiver<NodeReport> {
@@ -52,26 +52,25 @@ impl Health {
 
     /// A watch works.
     pub(super) fn works(&self, watch: &'static str) {
-        self.lock().remove(watch);
+        if self.lock().remove(watch).is_some() {
+            tracing::info!(target_cluster = self.target, watch, "the watch of the target works again");
+        }
         self.publish();
     }
 
     /// A watch is interrupted. That the target is out of reach is for the ping to judge; that it refuses is said at once.
     pub(super) fn interrupted(&self, watch: &'static str, error: &watcher::Error) {
-        tracing::warn!(
-            target_cluster = self.target,
-            watch,
-            error = chain(error),
-            "a watch of the target is interrupted"
-        );
-        if let Some(refusal) = refusal(error) {
-            self.lock().insert(watch, refusal);
-            self.publish();
+        let (error, refusal) = (chain(error), refusal(error));
+        if self.lock().insert(watch, refusal).is_none() {
+            tracing::warn!(target_cluster = self.target, watch, error, "a watch of the target is interrupted");
+        } else {
+            tracing::debug!(target_cluster = self.target, watch, error, "the watch is still interrupted");
         }
+        self.publish();
     }
 
     fn publish(&self) {
-        let refused: Vec<String> = self.lock().values().cloned().collect();
+        let refused: Vec<String> = self.lock().values().flatten().cloned().collect();
         let trouble =
             (!refused.is_empty()).then(|| Obstacle { reason: "TargetRefused".into(), message: refused.join("; ") });
         self.report.send_if_modified(|report| {
@@ -82,8 +81,8 @@ impl Health {
     }
 
     /// No code panics while it holds the lock.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Option<String>>> {
+        self.interrupted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
