@@ -208,6 +208,6 @@ fn build() -> Result<PathBuf> {
     // Each line is a message; the one about the program names it.
     let messages = String::from_utf8(output.stdout)?;
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let path = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last();
+    let path = messages.rev().find_map(|message| message["executable"].as_str().map(PathBuf::from));
     path.context("cargo built no program")
 }
