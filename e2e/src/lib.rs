@@ -17,6 +17,7 @@
 //! something, and a wait in vain reports what it waited for, what it saw last, the events on both sides and the end of
 //! Longshore's log. Nothing skips: without root or clusters the tests fail and say so.
 
+mod bespoke;
 mod cluster;
 mod command;
 mod history;
@@ -36,10 +37,11 @@ pub use anyhow::{Context, Result, bail, ensure};
 pub use serde_json::{Value, json};
 
 pub use crate::{
+    bespoke::{Bespoke, write_json},
     cluster::Cluster,
     command::{Background, Output, run},
     history::{Change, History, Observation},
-    longshore::{Longshore, Options},
+    longshore::{Frozen, Longshore, Options},
     pod::{IDLE, IMAGE, Pod, container},
     stories::{deployment, job, stateful_set},
     terminal::Terminal,

@@ -19,6 +19,10 @@ use tempfile::TempDir;
 
 use crate::{runtime, secs};
 
+mod frozen;
+
+pub use frozen::Frozen;
+
 /// A stop takes as long as what is under way, which is no more than this.
 const STOP_PATIENCE: Duration = secs(20);
 const PAUSE: Duration = Duration::from_millis(20);
@@ -152,7 +156,7 @@ impl Drop for Longshore {
     }
 }
 
-const BRIDGE: &str = "172.30.0.1";
+pub(crate) const BRIDGE: &str = "172.30.0.1";
 
 fn terminate(child: &mut Child) -> Result<ExitStatus> {
     let pid = Pid::from_raw(i32::try_from(child.id())?).context("no pid")?;
@@ -183,7 +187,7 @@ fn lock_path(node: &str) -> PathBuf {
     env::temp_dir().join(format!("longshore-{node}.lock"))
 }
 
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((BRIDGE, 0)).context("the clusters' bridge is not there")?.local_addr()?.port())
 }
 

@@ -272,7 +272,7 @@ fn test_file() -> String {
 }
 
 /// A name that no earlier run has left anything of.
-fn unique(name: &str) -> String {
+pub(crate) fn unique(name: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs() % 1_000_000;
     format!("e2e-{name}-{}-{now}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
