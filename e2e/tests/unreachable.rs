@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use e2e::{Context, IDLE, Result, Value, World, container, json, secs};
+use e2e::{Context, IDLE, Result, Value, World, container, secs};
 
 /// The admin's kubeconfig for the target, with changes.
 fn changed_kubeconfig(dir: &Path, change: impl Fn(&mut Value)) -> Result<std::path::PathBuf> {
