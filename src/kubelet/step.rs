@@ -161,6 +161,8 @@ pub struct Memo {
     pub proxy_buried: bool,
     /// A create may have worked without an answer that counts: absence is no knowledge until the provider was asked.
     pub doubt: bool,
+    /// The provider was asked since, and has none.
+    pub sought: bool,
     /// That it went was an answer, and the watch may still tell of the time before.
     pub watch_behind: bool,
     /// Why the last create or update did not work; shown at home until it does.
@@ -179,7 +181,7 @@ pub struct Memo {
     pub losses: u32,
     /// A change that may wait has waited long enough.
     pub report_due: bool,
-    /// Stopping the instance waits for [`Event::Retry`].
+    /// Stopping the instance, or asking for it, waits for [`Event::Retry`].
     pub delete_blocked: bool,
 }
 
@@ -386,10 +388,17 @@ fn learn(record: &mut Record, answer: Answer) {
             if retry {
                 record.memo.attempts = record.memo.attempts.saturating_add(1);
                 record.memo.doubt = true;
+                record.memo.sought = false;
             }
         }
-        Answer::Doubtful => record.memo.doubt = true,
-        Answer::InstanceMissing => record.memo.doubt = false,
+        Answer::Doubtful => {
+            record.memo.doubt = true;
+            record.memo.sought = false;
+        }
+        Answer::InstanceMissing => {
+            record.memo.doubt = false;
+            record.memo.sought = true;
+        }
         Answer::Stopping(uid, grace) => {
             record.memo.attempts = 0;
             if let Presence::There(instance) = &mut record.instance
@@ -457,6 +466,7 @@ fn see_instance(record: &mut Record, instance: InstanceView) {
     }
     record.memo.obstacle = None;
     record.memo.doubt = false;
+    record.memo.sought = false;
     record.memo.ran |= instance.started;
     if instance.health.phase.terminal() && instance.deleting.is_none() {
         record.memo.ended = Some(instance.uid.clone());
@@ -514,13 +524,8 @@ fn leave(record: &Record, proxy: &ProxyView) -> Vec<Action> {
             }
             actions
         }
-        Presence::Absent if record.memo.doubt => {
-            if record.memo.delete_blocked {
-                vec![]
-            } else {
-                vec![Action::FindInstance]
-            }
-        }
+        // Whoever has seen the instance go need not ask; the provider's watch may be behind the host's.
+        Presence::Absent if !record.memo.sought && (record.memo.doubt || record.memo.buried.is_none()) => seek(record),
         Presence::Absent if !proxy.health.phase.terminal() => {
             let evidence = if record.memo.ended.is_some() { Evidence::Instance } else { Evidence::Ended };
             report(record, proxy, evidence, true)
@@ -570,6 +575,8 @@ fn live(record: &Record, proxy: &ProxyView) -> Vec<Action> {
         }
         // It was removed over there before home was told of its end: that end counts.
         Presence::Absent if record.memo.ended.is_some() => report(record, proxy, Evidence::Instance, true),
+        // Nothing is given up for lost on the ground of a watch that may be behind what another process has done.
+        Presence::Absent if !replaceable(record, proxy) && !record.memo.sought => seek(record),
         Presence::Absent if !replaceable(record, proxy) => report(record, proxy, Evidence::Lost, true),
         Presence::Absent => {
             let mut actions = vec![];
@@ -595,6 +602,10 @@ fn unlisted() -> Obstacle {
 /// Whether a new instance may take the place of one that vanished.
 fn replaceable(record: &Record, proxy: &ProxyView) -> bool {
     proxy.replaceable && record.memo.ended.is_none() && !(proxy.once && record.memo.ran)
+}
+
+fn seek(record: &Record) -> Vec<Action> {
+    if record.memo.delete_blocked { vec![] } else { vec![Action::FindInstance] }
 }
 
 fn stop(record: &Record, instance: &InstanceView, grace: Option<u32>) -> Vec<Action> {

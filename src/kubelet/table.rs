@@ -91,6 +91,14 @@ impl Table {
         let listing = self.side(side);
         listing.epoch.fetch_add(1, Ordering::SeqCst);
         listing.complete.store(false, Ordering::SeqCst);
+        if side == Side::Host {
+            // What was taken for absent without having been seen to go may be in the list.
+            for mut entry in self.entries.iter_mut() {
+                if entry.record.proxy == Presence::Absent && !entry.record.memo.proxy_buried {
+                    entry.record.proxy = Presence::Unknown;
+                }
+            }
+        }
     }
 
     /// The list of this side is complete. Returns the UIDs of all records, since each may now be decided, with what

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{DEBOUNCE, Shell, backoff};
 use crate::errors::chain;
-use crate::kubelet::document::{PodDocument, PodKey};
+use crate::kubelet::document::PodKey;
 use crate::kubelet::host::WriteError;
 use crate::kubelet::provider::{Deletion, Obstacle, PodError};
 use crate::kubelet::status::{Facts, desired, needs_whole_status, patch, shows};
@@ -38,11 +38,8 @@ impl Shell {
     }
 
     async fn create(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
-        let pod = match self.document(uid).await {
-            Ok(Some(pod)) => pod,
-            Ok(None) => return self.table.step(uid, Event::Answer(Answer::ProxyMissing)),
-            Err(error) => return self.host_failed(uid, &error),
-        };
+        // Without the document it is read again, and what it says may call for something else by now.
+        let Some(pod) = self.table.body(uid) else { return self.find_proxy(uid).await };
         let asked = self.table.epoch(Side::Provider);
         match self.provider.create_pod(&pod).await {
             Ok(made) => {
@@ -54,11 +51,8 @@ impl Shell {
     }
 
     async fn update(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
-        let pod = match self.document(uid).await {
-            Ok(Some(pod)) => pod,
-            Ok(None) => return self.table.step(uid, Event::Answer(Answer::ProxyMissing)),
-            Err(error) => return self.host_failed(uid, &error),
-        };
+        // Without the document it is read again, and what it says may call for something else by now.
+        let Some(pod) = self.table.body(uid) else { return self.find_proxy(uid).await };
         let Some(instance) = self.table.instance(uid) else { return self.table.step(uid, Event::Look) };
         let asked = self.table.epoch(Side::Provider);
         match self.provider.update_pod(&pod, &instance).await {
@@ -211,17 +205,6 @@ impl Shell {
                 self.table.step(uid, Event::Answer(Answer::ProxyDeleted))
             }
             Err(error) => self.host_failed(uid, &error),
-        }
-    }
-
-    /// The proxy as a whole: kept until an instance is made of it, read again where that was long ago.
-    async fn document(&self, uid: &Uid) -> Result<Option<PodDocument>, kube::Error> {
-        if let Some(pod) = self.table.body(uid) {
-            return Ok(Some(pod));
-        }
-        match self.table.key(uid) {
-            Some(key) => self.host.pod(&key).await,
-            None => Ok(None),
         }
     }
 

@@ -155,7 +155,8 @@ fn an_instance_deleted_over_there_is_replaced_where_the_restart_policy_allows() 
 #[test]
 fn an_instance_deleted_over_there_fails_a_pod_that_must_not_run_twice() {
     let mut record = settled();
-    let actions = step(&mut record, Event::InstanceGone("i".into()));
+    assert_eq!(step(&mut record, Event::InstanceGone("i".into())), [Action::FindInstance], "it is asked for first");
+    let actions = step(&mut record, Event::Answer(Answer::InstanceMissing));
     assert_eq!(actions, [Action::Report { evidence: Evidence::Lost, urgent: true }]);
 }
 
@@ -187,6 +188,14 @@ fn a_deleted_proxy_whose_create_was_not_answered_waits_for_the_provider_to_be_as
 }
 
 #[test]
+fn a_pod_that_runs_at_home_is_not_failed_because_its_instance_was_not_seen_yet() {
+    let mut record = listed();
+    let running = ProxyView { health: running(), replaceable: false, once: true, ..proxy(5) };
+    assert_eq!(step(&mut record, Event::ProxySeen(running)), [Action::FindInstance]);
+    assert_eq!(step(&mut record, Event::Answer(Answer::Created(instance("i", 5)))), [mirror(true)]);
+}
+
+#[test]
 fn an_end_that_home_has_not_seen_counts_even_after_the_instance_has_gone() {
     let mut record = settled();
     step(&mut record, Event::ProxySeen(ProxyView { health: running(), ..proxy(6) }));
@@ -212,7 +221,8 @@ fn a_start_that_home_has_not_seen_counts_too() {
     let mut record = listed();
     step(&mut record, Event::ProxySeen(ProxyView { once: true, ..proxy(1) }));
     step(&mut record, Event::InstanceSeen(InstanceView { started: true, ..instance("i", 1) }));
-    let actions = step(&mut record, Event::InstanceGone("i".into()));
+    assert_eq!(step(&mut record, Event::InstanceGone("i".into())), [Action::FindInstance]);
+    let actions = step(&mut record, Event::Answer(Answer::InstanceMissing));
     assert_eq!(actions, [Action::Report { evidence: Evidence::Lost, urgent: true }]);
 }
 
@@ -273,7 +283,8 @@ fn a_shorter_grace_is_passed_on_and_zero_becomes_one() {
 fn a_finalizer_on_the_proxy_makes_no_loop() {
     let mut record = listed();
     let over = ProxyView { deleting: Some(30), health: ended(Phase::Failed), ..proxy(3) };
-    assert_eq!(step(&mut record, Event::ProxySeen(over.clone())), [Action::DeleteProxy]);
+    assert_eq!(step(&mut record, Event::ProxySeen(over.clone())), [Action::FindInstance]);
+    assert_eq!(step(&mut record, Event::Answer(Answer::InstanceMissing)), [Action::DeleteProxy]);
     assert_eq!(step(&mut record, Event::Answer(Answer::ProxyDeleted)), []);
     assert_eq!(step(&mut record, Event::ProxySeen(ProxyView { version: 4, deleting: Some(0), ..over })), []);
 }

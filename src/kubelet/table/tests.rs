@@ -70,6 +70,17 @@ fn what_was_asked_for_before_a_list_may_have_gone_with_it() {
 }
 
 #[test]
+fn a_record_is_not_forgotten_while_its_proxy_may_be_in_a_list() {
+    let table = listed();
+    table.instance_seen(instance("a", "i"));
+    table.listing(Side::Host);
+    table.instance_gone(&instance("a", "i").key, &"i".into());
+    assert_eq!(table.step(&uid("a"), Event::Look), []);
+    assert_eq!(table.listed(Side::Host), [(uid("a"), vec![])]);
+    assert_eq!(table.step(&uid("a"), Event::Look), [Action::Forget]);
+}
+
+#[test]
 fn a_proxy_found_missing_is_forgotten_with_the_next_list() {
     let table = listed();
     table.instance_seen(instance("a", "i"));
