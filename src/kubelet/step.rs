@@ -630,4 +630,6 @@ fn report(record: &Record, proxy: &ProxyView, evidence: Evidence, urgent: bool) 
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

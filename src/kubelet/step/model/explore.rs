@@ -1,0 +1,230 @@
+//! The bounds within which everything is explored.
+//!
+//! Those that `cargo test` runs are small enough for that; the others (`cargo test model -- --ignored`) take minutes and
+//! more, and are worth them after a change of `step`, of the table or of the model itself.
+
+use std::time::Instant;
+
+use dashmap::DashSet;
+use stateright::{Checker, HasDiscoveries, Model};
+
+use super::mutants::Mutant;
+use super::world::Policy;
+use super::{Harbour, Kind};
+
+const ALL: [Kind; 7] = [Kind::Force, Kind::End, Kind::Vanish, Kind::Evict, Kind::Crash, Kind::Break, Kind::TimeOut];
+
+/// One process and one pod, whose name is used once.
+fn harbour(policy: Policy, faults: u8, kinds: &[Kind]) -> Harbour {
+    Harbour {
+        policies: vec![policy],
+        processes: 1,
+        faults,
+        lives: 1,
+        changes: 0,
+        kinds: kinds.to_vec(),
+        lag: 1,
+        mutant: None,
+        eager: true,
+        resting: DashSet::default(),
+    }
+}
+
+/// Explores everything; no property fails, and each of these states is met.
+fn holds(harbour: Harbour, at_least: usize, met: &[&'static str]) {
+    let begun = Instant::now();
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    let checker = harbour.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let (unique, all) = (checker.unique_state_count(), checker.state_count());
+    println!("{name}: {unique} states, {all} moves, depth {}, {:.1?}", checker.max_depth(), begun.elapsed());
+    let discoveries = checker.discoveries();
+    for (property, path) in &discoveries {
+        if checker.discovery_classification(property).to_string() == "counterexample" {
+            println!("{:?}", path.last_state());
+            panic!("not so: {property}\n{:#?}", path.clone().into_actions());
+        }
+    }
+    for state in met {
+        assert!(discoveries.contains_key(state), "never met: {state}");
+    }
+    assert!(unique >= at_least, "only {unique} states: the model has become too small to mean anything");
+}
+
+/// Explores until a property fails, which must be one of these.
+fn finds(mutant: Mutant, harbour: Harbour, expected: &[&str]) {
+    let harbour = Harbour { mutant: Some(mutant), ..harbour };
+    let checker = harbour.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let mut failed = checker.discoveries();
+    failed.retain(|property, _| checker.discovery_classification(property).to_string() == "counterexample");
+    let failed: Vec<_> = failed.keys().copied().collect();
+    println!("{mutant:?}: {failed:?} after {} states", checker.unique_state_count());
+    assert!(failed.iter().any(|property| expected.contains(property)), "{mutant:?} has the effects {failed:?}");
+}
+
+const LIFE: &str = "a pod completes its life";
+const CRASHED: &str = "a process forgets what a server has done for it";
+const WAITS: &str = "a namesake waits";
+const REPLACED: &str = "a lost instance is replaced";
+const LATE: &str = "a request may arrive after its process";
+
+#[test]
+fn a_pod_that_may_start_once() {
+    holds(harbour(Policy::Never, 1, &ALL), 200_000, &[LIFE, CRASHED, LATE]);
+}
+
+#[test]
+fn a_pod_that_starts_again_unless_it_succeeded() {
+    let kinds = [Kind::End, Kind::Vanish, Kind::Evict, Kind::TimeOut];
+    holds(harbour(Policy::OnFailure, 1, &kinds), 20_000, &[LIFE, REPLACED]);
+}
+
+#[test]
+fn a_pod_that_changes() {
+    let kinds = [Kind::Crash, Kind::Vanish];
+    holds(Harbour { changes: 1, lag: 0, ..harbour(Policy::Always, 1, &kinds) }, 10_000, &[CRASHED]);
+}
+
+#[test]
+fn two_faults() {
+    holds(harbour(Policy::Never, 2, &[Kind::Crash, Kind::Vanish]), 100_000, &[CRASHED, LATE]);
+}
+
+#[test]
+fn a_name_that_is_used_again() {
+    holds(Harbour { lives: 2, lag: 0, ..harbour(Policy::Never, 0, &[Kind::Force]) }, 5_000, &[WAITS]);
+}
+
+#[test]
+fn workers_that_are_busy_elsewhere() {
+    let kinds = [Kind::Crash, Kind::Evict];
+    holds(Harbour { eager: false, ..harbour(Policy::Never, 1, &kinds) }, 30_000, &[CRASHED, LATE]);
+}
+
+#[test]
+fn two_pods() {
+    let policies = vec![Policy::Never, Policy::Always];
+    let kinds = [Kind::Bystander, Kind::Break];
+    holds(Harbour { policies, lag: 0, ..harbour(Policy::Never, 1, &kinds) }, 50_000, &[]);
+}
+
+#[test]
+fn two_processes() {
+    holds(Harbour { processes: 2, lag: 0, ..harbour(Policy::Never, 0, &[Kind::End]) }, 20_000, &[LIFE]);
+}
+
+#[test]
+#[ignore = "takes many minutes"]
+fn three_faults() {
+    // Not together with `Vanish`: see "What is known not to hold" in docs/model.md.
+    holds(Harbour { lag: 0, ..harbour(Policy::Never, 3, &[Kind::Crash, Kind::Break]) }, 100_000, &[CRASHED, LATE]);
+}
+
+#[test]
+#[ignore = "takes many minutes"]
+fn a_name_that_is_used_again_with_all_kinds_of_faults() {
+    holds(Harbour { lives: 2, ..harbour(Policy::OnFailure, 1, &ALL) }, 1_000_000, &[LIFE, CRASHED, WAITS, REPLACED]);
+}
+
+#[test]
+#[ignore = "takes many minutes"]
+fn two_pods_with_two_faults() {
+    let policies = vec![Policy::Never, Policy::Always];
+    let kinds = [Kind::Bystander, Kind::Crash, Kind::Break];
+    holds(Harbour { policies, lag: 0, ..harbour(Policy::Never, 2, &kinds) }, 1_000_000, &[CRASHED]);
+}
+
+#[test]
+#[ignore = "takes many minutes"]
+fn two_processes_and_a_broken_watch() {
+    let harbour = Harbour { processes: 2, lag: 0, ..harbour(Policy::Never, 1, &[Kind::Break]) };
+    holds(harbour, 100_000, &[]);
+}
+
+#[test]
+#[ignore = "takes many minutes"]
+fn two_processes_and_force() {
+    let kinds = [Kind::End, Kind::Force];
+    holds(Harbour { processes: 2, lag: 0, ..harbour(Policy::Never, 0, &kinds) }, 1_000_000, &[LIFE]);
+}
+
+#[test]
+#[ignore = "takes many minutes"]
+fn two_processes_with_faults() {
+    holds(Harbour { processes: 2, lag: 0, ..harbour(Policy::Never, 1, &ALL) }, 1_000_000, &[LIFE, CRASHED, LATE]);
+}
+
+const RESTS: &str = "a quiet world comes to rest";
+const LAST: &str = "a proxy goes last";
+const REAPED: &str = "nothing that should run is stopped";
+const LATCH: &str = "a terminal phase never changes";
+const ENDED: &str = "what has ended at home is not started";
+const COMPLETED: &str = "what has completed is not started";
+const ONCE: &str = "a pod that may start once starts once";
+const CAUSE: &str = "no pod fails without a cause";
+
+#[test]
+fn a_mutant_takes_the_end_of_any_instance_for_that_of_its_own() {
+    let harbour = harbour(Policy::Always, 2, &[Kind::Vanish, Kind::TimeOut]);
+    finds(Mutant::AnyUid, harbour, &[RESTS, LAST, CAUSE]);
+}
+
+#[test]
+fn a_mutant_lets_the_dead_rise() {
+    finds(Mutant::NoTombstone, harbour(Policy::Always, 1, &[Kind::Vanish]), &[RESTS]);
+}
+
+#[test]
+fn a_mutant_takes_what_is_not_listed_for_absent() {
+    finds(Mutant::UnknownIsAbsent, harbour(Policy::Never, 1, &[Kind::Crash]), &[LAST, ONCE]);
+}
+
+#[test]
+fn a_mutant_reaps_what_it_has_not_seen_at_home() {
+    let harbour = Harbour { processes: 2, ..harbour(Policy::Always, 0, &[]) };
+    finds(Mutant::UnseenIsGone, harbour, &[REAPED, RESTS]);
+}
+
+#[test]
+fn a_mutant_ignores_the_version_of_a_patch() {
+    let harbour = Harbour { processes: 2, lag: 2, ..harbour(Policy::Never, 0, &[Kind::End]) };
+    finds(Mutant::BlindPatch, harbour, &[LATCH]);
+}
+
+#[test]
+fn a_mutant_overlooks_the_end_at_home() {
+    finds(
+        Mutant::NoLatch,
+        harbour(Policy::Always, 2, &[Kind::End, Kind::Vanish, Kind::Crash]),
+        &[ENDED, COMPLETED, LATCH],
+    );
+}
+
+#[test]
+fn a_mutant_removes_the_proxy_before_its_instance() {
+    finds(Mutant::ProxyFirst, harbour(Policy::Never, 0, &[]), &[LAST]);
+}
+
+#[test]
+fn a_mutant_does_not_wait_for_containers() {
+    finds(Mutant::NoGrace, harbour(Policy::Never, 0, &[]), &["an instance ends before it is removed"]);
+}
+
+#[test]
+fn a_mutant_forgets_that_it_has_started() {
+    finds(Mutant::ForgetsStart, harbour(Policy::Never, 1, &[Kind::Vanish]), &[ONCE]);
+}
+
+#[test]
+fn a_mutant_never_tries_again() {
+    finds(Mutant::NoRetry, harbour(Policy::Never, 1, &[Kind::TimeOut]), &[RESTS]);
+}
+
+#[test]
+fn a_mutant_trusts_an_answer_that_is_older_than_a_list() {
+    finds(Mutant::TrustsOldAnswers, harbour(Policy::Always, 2, &[Kind::Vanish, Kind::Break]), &[RESTS]);
+}
+
+#[test]
+fn a_mutant_hears_late_that_a_list_has_begun() {
+    finds(Mutant::LateListing, harbour(Policy::Never, 1, &[Kind::Break]), &[RESTS, LAST]);
+}

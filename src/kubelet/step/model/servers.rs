@@ -1,0 +1,239 @@
+//! Both API servers and the target's kubelet: what a write does, and whether it should have been made.
+
+use super::world::{HOST, Id, Inst, Name, Notice, Policy, Proxy, Reply, Request, Status, TARGET, Truth, World, Wrong};
+use crate::kubelet::step::Phase;
+
+/// The grace period of a pod that asks for none, and of a user's deletion. Only that it is more than one second matters.
+pub(super) const GRACE: u32 = 2;
+
+/// Who sent a request: a process that still waits for the answer, or one that does not.
+#[derive(Clone, Copy)]
+pub(super) struct Sender {
+    pub(super) process: usize,
+    pub(super) stray: bool,
+}
+
+/// A server carries out a request.
+pub(super) fn serve(w: &mut World, policy: Policy, sender: Sender, id: Id, request: Request) -> Reply {
+    match request {
+        Request::Create { want, told } => {
+            match w.name(id).target {
+                Some(there) if there.owner == id => return Reply::Made(there),
+                Some(_) => return Reply::Namesake,
+                None => {}
+            }
+            if told.terminal {
+                w.blame(Wrong::StartedAfterEnd);
+            }
+            if told.ended.is_some() {
+                w.blame(Wrong::RestartedCompleted);
+            }
+            if told.started && policy == Policy::Never {
+                w.blame(Wrong::StartedTwice);
+            }
+            let name = w.name(id);
+            let uid = name.instances;
+            name.instances += 1;
+            name.maker = (!sender.stray).then_some(sender.process);
+            let version = next(name, TARGET);
+            let made =
+                Inst { uid, owner: id, version, sent: want, deleting: None, phase: Phase::Pending, started: false };
+            set_target(w, made);
+            Reply::Made(made)
+        }
+        Request::Update { instance, want } => match w.name(id).target {
+            Some(there) if there.uid == instance => {
+                if there.sent != want {
+                    change_target(w, id, |inst| inst.sent = want);
+                }
+                w.name(id).target.map_or(Reply::Refused, Reply::Made)
+            }
+            _ => Reply::Refused,
+        },
+        Request::Delete { instance, grace } => delete_instance(w, id, instance, grace),
+        Request::Report { version, status } => report(w, policy, id, version, status),
+        Request::Seek => w.name(id).target.filter(|there| there.owner == id).map_or(Reply::Gone, Reply::Made),
+        Request::Find => Reply::Found(w.proxy(id).copied()),
+        Request::DeleteProxy => {
+            delete_proxy(w, sender, id);
+            Reply::Deleted
+        }
+    }
+}
+
+/// Longshore stops an instance, by its UID.
+fn delete_instance(w: &mut World, id: Id, instance: u8, grace: Option<u32>) -> Reply {
+    let Some(there) = w.name(id).target.filter(|there| there.uid == instance) else { return Reply::Gone };
+    if there.deleting.is_none() && !there.phase.terminal() && w.proxy(there.owner).is_some_and(Proxy::live) {
+        w.blame(Wrong::Reaped);
+    }
+    let grace = grace.unwrap_or(GRACE);
+    if there.phase.terminal() {
+        remove_target(w, id);
+    } else if grace == 0 {
+        w.blame(Wrong::RemovedAlive);
+    } else if there.deleting.is_none_or(|now| grace < now) {
+        change_target(w, id, |inst| inst.deleting = Some(grace));
+    }
+    Reply::Stopping
+}
+
+/// A status patch that carries UID and version.
+fn report(w: &mut World, policy: Policy, id: Id, version: u64, status: Status) -> Reply {
+    let Some(proxy) = w.proxy(id).copied().filter(|proxy| proxy.version == version) else { return Reply::Conflict };
+    if proxy.status == status {
+        // The API server makes no new version of what is the same.
+        return Reply::Patched(proxy);
+    }
+    let truth = w.name(id).truth[usize::from(id.life)];
+    let phase = status.phase;
+    if proxy.status.phase.terminal() && proxy.status.phase != phase {
+        w.blame(Wrong::Undead);
+    }
+    let lost = truth.lost && policy == Policy::Never;
+    let caused = match phase {
+        Phase::Failed => proxy.deleting.is_some() || proxy.status.phase == phase || truth.failed || lost,
+        Phase::Succeeded => truth.succeeded,
+        Phase::Pending | Phase::Running => true,
+    };
+    if !caused {
+        w.blame(Wrong::FailedWithoutCause);
+    }
+    let shown = change_host(w, id, |proxy| proxy.status = status);
+    shown.map_or(Reply::Conflict, Reply::Patched)
+}
+
+/// Longshore removes a proxy, by its UID.
+fn delete_proxy(w: &mut World, sender: Sender, id: Id) {
+    let Some(proxy) = w.proxy(id).copied() else { return };
+    if proxy.deleting.is_none() {
+        w.blame(Wrong::DeletedWithoutCause);
+    }
+    let name = w.name(id);
+    if name.target.is_some_and(|inst| inst.owner == id) && name.maker == Some(sender.process) {
+        w.blame(Wrong::DeletedTooEarly);
+    }
+    remove_host(w, id);
+}
+
+/// The user creates the next pod of a name.
+pub(super) fn create_proxy(w: &mut World, name: u8) {
+    let slot = &mut w.names[usize::from(name)];
+    let id = Id { name, life: slot.lives };
+    slot.lives += 1;
+    let proxy = Proxy { id, version: next(slot, HOST), deleting: None, status: Status::default(), want: 0 };
+    slot.host = Some(proxy);
+    w.tell(HOST, Notice::Proxy(proxy));
+}
+
+/// The user deletes a pod. One that has ended needs no grace.
+pub(super) fn user_deletes(w: &mut World, id: Id, force: bool) {
+    if force || w.proxy(id).is_some_and(|proxy| proxy.status.phase.terminal()) {
+        remove_host(w, id);
+    } else {
+        change_host(w, id, |proxy| proxy.deleting = Some(GRACE));
+    }
+}
+
+/// The user changes what a pod is made of.
+pub(super) fn user_changes(w: &mut World, id: Id) {
+    w.name(id).changes -= 1;
+    change_host(w, id, |proxy| proxy.want += 1);
+}
+
+/// The target's kubelet starts an instance.
+pub(super) fn start(w: &mut World, id: Id) {
+    change_target(w, id, |inst| {
+        inst.phase = Phase::Running;
+        inst.started = true;
+    });
+}
+
+/// An instance comes to its end without anybody's help: a job completes, a server is evicted.
+pub(super) fn end(w: &mut World, policy: Policy, id: Id) {
+    let phase = if policy == Policy::Always { Phase::Failed } else { Phase::Succeeded };
+    finish_with(w, id, phase);
+}
+
+/// The target's kubelet ends a terminating instance: first its status says so, then it goes.
+pub(super) fn finish(w: &mut World, id: Id) {
+    if w.name(id).target.is_some_and(|inst| inst.phase.terminal()) {
+        remove_target(w, id);
+    } else {
+        finish_with(w, id, Phase::Failed);
+    }
+}
+
+fn finish_with(w: &mut World, id: Id, phase: Phase) {
+    let owner = change_target(w, id, |inst| inst.phase = phase).map_or(id, |inst| inst.owner);
+    let truth = truth(w.name(id), owner);
+    truth.succeeded |= phase == Phase::Succeeded;
+    truth.failed |= phase == Phase::Failed;
+}
+
+/// Somebody in the target deletes an instance, or its node vanishes with it.
+pub(super) fn interfere(w: &mut World, id: Id, vanish: bool) {
+    if vanish || w.name(id).target.is_some_and(|inst| inst.phase.terminal()) {
+        remove_target(w, id);
+    } else {
+        change_target(w, id, |inst| inst.deleting = Some(GRACE));
+    }
+}
+
+/// What a list of one side shows now.
+pub(super) fn list(w: &World, side: usize) -> Vec<Notice> {
+    let objects = w.names.iter().filter_map(|name| match side {
+        HOST => name.host.map(Notice::Proxy),
+        _ => name.target.map(Notice::Inst),
+    });
+    objects.collect()
+}
+
+fn next(name: &mut Name, side: usize) -> u64 {
+    name.versions[side] += 1;
+    name.versions[side]
+}
+
+fn truth(name: &mut Name, owner: Id) -> &mut Truth {
+    &mut name.truth[usize::from(owner.life)]
+}
+
+fn change_host(w: &mut World, id: Id, change: impl FnOnce(&mut Proxy)) -> Option<Proxy> {
+    let name = w.name(id);
+    let version = next(name, HOST);
+    let proxy = name.host.as_mut()?;
+    change(proxy);
+    proxy.version = version;
+    let proxy = *proxy;
+    w.tell(HOST, Notice::Proxy(proxy));
+    Some(proxy)
+}
+
+fn remove_host(w: &mut World, id: Id) {
+    w.name(id).host = None;
+    w.tell(HOST, Notice::NoProxy(id));
+}
+
+fn change_target(w: &mut World, id: Id, change: impl FnOnce(&mut Inst)) -> Option<Inst> {
+    let name = w.name(id);
+    let version = next(name, TARGET);
+    let inst = name.target.as_mut()?;
+    change(inst);
+    inst.version = version;
+    let inst = *inst;
+    w.tell(TARGET, Notice::Inst(inst));
+    Some(inst)
+}
+
+fn set_target(w: &mut World, inst: Inst) {
+    w.name(inst.owner).target = Some(inst);
+    w.tell(TARGET, Notice::Inst(inst));
+}
+
+fn remove_target(w: &mut World, id: Id) {
+    let name = w.name(id);
+    name.maker = None;
+    let Some(inst) = name.target.take() else { return };
+    truth(name, inst.owner).lost |= inst.started;
+    w.tell(TARGET, Notice::NoInst(inst.owner, inst.uid));
+}
