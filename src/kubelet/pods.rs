@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::document::PodDocument;
+use super::document::{PodDocument, PodKey};
 use super::events::Events;
 use super::host::Host;
 use super::provider::{PodNotice, Provider};
@@ -151,11 +151,13 @@ impl Shell {
 
     /// One complete look at a provider that does not notify; a failed one says nothing at all.
     async fn poll(&self, notices: &mpsc::Sender<PodNotice>) {
+        if !PodNotice::listing(notices).await {
+            return;
+        }
         match self.provider.get_pods().await {
             Ok(pods) => {
                 let seen = pods.into_iter().map(|pod| PodNotice::Seen(Box::new(pod)));
-                let all = std::iter::once(PodNotice::Listing).chain(seen).chain(std::iter::once(PodNotice::Listed));
-                for notice in all {
+                for notice in seen.chain(std::iter::once(PodNotice::Listed)) {
                     if notices.send(notice).await.is_err() {
                         return;
                     }
@@ -168,19 +170,29 @@ impl Shell {
 
     fn notice(self: &Arc<Self>, notice: PodNotice) {
         match notice {
-            PodNotice::Listing => self.table.listing(Side::Provider),
+            PodNotice::Listing(taken) => {
+                self.table.listing(Side::Provider);
+                // The teller may have been dropped meanwhile.
+                let _ = taken.send(());
+            }
             PodNotice::Seen(pod) => self.queue.add(&self.table.instance_seen(*pod)),
             PodNotice::Gone { key, instance } => {
-                let (uid, namesake, actions) = self.table.instance_gone(&key, &instance);
+                let (uid, actions) = self.instance_gone(&key, &instance);
                 self.start_timers(&uid, &actions);
                 self.queue.add(&uid);
-                if let Some(waiting) = namesake {
-                    self.table.step(&waiting, Event::Retry);
-                    self.queue.add(&waiting);
-                }
             }
             PodNotice::Listed => self.listed(Side::Provider),
         }
+    }
+
+    /// An instance is gone, by whatever way we know: a proxy of the same name need not wait any longer.
+    fn instance_gone(&self, key: &PodKey, instance: &Arc<str>) -> (Uid, Vec<Action>) {
+        let (uid, namesake, actions) = self.table.instance_gone(key, instance);
+        if let Some(waiting) = namesake {
+            self.table.step(&waiting, Event::Retry);
+            self.queue.add(&waiting);
+        }
+        (uid, actions)
     }
 
     fn listed(self: &Arc<Self>, side: Side) {

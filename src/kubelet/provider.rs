@@ -21,7 +21,7 @@ use k8s_openapi::api::authentication::v1::{TokenRequestSpec, TokenRequestStatus}
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use super::document::{PodDocument, PodKey};
 
@@ -139,16 +139,17 @@ pub trait PodLifecycleHandler: Send + Sync + 'static {
 /// Pushes changes, so that nobody needs to poll.
 #[async_trait]
 pub trait PodNotifier: Send + Sync + 'static {
-    /// Sends all pods between [`PodNotice::Listing`] and [`PodNotice::Listed`], then every change, until it is dropped
+    /// Sends all pods between [`PodNotice::listing`] and [`PodNotice::Listed`], then every change, until it is dropped
     /// or the receiver is gone. May list again whenever it has lost track.
     async fn notify(&self, notices: mpsc::Sender<PodNotice>);
 }
 
 /// What a notifier says.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub enum PodNotice {
-    /// A list begins.
-    Listing,
+    /// A list begins. The list must not be asked for before this has been taken in ([`PodNotice::listing`]): what is made
+    /// between the two would count as gone at the end of the list, although the list is older.
+    Listing(oneshot::Sender<()>),
     /// A pod is there, or has changed.
     Seen(Box<ProviderPod>),
     /// This instance is gone for ever.
@@ -160,6 +161,14 @@ pub enum PodNotice {
     },
     /// The list is complete: what was not seen since [`PodNotice::Listing`] is gone.
     Listed,
+}
+
+impl PodNotice {
+    /// Says that a list begins, and waits until that is taken in; `false` if nobody listens any more.
+    pub async fn listing(notices: &mpsc::Sender<PodNotice>) -> bool {
+        let (taken, wait) = oneshot::channel();
+        notices.send(PodNotice::Listing(taken)).await.is_ok() && wait.await.is_ok()
+    }
 }
 
 /// What the node is made of.

@@ -73,7 +73,7 @@ impl Shell {
                 self.table.step(uid, Event::Answer(Answer::Stopping(instance, grace.unwrap_or(0))))
             }
             Ok(Deletion::Gone) => {
-                let (_, _, actions) = self.table.instance_gone(&key, &instance);
+                let (_, actions) = self.instance_gone(&key, &instance);
                 actions
             }
             Err(error) => {

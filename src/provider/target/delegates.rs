@@ -124,7 +124,13 @@ impl Delegates {
         let mut stream = watcher(Api::<PodDocument>::all(self.client.clone()), config).default_backoff().boxed();
         loop {
             let notice = match stream.try_next().await {
-                Ok(Some(watcher::Event::Init)) => Some(PodNotice::Listing),
+                // The watcher yields this before it asks for the list.
+                Ok(Some(watcher::Event::Init)) => {
+                    if !PodNotice::listing(&notices).await {
+                        return;
+                    }
+                    None
+                }
                 Ok(Some(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
                     self.read_or_tell(&pod).map(|pod| PodNotice::Seen(Box::new(pod)))
                 }
