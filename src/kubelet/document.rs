@@ -97,11 +97,6 @@ impl PodDocument {
     pub fn list(&self, field: &str) -> &[Value] {
         self.spec.get(field).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
-
-    /// The names of the containers of a kind (`containers`, `initContainers`, `ephemeralContainers`), in spec order.
-    pub fn container_names<'a>(&'a self, field: &str) -> impl Iterator<Item = &'a str> {
-        self.list(field).iter().filter_map(|c| c.get("name")?.as_str())
-    }
 }
 
 impl kube::Resource for PodDocument {
