@@ -2,10 +2,12 @@
 //!
 //! A [`provider`] runs pods somewhere; the core makes a node of it.
 
+pub mod contact;
 pub mod document;
 pub mod events;
 pub mod host;
 pub mod node;
+pub mod partition;
 pub mod pods;
 pub mod provider;
 pub mod queue;
@@ -13,4 +15,5 @@ pub mod server;
 pub mod status;
 pub mod step;
 pub mod table;
+pub mod tolerations;
 pub mod view;

@@ -1,8 +1,10 @@
 //! Longshore offloads pods from one Kubernetes cluster to others.
 
 pub mod api;
+mod backoff;
 pub mod cli;
 pub mod errors;
 pub mod kubelet;
+pub mod leader;
 pub mod provider;
 pub mod run;

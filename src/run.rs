@@ -3,25 +3,26 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::{Client, Config};
-use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::clients::{self, ClientsError};
-use crate::api::target::{PodIps, TargetSpec};
+use crate::api::target::TargetSpec;
 use crate::api::virtual_node::Taint;
-use crate::kubelet::events::Events;
-use crate::kubelet::host::Host;
-use crate::kubelet::node::{NodeController, NodeError, NodeIdentity};
-use crate::kubelet::pods::PodController;
-use crate::kubelet::server::{
-    Authenticator, Authorizer, Bound, ClientTrust, Server, ServerError, ServingCertificate, TlsError, TrustError,
-    server_config,
-};
-use crate::provider::feedback::Addresses;
-use crate::provider::target::{TargetProvider, TargetSetup};
+use crate::kubelet::node::NodeError;
+use crate::kubelet::server::{ClientTrust, ServerError, TlsError, TrustError};
+use crate::leader::Replica;
+
+mod unit;
+
+use unit::Unit;
+
+/// How long a node rests that could not be started, or was lost.
+const REST: Duration = Duration::from_secs(1);
 
 /// Everything that a run needs, resolved and checked. It has no `Debug` because that would show credentials.
 #[derive(Clone)]
@@ -38,6 +39,11 @@ pub struct Setup {
     pub bind_address: IpAddr,
     /// How many pods are worked on at the same time.
     pub workers: usize,
+    /// The namespace of the leases by which replicas share the nodes.
+    pub lease_namespace: String,
+    /// Which replica this is: no two that run at the same time have the same, and one that is restarted in its place keeps
+    /// it.
+    pub identity: String,
 }
 
 /// One virtual node, resolved and checked. It has no `Debug` because that would show credentials.
@@ -85,34 +91,42 @@ pub enum StartError {
     KeepNode(#[from] NodeError),
 }
 
+/// What all virtual nodes of a process share.
+struct Shared {
+    setup: Setup,
+    host: Client,
+    trust: Arc<ClientTrust>,
+    replica: Replica,
+}
+
 /// Runs all virtual nodes until it is told to stop; then every action that is under way is finished.
+///
+/// A node runs where its lease is held. Losing the lease ends what runs for the node and nothing else.
+///
+/// # Errors
+/// When something is wrong that time will not cure.
 pub async fn start(setup: Setup, shutdown: CancellationToken) -> Result<(), StartError> {
     let host = client(&setup.host, "the host").await?;
     let trust = ClientTrust::load(&host).await?;
-    let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
+    let replica = Replica::new(&setup.host, &setup.lease_namespace, setup.identity.clone())
+        .await
+        .map_err(|source| StartError::BuildClient { what: "the leases of the host".into(), source })?;
     // All ports first: one that is taken should stop the start before any node exists.
     let mut nodes = vec![];
     for node in &setup.nodes {
-        nodes.push(prepare(&setup, node, &host, &trust).await?);
+        let address = SocketAddr::new(setup.bind_address, node.port);
+        let listener = TcpListener::bind(address).await.map_err(|source| ServerError::Bind { address, source })?;
+        nodes.push((node.clone(), Arc::new(listener)));
     }
-    let (follow, follower, stop) = (trust.clone(), host.clone(), shutdown.clone());
+    let shared = Arc::new(Shared { setup, host, trust, replica });
+    let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
+    let (follow, follower, stop) = (shared.trust.clone(), shared.host.clone(), shutdown.clone());
     tasks.spawn(async move {
         follow.follow(follower, stop).await;
         Ok(())
     });
-    for node in nodes {
-        let (server, pods, keeper) = (node.server, node.pods, node.keeper);
-        let (a, b, c) = (shutdown.clone(), shutdown.clone(), shutdown.clone());
-        let workers = setup.workers;
-        tasks.spawn(async move {
-            server.serve(a).await;
-            Ok(())
-        });
-        tasks.spawn(async move {
-            pods.run(workers, b).await;
-            Ok(())
-        });
-        tasks.spawn(async move { Ok(keeper.run(c).await?) });
+    for (node, listener) in nodes {
+        tasks.spawn(keep(shared.clone(), node, listener, shutdown.clone()));
     }
     let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {
@@ -128,62 +142,39 @@ pub async fn start(setup: Setup, shutdown: CancellationToken) -> Result<(), Star
     outcome
 }
 
-/// The parts of one virtual node, ready to run.
-struct Parts {
-    server: Bound,
-    pods: PodController,
-    keeper: NodeController,
-}
-
-async fn prepare(
-    setup: &Setup,
-    node: &NodeSetup,
-    host: &Client,
-    trust: &Arc<ClientTrust>,
-) -> Result<Parts, StartError> {
-    let what = format!("target {}", node.target_name);
-    let provider = Arc::new(TargetProvider::start(TargetSetup {
-        name: node.target_name.clone(),
-        client: client(&node.target, &what).await?,
-        streaming: clients::streaming_client(&node.target)
-            .await
-            .map_err(|source| StartError::BuildClient { what, source })?,
-        host_id: setup.host_id.clone(),
-        node_name: node.name.clone(),
-        node_labels: node.labels.clone(),
-        create_namespaces: node.target_spec.namespaces.create,
-        addresses: match node.target_spec.pod_ips {
-            PodIps::Withhold => Addresses::Withhold,
-            PodIps::Publish => Addresses::Publish,
-        },
-    }));
-    let ip = setup.node_ip.to_string();
-    let events = Events::start(host.clone(), &node.name);
-    let pods = PodController::new(&node.name, &ip, Host::new(host.clone()), provider.clone(), events);
-
-    let certificate = Arc::new(ServingCertificate::self_signed(&node.name, &[setup.node_ip])?);
-    let tls = server_config(certificate, trust.clone())?;
-    let authenticator = Authenticator::new(host.clone(), trust.clone());
-    let authorizer = Authorizer::new(host.clone(), node.name.clone());
-    let server = Server::new(provider.clone(), pods.table(), authenticator, authorizer, tls);
-    let server = server.bind(SocketAddr::new(setup.bind_address, node.port)).await?;
-
-    let identity = NodeIdentity {
-        name: node.name.clone(),
-        ip,
-        port: node.port,
-        labels: node.labels.clone(),
-        taints: taints(&node.taints),
-        silence: node.target_spec.heartbeat.timeout(),
-    };
-    let keeper = NodeController::new(identity, host.clone(), setup.host.clone(), provider);
-    Ok(Parts { server, pods, keeper })
+/// Keeps one node whenever its leadership is ours.
+async fn keep(
+    shared: Arc<Shared>,
+    node: NodeSetup,
+    listener: Arc<TcpListener>,
+    shutdown: CancellationToken,
+) -> Result<(), StartError> {
+    while let Some(mut term) = shared.replica.claim(&node.name, &shutdown).await {
+        let stop = shutdown.child_token();
+        let unit = Unit::build(&shared, &node, &listener).await?;
+        let mut running = tokio::spawn(unit.run(shared.setup.workers, stop.clone()));
+        let ended = tokio::select! {
+            ended = &mut running => Some(ended),
+            () = term.hold() => None,
+        };
+        stop.cancel();
+        let ended = match ended {
+            Some(ended) => ended,
+            // Nobody else can be kept from beginning meanwhile, and need not be.
+            None => running.await,
+        };
+        match ended {
+            Ok(outcome) => outcome?,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+        term.release().await;
+        if !shutdown.is_cancelled() {
+            tokio::time::sleep(REST).await;
+        }
+    }
+    Ok(())
 }
 
 async fn client(config: &Config, what: &str) -> Result<Client, StartError> {
     clients::client(config).await.map_err(|source| StartError::BuildClient { what: what.into(), source })
-}
-
-fn taints(taints: &[Taint]) -> Vec<Value> {
-    taints.iter().map(|taint| json!(taint)).collect()
 }

@@ -6,10 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kube::client::ClientBuilder;
 use kube::config::{ExecInteractiveMode, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tower::timeout::TimeoutLayer;
+
+mod connect;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +119,7 @@ pub async fn client(config: &Config) -> Result<Client, ClientsError> {
     let mut config = config.clone();
     config.read_timeout = Some(SILENCE);
     config.reset_reader_on_write = true;
-    build(config, |config| Ok(ClientBuilder::try_from(config)?.with_layer(&TimeoutLayer::new(ANSWER)).build())).await
+    build(config, |config| Ok(connect::builder(config)?.with_layer(&TimeoutLayer::new(ANSWER)).build())).await
 }
 
 /// A client for exec, attach, port-forward and logs.
@@ -127,7 +128,7 @@ pub async fn client(config: &Config) -> Result<Client, ClientsError> {
 pub async fn streaming_client(config: &Config) -> Result<Client, ClientsError> {
     let mut config = config.clone();
     config.default_retry = false;
-    build(config, Client::try_from).await
+    build(config, |config| Ok(connect::builder(config)?.build())).await
 }
 
 /// The API server's address, for people. An address that carries a password loses it.

@@ -103,6 +103,7 @@ pub fn host_rights() -> Vec<Right> {
     let authentication = "authenticate callers of the kubelet API";
     [
         On("", "pods").verbs(&["get", "list", "watch", "delete"], "follow the pods of the virtual nodes"),
+        On("", "pods").verbs(&["patch"], "keep pods from eviction while their target is out of reach"),
         On("", "pods/status").verbs(&["patch"], "report the state of pods"),
         On("", "nodes").verbs(&["get", "list", "watch", "create", "patch"], "register the virtual nodes"),
         On("", "nodes/status").verbs(&["patch"], "report the state of the virtual nodes"),
@@ -119,7 +120,7 @@ pub fn host_rights() -> Vec<Right> {
             "kube-system",
             "extension-apiserver-authentication",
         ),
-        only(On("", "namespaces").verbs(&["get"], "identify this cluster in the targets"), "", "kube-system"),
+        On("", "namespaces").verbs(&["get"], "identify this cluster in the targets; read partition policies"),
     ]
     .concat()
 }

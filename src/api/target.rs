@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::field::{FieldPath, Finding};
+use crate::kubelet::partition::Policy;
 
 /// What the user wants of one remote cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,9 @@ pub struct TargetSpec {
     /// When it counts as out of reach.
     #[serde(default)]
     pub heartbeat: Heartbeat,
+    /// What becomes of its pods while it is out of reach.
+    #[serde(default)]
+    pub partition: Partition,
 }
 
 /// Where the credentials of a target are.
@@ -95,6 +99,43 @@ impl Default for Heartbeat {
     }
 }
 
+/// What becomes of a target's pods while it is out of reach; a pod's or a namespace's annotation wins over it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Partition {
+    /// Whether they wait or are replaced.
+    pub policy: PartitionPolicy,
+    /// With `Replace`, after this long without an answer.
+    pub after_seconds: u32,
+}
+
+/// What becomes of a target's pods while it is out of reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PartitionPolicy {
+    /// They are left as they are, however long.
+    #[default]
+    Wait,
+    /// They are failed and removed, so that their controllers start others.
+    Replace,
+}
+
+impl Default for Partition {
+    fn default() -> Self {
+        // What Kubernetes grants the pods of a node that does not answer.
+        Self { policy: PartitionPolicy::default(), after_seconds: 300 }
+    }
+}
+
+impl Partition {
+    /// The core's word for it.
+    pub fn policy(&self) -> Policy {
+        match self.policy {
+            PartitionPolicy::Wait => Policy::Wait,
+            PartitionPolicy::Replace => Policy::Replace(Duration::from_secs(self.after_seconds.into())),
+        }
+    }
+}
+
 impl TargetSpec {
     /// What is wrong with it, beyond its shape.
     pub fn findings(&self) -> Vec<Finding> {
@@ -115,6 +156,14 @@ impl TargetSpec {
                 FieldPath::of("spec.heartbeat.timeoutSeconds"),
                 format!("{} is out of bounds", self.heartbeat.timeout_seconds),
                 format!("give {} to {} seconds", Heartbeat::BOUNDS.start(), Heartbeat::BOUNDS.end()),
+            ));
+        }
+        let after = self.partition.after_seconds;
+        if after < self.heartbeat.timeout_seconds {
+            findings.push(Finding::new(
+                FieldPath::of("spec.partition.afterSeconds"),
+                format!("{after} is less than spec.heartbeat.timeoutSeconds"),
+                "pods are not replaced before their target counts as out of reach; give at least as much",
             ));
         }
         findings

@@ -42,6 +42,13 @@ pub struct RunArgs {
     /// How many pods are worked on at the same time
     #[arg(long, value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     workers: u16,
+    /// The namespace of the leases by which replicas of Longshore share the virtual nodes
+    #[arg(long, value_name = "NAMESPACE", default_value = "kube-node-lease")]
+    lease_namespace: String,
+    /// The identity of this replica, which no other one that runs at the same time may have [default: machine, address and
+    /// port]
+    #[arg(long, value_name = "NAME")]
+    identity: Option<String>,
 }
 
 /// Why a run ended badly.
@@ -107,7 +114,16 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     }
     let nodes = assemble(&configuration, &targets, &ports);
     let (bind_address, workers) = (args.bind_address, usize::from(args.workers));
-    Ok(Setup { host, host_id, nodes, node_ip, bind_address, workers })
+    let lease_namespace = args.lease_namespace.clone();
+    let identity = args.identity.clone().unwrap_or_else(|| identity(node_ip, bind_address, args.port));
+    Ok(Setup { host, host_id, nodes, node_ip, bind_address, workers, lease_namespace, identity })
+}
+
+/// Where this replica runs. No other one has it at the same time, since it could not listen on the same port; and one that
+/// is restarted in the same place has it again, and need not wait for its own leases to run out.
+fn identity(node_ip: IpAddr, bind_address: IpAddr, port: u16) -> String {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}_{node_ip}_{bind_address}_{port}", machine.trim())
 }
 
 async fn check_host(client: &Client, host: &Config) -> Result<(), RunError> {

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec, TokenRequestStatus};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::Value;
@@ -22,6 +22,16 @@ pub enum WriteError {
     /// No answer, or an error that time may cure.
     #[error("the host did not take the write")]
     NotTaken(#[source] kube::Error),
+}
+
+impl From<kube::Error> for WriteError {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) if status.code == 409 || status.code == 404 => Self::Outdated,
+            kube::Error::Api(status) if status.code == 422 => Self::Refused(status.message),
+            error => Self::NotTaken(error),
+        }
+    }
 }
 
 /// The host's pods, seen from a virtual node.
@@ -54,12 +64,23 @@ impl Host {
     /// Patches a proxy's status (strategic merge); the patch carries UID and resource version.
     pub async fn patch_status(&self, key: &PodKey, patch: &Value) -> Result<PodDocument, WriteError> {
         let params = PatchParams { field_manager: Some("longshore".into()), ..PatchParams::default() };
-        match self.namespace(key).patch_status(&key.name, &params, &Patch::Strategic(patch)).await {
-            Ok(pod) => Ok(pod.without_managed_fields()),
-            Err(kube::Error::Api(status)) if status.code == 409 || status.code == 404 => Err(WriteError::Outdated),
-            Err(kube::Error::Api(status)) if status.code == 422 => Err(WriteError::Refused(status.message.clone())),
-            Err(error) => Err(WriteError::NotTaken(error)),
-        }
+        let written = self.namespace(key).patch_status(&key.name, &params, &Patch::Strategic(patch)).await;
+        written.map(PodDocument::without_managed_fields).map_err(WriteError::from)
+    }
+
+    /// Patches a proxy itself (RFC 6902); the patch tests what it changes, and fails with [`WriteError::Refused`] otherwise.
+    pub async fn patch(&self, key: &PodKey, patch: &Value) -> Result<PodDocument, WriteError> {
+        let patch = serde_json::from_value(patch.clone()).map_err(|error| WriteError::Refused(error.to_string()))?;
+        let params = PatchParams { field_manager: Some("longshore".into()), ..PatchParams::default() };
+        let written = self.namespace(key).patch(&key.name, &params, &Patch::Json::<()>(patch)).await;
+        written.map(PodDocument::without_managed_fields).map_err(WriteError::from)
+    }
+
+    /// The value of an annotation of a namespace.
+    pub async fn namespace_annotation(&self, namespace: &str, key: &str) -> Result<Option<String>, kube::Error> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let found = namespaces.get_metadata_opt(namespace).await?;
+        Ok(found.and_then(|found| found.metadata.annotations?.remove(key)))
     }
 
     /// Removes a proxy for good: grace period 0, and only this UID. A proxy that is gone already is no error.

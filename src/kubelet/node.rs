@@ -16,20 +16,18 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
 use kube::{Client, Config};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::errors::chain;
-
+use super::contact::Contact;
+use super::partition::UNREACHABLE;
 use super::provider::{NodeProvider, NodeReport, Obstacle};
 
 pub mod lease;
 pub mod status;
 
-/// How often the provider is asked whether it answers, and the status is computed. (nodeStatusUpdateFrequency)
+/// How often the status is computed. (nodeStatusUpdateFrequency)
 const HEARTBEAT: Duration = Duration::from_secs(10);
-
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(8);
 
 /// An unchanged status is written this often. (nodeStatusReportFrequency)
 const REPORT: Duration = Duration::from_secs(300);
@@ -50,8 +48,6 @@ pub struct NodeIdentity {
     pub labels: BTreeMap<String, String>,
     /// Taints as in `v1.Taint`; none is a valid choice.
     pub taints: Vec<Value>,
-    /// How long the provider may be silent before the node turns NotReady.
-    pub silence: Duration,
 }
 
 /// Why the node cannot be kept.
@@ -79,6 +75,7 @@ pub struct NodeController {
     nodes: Api<Node>,
     config: Config,
     provider: Arc<dyn NodeProvider>,
+    contact: watch::Receiver<Contact>,
 }
 
 /// Why a node is not kept any longer.
@@ -89,16 +86,17 @@ enum Ended {
     NodeDeleted,
 }
 
-/// When the provider answered last, and what it said instead.
-struct Contact {
-    last_answer: Option<Instant>,
-    trouble: Option<String>,
-}
-
 impl NodeController {
-    /// A controller for one node; `config` is for the lease, which has a connection of its own.
-    pub fn new(identity: NodeIdentity, client: Client, config: Config, provider: Arc<dyn NodeProvider>) -> Self {
-        Self { identity, nodes: Api::all(client), config, provider }
+    /// A controller for one node; `config` is for the lease, which has a connection of its own, and `contact` says whether
+    /// the provider's side answers.
+    pub fn new(
+        identity: NodeIdentity,
+        client: Client,
+        config: Config,
+        provider: Arc<dyn NodeProvider>,
+        contact: watch::Receiver<Contact>,
+    ) -> Self {
+        Self { identity, nodes: Api::all(client), config, provider, contact }
     }
 
     /// Registers the node, then keeps its status and lease until it is told to stop.
@@ -108,11 +106,12 @@ impl NodeController {
     /// answer is waited for.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), NodeError> {
         while let Some(node) = self.register(&shutdown).await? {
+            let was_ready = status::is_ready(&node.status.unwrap_or_default());
             let uid = node.metadata.uid.unwrap_or_default();
             let _lease = lease::LeaseThread::start(self.config.clone(), self.identity.name.clone(), uid)
                 .map_err(NodeError::StartLease)?;
             tracing::info!(node = self.identity.name, ip = self.identity.ip, port = self.identity.port, "registered");
-            match self.keep_status(&shutdown).await {
+            match self.keep_status(was_ready, &shutdown).await {
                 Ended::Stopped => break,
                 Ended::NodeDeleted => {
                     tracing::warn!(node = self.identity.name, "somebody has deleted the node; registering it again");
@@ -166,11 +165,11 @@ impl NodeController {
     ///
     /// The Node is watched, rather than read every 10 s as a kubelet does: somebody may delete it, and the host's node
     /// controller marks it Unknown if this process was stopped for a while.
-    async fn keep_status(&self, shutdown: &CancellationToken) -> Ended {
-        let mut live = watch_object(self.nodes.clone(), &self.identity.name).default_backoff().boxed();
+    async fn keep_status(&self, mut ready: bool, shutdown: &CancellationToken) -> Ended {
+        let mut live =
+            watch_object(self.nodes.clone(), &self.identity.name).backoff(crate::backoff::of_watches()).boxed();
         let mut reports = self.provider.node_status();
-        let mut contact = Contact { last_answer: None, trouble: None };
-        let started = Instant::now();
+        let mut contact = self.contact.clone();
         let mut written: Option<(Instant, Value)> = None;
         let mut labels = Value::Null;
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
@@ -178,7 +177,8 @@ impl NodeController {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ended::Stopped,
-                _ = heartbeat.tick() => self.ping(&mut contact).await,
+                _ = heartbeat.tick() => {}
+                Ok(()) = contact.changed() => {}
                 Ok(()) = reports.changed() => tokio::time::sleep(GATHER).await,
                 Some(seen) = live.next() => match seen {
                     Ok(None) => return Ended::NodeDeleted,
@@ -189,9 +189,14 @@ impl NodeController {
                     Err(error) => tracing::debug!(node = self.identity.name, %error, "the node's watch is interrupted"),
                 },
             }
+            let contact = contact.borrow_and_update().clone();
+            if contact == Contact::Unheard {
+                continue;
+            }
             let report = reports.borrow_and_update().clone();
-            let trouble = self.trouble(&contact, started, &report);
-            let status = status::status(&self.identity, &report, trouble.as_ref());
+            let trouble = trouble(&contact, ready, &report);
+            ready = trouble.is_none();
+            let status = status::status(&self.identity, &report, trouble.as_ref(), &contact);
             let metadata = status::metadata(&self.identity, &report);
             if labels != metadata["labels"] && self.patch_metadata(&metadata).await.is_ok() {
                 labels = metadata["labels"].clone();
@@ -208,32 +213,23 @@ impl NodeController {
         }
     }
 
-    async fn ping(&self, contact: &mut Contact) {
-        match tokio::time::timeout(PATIENCE, self.provider.ping()).await {
-            Ok(Ok(())) => *contact = Contact { last_answer: Some(Instant::now()), trouble: None },
-            Ok(Err(error)) => contact.trouble = Some(chain(error.as_ref())),
-            Err(_) => contact.trouble = Some(format!("no answer within {} s", PATIENCE.as_secs())),
-        }
-    }
-
-    /// What makes the node NotReady, if anything. Short silence does not: the pods over there run on.
-    fn trouble(&self, contact: &Contact, started: Instant, report: &NodeReport) -> Option<Obstacle> {
-        if let Some(text) = &contact.trouble {
-            let silent_since = contact.last_answer.unwrap_or(started);
-            // A provider that has never answered is not ready; one that has gets its time.
-            if contact.last_answer.is_none() || silent_since.elapsed() >= self.identity.silence {
-                return Some(Obstacle { reason: "TargetUnreachable".into(), message: text.clone() });
-            }
-        }
-        report.trouble.clone()
-    }
-
     async fn write_status(&self, status: &Value) -> Result<(), kube::Error> {
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let node = self.nodes.get(&self.identity.name).await?;
         let patch = status::patch(status, &node.status.unwrap_or_default(), &now);
         self.nodes.patch_status(&self.identity.name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
         Ok(())
+    }
+}
+
+/// What makes the node NotReady, if anything. A short break does not: the pods over there run on, and so a node that was
+/// ready stays so; one that was not has to be heard first.
+fn trouble(contact: &Contact, ready: bool, report: &NodeReport) -> Option<Obstacle> {
+    let unreachable = |message: &String| Obstacle { reason: UNREACHABLE.into(), message: message.clone() };
+    match contact {
+        Contact::Silent { message, .. } => Some(unreachable(message)),
+        Contact::Doubtful(message) if !ready => Some(report.trouble.clone().unwrap_or_else(|| unreachable(message))),
+        Contact::Answers | Contact::Doubtful(_) | Contact::Unheard => report.trouble.clone(),
     }
 }
 

@@ -12,19 +12,23 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use kube::runtime::{WatchStreamExt, watcher};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::contact::Contact;
 use super::document::{PodDocument, PodKey};
 use super::events::Events;
 use super::host::Host;
+use super::partition::Policy;
 use super::provider::{PodNotice, Provider};
 use super::queue::Queue;
-use super::step::{Action, Event};
+use super::step::{Action, Event, Reach};
 use super::table::{Side, Table, Uid};
+use super::tolerations;
 
 mod perform;
+mod silence;
 
 /// How often a provider without a notifier is asked for its pods.
 const POLL: Duration = Duration::from_secs(5);
@@ -54,21 +58,34 @@ struct Shell {
     host: Host,
     provider: Arc<dyn Provider>,
     events: Events,
+    partition: Policy,
     table: Arc<Table>,
     queue: Queue,
+    /// The provider is to be listed anew.
+    relist: Notify,
 }
 
 impl PodController {
-    /// A controller for the pods that are bound to `node`, whose address at home is `node_ip`.
-    pub fn new(node: &str, node_ip: &str, host: Host, provider: Arc<dyn Provider>, events: Events) -> Self {
+    /// A controller for the pods that are bound to `node`, whose address at home is `node_ip`; `partition` is what becomes
+    /// of those that say nothing else when the provider's side is silent.
+    pub fn new(
+        node: &str,
+        node_ip: &str,
+        host: Host,
+        provider: Arc<dyn Provider>,
+        events: Events,
+        partition: Policy,
+    ) -> Self {
         let shell = Shell {
             node: node.into(),
             node_ip: node_ip.into(),
             host,
             provider,
             events,
+            partition,
             table: Arc::default(),
             queue: Queue::default(),
+            relist: Notify::new(),
         };
         Self { shell: Arc::new(shell) }
     }
@@ -78,8 +95,9 @@ impl PodController {
         self.shell.table.clone()
     }
 
-    /// Works with this many workers until it is told to stop; an action that is under way is finished first.
-    pub async fn run(self, workers: usize, shutdown: CancellationToken) {
+    /// Works with this many workers until it is told to stop; an action that is under way is finished first. `contact` says
+    /// whether the provider's side answers.
+    pub async fn run(self, workers: usize, contact: watch::Receiver<Contact>, shutdown: CancellationToken) {
         let tasks = TaskTracker::new();
         for _ in 0..workers.max(1) {
             tasks.spawn(self.shell.clone().work(shutdown.clone()));
@@ -96,6 +114,10 @@ impl PodController {
                 }
             });
         }
+        let (shell, stop) = (self.shell.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            stop.run_until_cancelled(shell.watch_contact(contact)).await;
+        });
         tasks.close();
         tasks.wait().await;
     }
@@ -105,7 +127,7 @@ impl Shell {
     /// Follows the host's pods that are bound to this node.
     async fn watch_host(self: Arc<Self>) {
         let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node));
-        let mut stream = watcher(self.host.pods(), config).default_backoff().boxed();
+        let mut stream = watcher(self.host.pods(), config).backoff(crate::backoff::of_watches()).boxed();
         loop {
             match stream.try_next().await {
                 Ok(Some(watcher::Event::Init)) => self.table.listing(Side::Host),
@@ -124,7 +146,7 @@ impl Shell {
         if pod.annotation(MIRROR).is_some() {
             return;
         }
-        let pod = pod.without_managed_fields();
+        let pod = tolerations::restored(pod.without_managed_fields());
         let want = self.provider.fingerprint(&pod);
         self.queue.add(&self.table.proxy_seen(pod, want));
     }
@@ -139,11 +161,17 @@ impl Shell {
         };
         let teller = async {
             loop {
-                match self.provider.notifier() {
-                    Some(notifier) => notifier.notify(sender.clone()).await,
-                    None => self.poll(&sender).await,
+                let tell = async {
+                    match self.provider.notifier() {
+                        Some(notifier) => notifier.notify(sender.clone()).await,
+                        None => self.poll(&sender).await,
+                    }
+                    tokio::time::sleep(DEBOUNCE).await;
+                };
+                tokio::select! {
+                    () = tell => {}
+                    () = self.relist.notified() => {}
                 }
-                tokio::time::sleep(DEBOUNCE).await;
             }
         };
         tokio::join!(told, teller);
@@ -181,7 +209,12 @@ impl Shell {
                 self.start_timers(&uid, &actions);
                 self.queue.add(&uid);
             }
-            PodNotice::Listed => self.listed(Side::Provider),
+            PodNotice::Listed => {
+                self.listed(Side::Provider);
+                if self.table.reach() == Reach::Returning {
+                    tokio::spawn(self.clone().welcome());
+                }
+            }
         }
     }
 

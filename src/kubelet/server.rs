@@ -128,24 +128,11 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         Ok(Bound { server: self, listener, address })
     }
-}
 
-/// A server that has its address.
-pub struct Bound {
-    server: Server,
-    listener: TcpListener,
-    address: SocketAddr,
-}
-
-impl Bound {
-    /// The address, with the real port.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Serves until `shutdown`; then takes no more connections and gives the open ones a few seconds.
-    pub async fn serve(self, shutdown: CancellationToken) {
-        let Self { server: Server { handler, acceptor }, listener, .. } = self;
+    /// Serves whoever comes to this listener until `shutdown`; then takes no more connections and gives the open ones a few
+    /// seconds.
+    pub async fn serve(self, listener: Arc<TcpListener>, shutdown: CancellationToken) {
+        let Self { handler, acceptor } = self;
         let handler = Arc::new(handler);
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let accepting = async {
@@ -174,6 +161,25 @@ impl Bound {
             handler.abort.cancel();
             handler.tasks.wait().await;
         }
+    }
+}
+
+/// A server that has its address.
+pub struct Bound {
+    server: Server,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Bound {
+    /// The address, with the real port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// See [`Server::serve`].
+    pub async fn serve(self, shutdown: CancellationToken) {
+        self.server.serve(Arc::new(self.listener), shutdown).await;
     }
 }
 

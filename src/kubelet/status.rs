@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::partition::{DISRUPTION, UNREACHABLE};
 use super::provider::Obstacle;
 use super::step::{Evidence, Phase};
 use super::view::{CONTAINER_LISTS, Container, DELEGATED, FOREIGN_FIELDS, Home, OWNED_CONDITIONS, digest, items, text};
@@ -30,7 +31,7 @@ pub struct Facts<'a> {
 
 /// Whether rendering this needs the container statuses that home shows.
 pub fn needs_whole_status(evidence: &Evidence) -> bool {
-    matches!(evidence, Evidence::Ended | Evidence::Lost)
+    matches!(evidence, Evidence::Ended | Evidence::Lost | Evidence::GivenUp)
 }
 
 /// The status that home should show, in as far as it is ours. Conditions carry their transition times.
@@ -47,6 +48,7 @@ pub fn desired(evidence: &Evidence, facts: &Facts<'_>) -> Value {
                 "the delegate vanished from the target, and the restart policy allows no second start",
             )),
         ),
+        Evidence::GivenUp => given_up(facts),
     };
     let generation = if facts.current { Some(facts.home.generation) } else { facts.home.observed };
     if let Some(generation) = generation.filter(|generation| *generation > 0) {
@@ -219,6 +221,17 @@ fn ended(facts: &Facts<'_>, failure: Option<(&str, &str)>) -> Value {
     conditions.push(condition(facts, DELEGATED, "False", delegated, ""));
     status.insert("conditions".into(), Value::Array(conditions));
     Value::Object(status)
+}
+
+/// The end of a pod whose side does not answer, for good as far as the user is concerned. Controllers see a disruption in
+/// it rather than a failure of the pod's own (KEP-3329).
+fn given_up(facts: &Facts<'_>) -> Value {
+    let message = "the target has not answered for longer than the policy Replace allows";
+    let mut status = ended(facts, Some((UNREACHABLE, message)));
+    if let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) {
+        conditions.push(condition(facts, DISRUPTION, "True", UNREACHABLE, message));
+    }
+    status
 }
 
 /// Container statuses are sorted by name, as the kubelet writes them.

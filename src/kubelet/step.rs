@@ -17,11 +17,14 @@
 //! - **The UID is the identity.** A record belongs to one proxy UID; an instance is stopped by its own UID; what has gone
 //!   once does not come back through a late answer ([`Memo::buried`]).
 //! - **A terminal phase is a latch.** A proxy that is Succeeded or Failed gets no new instance, ever.
+//! - **Silence is no knowledge.** While the provider's side does not answer ([`Reach::Silent`]) nothing is started and nothing
+//!   given up, unless the user has chosen that ([`Event::GiveUp`]).
 //! - **Everything is safe twice.** Actions are derived from the record anew after every answer; the memo only spares
 //!   writes (and holds back repetition after a failure), and losing it in a crash costs nothing but a repeated write.
 
 use std::sync::Arc;
 
+use super::partition::UNREACHABLE;
 use super::provider::Obstacle;
 
 /// `v1.PodPhase`; an unknown or empty phase counts as pending.
@@ -98,6 +101,18 @@ pub struct Health {
     pub trouble: bool,
 }
 
+/// Whether the provider's side can be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// It answers, or may only have missed a moment.
+    #[default]
+    Fine,
+    /// It has not answered for as long as a short break may take.
+    Silent,
+    /// It answers again, and what has no owner any more is stopped over there before anything else happens.
+    Returning,
+}
+
 /// The proxy pod, as far as decisions need it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ProxyView {
@@ -114,6 +129,11 @@ pub struct ProxyView {
     pub once: bool,
     /// Fingerprint of what an instance should be made of.
     pub want: u64,
+    /// It was failed because its side did not answer, and is to be removed.
+    pub given_up: bool,
+    /// The host's node controller would evict it some time after this node or its side stops answering, only because
+    /// nobody has said otherwise.
+    pub evictable: bool,
 }
 
 /// The provider's instance, as far as decisions need it.
@@ -140,6 +160,8 @@ pub struct Record {
     pub proxy: Presence<ProxyView>,
     /// The provider's side.
     pub instance: Presence<InstanceView>,
+    /// Whether the provider's side answers.
+    pub reach: Reach,
     /// What spares repetition; empty after a restart.
     pub memo: Memo,
 }
@@ -183,6 +205,10 @@ pub struct Memo {
     pub report_due: bool,
     /// Stopping the instance, or asking for it, waits for [`Event::Retry`].
     pub delete_blocked: bool,
+    /// It has been silent over there for as long as the user wants to wait.
+    pub give_up: bool,
+    /// It is time to keep the host from evicting the proxy.
+    pub lift_due: bool,
 }
 
 /// What happened.
@@ -204,6 +230,10 @@ pub enum Event {
     Retry,
     /// The time in which a report may wait is over.
     ReportDue,
+    /// The provider's side has been silent for as long as the user wants to wait.
+    GiveUp,
+    /// The proxy is old enough, or its side doubtful enough, to be kept from eviction.
+    LiftDue,
     /// An action was carried out.
     Answer(Answer),
 }
@@ -232,6 +262,8 @@ pub enum Answer {
     StopFailed,
     /// The report was written and this is the proxy now.
     Reported(ProxyView),
+    /// The proxy is kept from eviction, and this is it now.
+    Lifted(ProxyView),
     /// Home shows it already.
     Unchanged,
     /// A report that may wait is waiting.
@@ -267,6 +299,8 @@ pub enum Action {
         /// At once; otherwise it may wait for up to a second, to be merged with what comes next.
         urgent: bool,
     },
+    /// Keep the host from evicting the proxy: [`Answer::Lifted`].
+    Lift,
     /// Ask the host for the proxy, which no list or watch has shown: [`Event::ProxySeen`] or [`Answer::ProxyMissing`].
     FindProxy,
     /// Ask the provider for an instance that a lost request may have made: [`Answer::Created`] if there is one, else
@@ -294,6 +328,8 @@ pub enum Evidence {
     Ended,
     /// The instance vanished and cannot be replaced: the pod has failed.
     Lost,
+    /// The provider's side is silent for longer than the user wants to wait: the pod has failed.
+    GivenUp,
 }
 
 /// Folds an event into the record and says what to do now, in this order. After an answer the list is derived anew; an
@@ -353,6 +389,9 @@ fn fold(record: &mut Record, event: Event) {
             record.memo.delete_blocked = false;
         }
         Event::ReportDue => record.memo.report_due = true,
+        // Whoever was told of the return since does not give up.
+        Event::GiveUp => record.memo.give_up = record.reach == Reach::Silent,
+        Event::LiftDue => record.memo.lift_due = true,
         Event::Answer(answer) => learn(record, answer),
     }
 }
@@ -417,6 +456,11 @@ fn learn(record: &mut Record, answer: Answer) {
             if record.memo.obstacle.is_none() {
                 record.memo.attempts = 0;
             }
+            see_proxy(record, proxy);
+        }
+        Answer::Lifted(proxy) => {
+            record.memo.outdated = None;
+            record.memo.lift_due = false;
             see_proxy(record, proxy);
         }
         Answer::Unchanged => record.memo.report_due = false,
@@ -484,6 +528,7 @@ fn decide(record: &Record) -> Vec<Action> {
     match &record.proxy {
         Presence::Unknown => vec![],
         Presence::Absent => orphan(record),
+        Presence::There(proxy) if given_up(record, proxy) => give_up(record, proxy),
         Presence::There(proxy) if proxy.deleting.is_some() => leave(record, proxy),
         Presence::There(proxy) if proxy.health.phase.terminal() => rest(record, proxy),
         Presence::There(proxy) => live(record, proxy),
@@ -507,6 +552,26 @@ fn orphan(record: &Record) -> Vec<Action> {
         Presence::Absent if !record.memo.watch_behind => vec![Action::Forget],
         Presence::There(_) | Presence::Absent | Presence::Unknown => vec![],
     }
+}
+
+/// Whether the proxy ends because its side is silent, or has ended so.
+fn given_up(record: &Record, proxy: &ProxyView) -> bool {
+    proxy.given_up || (record.reach == Reach::Silent && record.memo.give_up && !proxy.health.phase.terminal())
+}
+
+/// The user has chosen not to wait for a silent side: the pod fails, and goes, so that its controller starts another one.
+/// What may still run over there is stopped as soon as it can be reached.
+fn give_up(record: &Record, proxy: &ProxyView) -> Vec<Action> {
+    let mut actions = match &record.instance {
+        Presence::There(instance) if instance.deleting.is_none() => stop(record, instance, None),
+        _ => vec![],
+    };
+    if !proxy.health.phase.terminal() {
+        actions = report(record, proxy, Evidence::GivenUp, true);
+    } else if proxy.deleting != Some(0) && !record.memo.host_blocked {
+        actions.insert(0, Action::DeleteProxy);
+    }
+    actions
 }
 
 /// The proxy is being deleted: stop the instance, show how it ends, and go last.
@@ -552,6 +617,22 @@ fn rest(record: &Record, proxy: &ProxyView) -> Vec<Action> {
 
 /// The proxy should run.
 fn live(record: &Record, proxy: &ProxyView) -> Vec<Action> {
+    let outdated = outdated(record, proxy);
+    let mut actions = if record.memo.lift_due && proxy.evictable && !outdated && !record.memo.host_blocked {
+        vec![Action::Lift]
+    } else {
+        vec![]
+    };
+    actions.extend(match record.reach {
+        Reach::Fine => keep(record, proxy),
+        Reach::Silent => report(record, proxy, Evidence::Waiting(silent()), true),
+        Reach::Returning => vec![],
+    });
+    actions
+}
+
+/// The proxy should run, and its side answers.
+fn keep(record: &Record, proxy: &ProxyView) -> Vec<Action> {
     match &record.instance {
         // What runs is not called unready for that: the list may come in a moment.
         Presence::Unknown if proxy.health.phase == Phase::Pending => {
@@ -594,8 +675,16 @@ fn live(record: &Record, proxy: &ProxyView) -> Vec<Action> {
 /// The obstacle of a pod for which nothing can be decided yet. It is shown only if it lasts for as long as a report may wait.
 fn unlisted() -> Obstacle {
     Obstacle {
-        reason: "TargetUnreachable".into(),
+        reason: UNREACHABLE.into(),
         message: "what runs in the target is not known yet: it has not been listed completely".into(),
+    }
+}
+
+/// The obstacle of a pod whose side does not answer. It says always the same, or each attempt would be a write.
+fn silent() -> Obstacle {
+    Obstacle {
+        reason: UNREACHABLE.into(),
+        message: "the target does not answer; what runs there may go on, but nothing is known of it".into(),
     }
 }
 
@@ -621,9 +710,13 @@ fn mirror(record: &Record, proxy: &ProxyView, instance: &InstanceView, evidence:
     report(record, proxy, evidence, urgent)
 }
 
+/// The proxy has changed since it was last read.
+fn outdated(record: &Record, proxy: &ProxyView) -> bool {
+    record.memo.outdated.is_some_and(|version| proxy.version <= version)
+}
+
 fn report(record: &Record, proxy: &ProxyView, evidence: Evidence, urgent: bool) -> Vec<Action> {
-    let outdated = record.memo.outdated.is_some_and(|version| proxy.version <= version);
-    if outdated || record.memo.host_blocked {
+    if outdated(record, proxy) || record.memo.host_blocked {
         return vec![];
     }
     vec![Action::Report { evidence, urgent: urgent || record.memo.report_due }]

@@ -4,7 +4,8 @@
 //! module, so none is held across an await.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use serde_json::Value;
@@ -12,7 +13,7 @@ use serde_json::Value;
 use super::document::{PodDocument, PodKey};
 use super::provider::{Instance, Obstacle, ProviderPod};
 use super::server::{Found, PodDirectory};
-use super::step::{Action, Answer, Event, InstanceView, Presence, ProxyView, Record, step};
+use super::step::{Action, Answer, Event, InstanceView, Presence, ProxyView, Reach, Record, step};
 use super::view::{Home, instance_view, proxy_view};
 
 /// The UID of a proxy pod.
@@ -35,7 +36,11 @@ pub struct Table {
     names: DashMap<(String, String), Uid>,
     host: Listing,
     provider: Listing,
+    /// A [`Reach`] as [`REACHES`] orders them.
+    reach: AtomicU8,
 }
+
+const REACHES: [Reach; 3] = [Reach::Fine, Reach::Silent, Reach::Returning];
 
 /// How far a side has been listed.
 #[derive(Debug, Default)]
@@ -64,6 +69,17 @@ struct Entry {
     /// The list of each side in which the pod was last seen.
     seen_host: u32,
     seen_provider: u32,
+    /// How many instances have gone while somebody watched.
+    gone: u32,
+    /// When the record was made.
+    since: Instant,
+}
+
+/// A moment of the provider's side, as one pod has seen it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    epoch: u32,
+    gone: u32,
 }
 
 /// What a worker needs to write a report; a copy, since nothing may be held while it waits for the network.
@@ -127,6 +143,57 @@ impl Table {
         keys
     }
 
+    /// Whether the provider's side can be reached.
+    pub fn reach(&self) -> Reach {
+        REACHES[usize::from(self.reach.load(Ordering::SeqCst)) % REACHES.len()]
+    }
+
+    /// The provider's side can be reached, or not, from now on. Returns the UIDs of all records, since each may now be decided
+    /// in another way.
+    pub fn set_reach(&self, reach: Reach) -> Vec<Uid> {
+        let place = REACHES.iter().position(|one| *one == reach).and_then(|place| u8::try_from(place).ok());
+        self.reach.store(place.unwrap_or_default(), Ordering::SeqCst);
+        self.entries.iter().map(|entry| entry.key().clone()).collect()
+    }
+
+    /// The records of instances that run although their proxy has gone, or has ended.
+    pub fn stale(&self) -> Vec<Uid> {
+        let stale = |record: &Record| {
+            record.instance.there().is_some_and(|instance| instance.deleting.is_none())
+                && record.proxy.there().is_none_or(|proxy| proxy.health.phase.terminal() || proxy.deleting.is_some())
+        };
+        self.entries.iter().filter(|entry| stale(&entry.record)).map(|entry| entry.key().clone()).collect()
+    }
+
+    /// Whether one of these has not been tried to stop yet.
+    pub fn unswept(&self, stale: &[Uid]) -> bool {
+        let waits = |entry: &Entry| {
+            let untried = |instance: &InstanceView| instance.deleting.is_none();
+            entry.record.instance.there().is_some_and(untried) && !entry.record.memo.delete_blocked
+        };
+        stale.iter().any(|uid| self.entries.get(uid).is_some_and(|entry| waits(&entry)))
+    }
+
+    /// Proxies that the host would evict, of at least this age as far as this process knows.
+    pub fn evictable(&self, age: Duration) -> Vec<Uid> {
+        let evictable = |entry: &Entry| {
+            let due = |proxy: &ProxyView| proxy.evictable && proxy.deleting.is_none() && !proxy.health.phase.terminal();
+            entry.record.proxy.there().is_some_and(due) && !entry.record.memo.lift_due && entry.since.elapsed() >= age
+        };
+        self.entries.iter().filter(|entry| evictable(entry)).map(|entry| entry.key().clone()).collect()
+    }
+
+    /// Proxies that have not ended and are not given up, each with the value of its own annotation on what to do in a
+    /// silence.
+    pub fn partitioned(&self) -> Vec<(Uid, PodKey, Option<Box<str>>)> {
+        let alive = |entry: &Entry| {
+            let alive = |proxy: &ProxyView| !proxy.health.phase.terminal();
+            entry.record.proxy.there().is_some_and(alive) && !entry.record.memo.give_up
+        };
+        let alive = self.entries.iter().filter(|entry| alive(entry));
+        alive.map(|entry| (entry.key().clone(), entry.key.clone(), entry.home.partition.clone())).collect()
+    }
+
     /// Whether this side has been listed completely.
     pub fn is_listed(&self, side: Side) -> bool {
         self.side(side).complete.load(Ordering::SeqCst)
@@ -167,6 +234,7 @@ impl Table {
         let uid = Uid::from(key.uid.as_str());
         let actions = {
             let mut entry = self.entry(&uid, || key.clone());
+            entry.gone = entry.gone.wrapping_add(1);
             step(&mut entry.record, Event::InstanceGone(instance.clone()))
         };
         let namesake = self.named(&key.namespace, &key.name).filter(|other| *other != uid);
@@ -188,12 +256,18 @@ impl Table {
         self.side(side).epoch.load(Ordering::SeqCst)
     }
 
-    /// The worker's create or update has made this. If a list has begun since it was `asked`, what was made may have gone
-    /// before the list, and nobody would ever tell: then it counts for nothing, and is asked for again.
-    pub fn made(&self, uid: &Uid, pod: ProviderPod, asked: u32, answer: fn(InstanceView) -> Answer) -> Vec<Action> {
+    /// What is to be remembered while the provider is asked for a pod; see [`Table::made`].
+    pub fn asking(&self, uid: &Uid) -> Asked {
+        let gone = self.entries.get(uid).map_or(0, |entry| entry.gone);
+        Asked { epoch: self.epoch(Side::Provider), gone }
+    }
+
+    /// The worker's create or update has made this. If a list has begun since it was asked, or an instance has gone, what was
+    /// made may have gone as well, and nobody would ever tell: then it counts for nothing, and is asked for again.
+    pub fn made(&self, uid: &Uid, pod: ProviderPod, asked: Asked, answer: fn(InstanceView) -> Answer) -> Vec<Action> {
         let view = instance_view(&pod);
         let epoch = self.epoch(Side::Provider);
-        if asked != epoch {
+        if asked != self.asking(uid) {
             return self.step(uid, Event::Answer(Answer::Doubtful));
         }
         let Some(mut entry) = self.entries.get_mut(uid) else { return vec![] };
@@ -207,6 +281,13 @@ impl Table {
         let actions = entry.see_proxy(pod, view, |view| Event::Answer(Answer::Reported(view)));
         entry.accepted = Some((asked.0, entry.home.digest, asked.1));
         actions
+    }
+
+    /// The proxy was kept from eviction and is this now.
+    pub fn lifted(&self, uid: &Uid, pod: PodDocument, want: u64) -> Vec<Action> {
+        let view = proxy_view(&pod, want);
+        let Some(mut entry) = self.entries.get_mut(uid) else { return vec![] };
+        entry.see_proxy(pod, view, |view| Event::Answer(Answer::Lifted(view)))
     }
 
     /// Marks that a report waits; `true` if the caller is to start the timer.
@@ -303,6 +384,10 @@ impl Table {
         if record.instance == Presence::Unknown && self.is_listed(Side::Provider) {
             record.instance = Presence::Absent;
         }
+        record.reach = self.reach();
+        if record.reach != Reach::Silent {
+            record.memo.give_up = false;
+        }
     }
 }
 
@@ -328,6 +413,8 @@ impl Entry {
             deferred: false,
             seen_host: 0,
             seen_provider: 0,
+            gone: 0,
+            since: Instant::now(),
         }
     }
 

@@ -5,8 +5,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use serde_json::Value;
 
 use super::document::PodDocument;
+use super::partition::{DISRUPTION, PARTITION, UNREACHABLE};
 use super::provider::ProviderPod;
 use super::step::{Health, InstanceView, Phase, ProxyView};
+use super::tolerations::Defaults;
 
 /// Conditions that are the kubelet's to write; all others belong to somebody else and stay untouched. `PodScheduled`
 /// is the scheduler's once a pod is bound, and `DisruptionTarget` is shared: neither is compared.
@@ -83,6 +85,10 @@ pub struct Home {
     pub fields: Vec<String>,
     /// [`digest`] of the status.
     pub digest: u64,
+    /// The tolerations that would let the host evict it.
+    pub defaults: Defaults,
+    /// The value of its annotation [`PARTITION`].
+    pub partition: Option<Box<str>>,
 }
 
 impl Home {
@@ -122,6 +128,8 @@ impl Home {
             }),
             fields: status.as_object().map(|o| o.keys().cloned().collect()).unwrap_or_default(),
             digest: digest(status),
+            defaults: Defaults::of(pod),
+            partition: pod.annotation(PARTITION).map(Into::into),
         }
     }
 
@@ -140,7 +148,17 @@ pub fn proxy_view(pod: &PodDocument, want: u64) -> ProxyView {
         replaceable: replaceable(pod),
         once: text(&pod.spec, "restartPolicy") == "Never",
         want,
+        given_up: given_up(&pod.status),
+        evictable: Defaults::of(pod).any(),
     }
+}
+
+/// Whether a pod was failed because its side did not answer. Read from home's status, since whoever wrote it may have died
+/// before it could remove the pod.
+fn given_up(status: &Value) -> bool {
+    text(status, "phase") == Phase::Failed.name()
+        && text(status, "reason") == UNREACHABLE
+        && items(status, "conditions").any(|c| text(c, "type") == DISRUPTION && text(c, "reason") == UNREACHABLE)
 }
 
 /// The part of a provider's pod that decisions depend on.

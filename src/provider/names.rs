@@ -35,6 +35,9 @@ pub const SERVICE_ACCOUNT: &str = "longshore.dev/service-account";
 pub const LABELS: &str = "longshore.dev/labels";
 /// Annotation of a delegate, for the downward API: all annotations of the proxy.
 pub const ANNOTATIONS: &str = "longshore.dev/annotations";
+/// Annotation of a proxy, which says nothing to its delegate: tolerations that were lifted.
+pub use crate::kubelet::tolerations::LIFTED;
+
 /// Beginning of an annotation of a delegate, for the downward API: a label of the proxy that the delegate cannot have
 /// under its own key. A digest of the key follows, which may be too long to repeat.
 pub const HOME_LABEL: &str = "longshore.dev/home-label-";
@@ -51,7 +54,7 @@ pub fn owns_label(key: &str) -> bool {
 
 /// Whether a delegate's annotation of this key is ours, whoever set it before.
 pub fn owns_annotation(key: &str) -> bool {
-    [NAMESPACE, NAME, SENT, LAST, NODE_NAME, SERVICE_ACCOUNT, LABELS, ANNOTATIONS].contains(&key)
+    [NAMESPACE, NAME, SENT, LAST, NODE_NAME, SERVICE_ACCOUNT, LABELS, ANNOTATIONS, LIFTED].contains(&key)
         || key.starts_with(HOME_LABEL)
         || key.starts_with(HOME_ANNOTATION)
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use kube::Client;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use super::feedback::Addresses;
 use super::translate::{self, Site, namespace_owner};
@@ -27,6 +28,9 @@ mod nodes;
 use delegates::Delegates;
 use health::Health;
 use namespaces::Namespaces;
+
+/// What [`Health`] calls the heartbeat.
+const PING: &str = "version";
 
 /// What a target provider is made of.
 #[derive(Clone)]
@@ -57,6 +61,8 @@ pub struct TargetProvider {
     namespaces: Arc<Namespaces>,
     streams: Streams,
     health: Arc<Health>,
+    /// The watches of namespaces and nodes, which end with this.
+    _watches: JoinSet<()>,
 }
 
 impl TargetProvider {
@@ -66,11 +72,20 @@ impl TargetProvider {
         let client = setup.client.clone();
         let health = Arc::new(Health::new(&setup.name));
         let namespaces = Arc::new(Namespaces::new(client.clone(), setup.create_namespaces, health.clone()));
-        tokio::spawn(namespaces.clone().watch());
-        tokio::spawn(nodes::watch(client.clone(), health.clone()));
+        let mut watches = JoinSet::new();
+        watches.spawn(namespaces.clone().watch());
+        watches.spawn(nodes::watch(client.clone(), health.clone()));
         let delegates =
             Delegates::new(client.clone(), &setup.host_id, &setup.node_name, setup.addresses, health.clone());
-        Self { delegates, namespaces, streams: Streams::new(setup.streaming.clone()), client, health, setup }
+        Self {
+            delegates,
+            namespaces,
+            streams: Streams::new(setup.streaming.clone()),
+            client,
+            health,
+            setup,
+            _watches: watches,
+        }
     }
 
     fn site(&self, namespace: &str, uid: &str) -> Site {
@@ -143,9 +158,20 @@ impl PodNotifier for TargetProvider {
 #[async_trait]
 impl NodeProvider for TargetProvider {
     async fn ping(&self) -> Result<(), Source> {
-        let version = self.client.apiserver_version().await?;
-        self.health.version(version.git_version);
-        Ok(())
+        match self.client.apiserver_version().await {
+            Ok(version) => {
+                self.health.version(version.git_version);
+                self.health.works(PING);
+                Ok(())
+            }
+            // It answers, and does not want us: its pods run on, and nobody may take them for lost.
+            Err(kube::Error::Api(status)) if (400..500).contains(&status.code) => {
+                let refused = matches!(status.code, 401 | 403).then(|| status.message.clone());
+                self.health.refused(PING, refused, &status.message);
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn node_status(&self) -> watch::Receiver<NodeReport> {

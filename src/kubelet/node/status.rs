@@ -4,7 +4,12 @@ use k8s_openapi::api::core::v1::{NodeCondition, NodeStatus};
 use serde_json::{Map, Value, json};
 
 use super::NodeIdentity;
+use crate::kubelet::contact::Contact;
+use crate::kubelet::partition::UNREACHABLE;
 use crate::kubelet::provider::{NodeReport, Obstacle};
+
+/// Condition of the Node: whether its other side answers now. `Ready` says so only when that has lasted.
+pub const REACHABLE: &str = "longshore.dev/Reachable";
 
 /// The zone and region of a virtual node for which the operator names none. A Ready node without a zone would switch off
 /// topology hints for the whole cluster (endpointslice/topologycache).
@@ -28,15 +33,20 @@ pub fn metadata(identity: &NodeIdentity, report: &NodeReport) -> Value {
 }
 
 /// `status` of the Node, without the times of its conditions.
-pub fn status(identity: &NodeIdentity, report: &NodeReport, trouble: Option<&Obstacle>) -> Value {
+pub fn status(identity: &NodeIdentity, report: &NodeReport, trouble: Option<&Obstacle>, contact: &Contact) -> Value {
     let ready = match trouble {
         None => json!({"type": "Ready", "status": "True", "reason": "TargetReady", "message": "the target answers"}),
         Some(it) => json!({"type": "Ready", "status": "False", "reason": it.reason, "message": it.message}),
     };
+    let reachable = match contact {
+        Contact::Answers => json!({"type": REACHABLE, "status": "True", "reason": "Answers", "message": ""}),
+        Contact::Unheard => json!({"type": REACHABLE, "status": "Unknown", "reason": "NotAskedYet", "message": ""}),
+        Contact::Doubtful(message) | Contact::Silent { message, .. } => {
+            json!({"type": REACHABLE, "status": "False", "reason": UNREACHABLE, "message": message})
+        }
+    };
     let calm = |kind: &str, reason: &str| json!({"type": kind, "status": "False", "reason": reason, "message": "a virtual node has none of its own"});
-    json!({
-        "capacity": report.capacity,
-        "allocatable": report.allocatable,
+    let mut status = json!({
         "addresses": [{"type": "InternalIP", "address": identity.ip}],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": identity.port}},
         "nodeInfo": {
@@ -50,20 +60,43 @@ pub fn status(identity: &NodeIdentity, report: &NodeReport, trouble: Option<&Obs
         },
         "conditions": [
             ready,
+            reachable,
             calm("MemoryPressure", "NoMemoryPressure"),
             calm("DiskPressure", "NoDiskPressure"),
             calm("PIDPressure", "NoPIDPressure"),
         ],
-    })
+    });
+    // As long as nothing is known, what an earlier process has written stays.
+    if !report.capacity.is_empty() {
+        status["capacity"] = json!(report.capacity);
+        status["allocatable"] = json!(report.allocatable);
+    }
+    status
 }
 
-/// Whether the Node still shows the conditions that were written. The host's node controller changes them if no lease was
-/// renewed for a while.
+/// Whether the Node counts as ready.
+pub fn is_ready(live: &NodeStatus) -> bool {
+    live.conditions.iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True")
+}
+
+/// Whether the Node still shows what was written: the host's node controller changes conditions if no lease was renewed for
+/// a while, and another replica that slept through the end of its leadership may have named its own address.
 pub fn shows(live: &NodeStatus, written: &Value) -> bool {
-    written["conditions"].as_array().into_iter().flatten().all(|wanted| {
+    let endpoint = |address: &Value| {
+        live.addresses
+            .iter()
+            .flatten()
+            .any(|known| address["type"] == *known.type_ && address["address"] == *known.address)
+    };
+    let port = live.daemon_endpoints.as_ref().and_then(|all| all.kubelet_endpoint.as_ref()).map(|it| it.port);
+    let condition = |wanted: &Value| {
         let same = |known: &NodeCondition| wanted["type"] == *known.type_ && wanted["status"] == *known.status;
         live.conditions.iter().flatten().any(same)
-    })
+    };
+    let all = |field: &str| written[field].as_array().into_iter().flatten();
+    all("conditions").all(condition)
+        && all("addresses").all(endpoint)
+        && written["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_i64() == port.map(i64::from)
 }
 
 /// The patch that makes the node's status this: heartbeat times of now, transition times that move only with the status,
@@ -98,7 +131,6 @@ fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
-    use std::time::Duration;
 
     fn identity() -> NodeIdentity {
         NodeIdentity {
@@ -107,7 +139,6 @@ mod tests {
             port: 10250,
             labels: BTreeMap::from([("topology.kubernetes.io/zone".into(), "z1".into())]),
             taints: vec![],
-            silence: Duration::from_secs(40),
         }
     }
 
@@ -129,28 +160,35 @@ mod tests {
     #[test]
     fn trouble_makes_the_node_not_ready_and_says_why() {
         let trouble = Obstacle { reason: "TargetUnreachable".into(), message: "connection refused".into() };
-        let ready = &status(&identity(), &NodeReport::default(), Some(&trouble))["conditions"][0];
+        let ready = &status(&identity(), &NodeReport::default(), Some(&trouble), &Contact::Answers)["conditions"][0];
         assert_eq!((&ready["status"], &ready["message"]), (&json!("False"), &json!("connection refused")));
     }
 
     #[test]
     fn a_node_that_was_marked_unknown_is_written_again() {
-        let written = status(&identity(), &NodeReport::default(), None);
+        let written = status(&identity(), &NodeReport::default(), None, &Contact::Answers);
         let live = |ready: &str| {
             let conditions =
                 ["MemoryPressure", "DiskPressure", "PIDPressure"].map(|kind| json!({"type": kind, "status": "False"}));
-            let all: Vec<Value> = conditions.into_iter().chain([json!({"type": "Ready", "status": ready})]).collect();
-            serde_json::from_value::<NodeStatus>(json!({"conditions": all})).unwrap()
+            let reachable = json!({"type": REACHABLE, "status": "True"});
+            let all: Vec<Value> =
+                conditions.into_iter().chain([reachable, json!({"type": "Ready", "status": ready})]).collect();
+            serde_json::from_value::<NodeStatus>(json!({"conditions": all, "addresses": written["addresses"],
+                "daemonEndpoints": written["daemonEndpoints"]}))
+            .unwrap()
         };
         assert!(shows(&live("True"), &written));
         assert!(!shows(&live("Unknown"), &written));
+        let mut moved = live("True");
+        moved.addresses = serde_json::from_value(json!([{"type": "InternalIP", "address": "10.0.0.9"}])).unwrap();
+        assert!(!shows(&moved, &written), "somebody else has named another address");
     }
 
     #[test]
     fn a_resource_that_vanished_over_there_vanishes_here() {
         let had = json!({"capacity": {"cpu": "4", "nvidia.com/gpu": "8"}});
         let report = NodeReport { capacity: BTreeMap::from([("cpu".into(), "2".into())]), ..NodeReport::default() };
-        let wanted = status(&identity(), &report, None);
+        let wanted = status(&identity(), &report, None, &Contact::Answers);
         let patch = patch(&wanted, &serde_json::from_value(had).unwrap(), "2026-02-02T00:00:00Z");
         assert_eq!(patch["status"]["capacity"], json!({"cpu": "2", "nvidia.com/gpu": null}));
     }
@@ -161,7 +199,7 @@ mod tests {
         let known = json!([{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
             {"type": "DiskPressure", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
         let before = NodeStatus { conditions: serde_json::from_value(known).unwrap(), ..NodeStatus::default() };
-        let after = patch(&status(&identity(), &NodeReport::default(), None), &before, now);
+        let after = patch(&status(&identity(), &NodeReport::default(), None, &Contact::Answers), &before, now);
         let since = |kind: &str| {
             let all = after["status"]["conditions"].as_array().unwrap();
             all.iter().find(|c| c["type"] == kind).unwrap()["lastTransitionTime"].clone()

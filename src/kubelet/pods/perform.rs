@@ -13,6 +13,7 @@ use crate::kubelet::provider::{Deletion, Obstacle, PodError};
 use crate::kubelet::status::{Facts, desired, needs_whole_status, patch, shows};
 use crate::kubelet::step::{Action, Answer, Event, Evidence};
 use crate::kubelet::table::{Side, Snapshot, Uid};
+use crate::kubelet::tolerations;
 use crate::kubelet::view::digest;
 
 impl Shell {
@@ -23,6 +24,7 @@ impl Shell {
             Action::Update => Some(self.update(uid).await),
             Action::Delete { instance, grace } => Some(self.delete(uid, instance, grace).await),
             Action::Report { evidence, urgent } => self.report(uid, &evidence, urgent).await,
+            Action::Lift => Some(self.lift_tolerations(uid).await),
             Action::FindProxy => Some(self.find_proxy(uid).await),
             Action::FindInstance => Some(self.find_instance(uid).await),
             Action::DeleteProxy => Some(self.delete_proxy(uid).await),
@@ -40,7 +42,7 @@ impl Shell {
     async fn create(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
         // Without the document it is read again, and what it says may call for something else by now.
         let Some(pod) = self.table.body(uid) else { return self.find_proxy(uid).await };
-        let asked = self.table.epoch(Side::Provider);
+        let asked = self.table.asking(uid);
         match self.provider.create_pod(&pod).await {
             Ok(made) => {
                 tracing::info!(node = self.node, pod = %pod.key(), uid = %uid, "created");
@@ -54,7 +56,7 @@ impl Shell {
         // Without the document it is read again, and what it says may call for something else by now.
         let Some(pod) = self.table.body(uid) else { return self.find_proxy(uid).await };
         let Some(instance) = self.table.instance(uid) else { return self.table.step(uid, Event::Look) };
-        let asked = self.table.epoch(Side::Provider);
+        let asked = self.table.asking(uid);
         match self.provider.update_pod(&pod, &instance).await {
             Ok(made) => {
                 tracing::info!(node = self.node, pod = %pod.key(), "updated");
@@ -149,6 +151,7 @@ impl Shell {
         let patch = patch(&was.key.uid, was.version, &was.home, wanted);
         match self.host.patch_status(&was.key, &patch).await {
             Ok(pod) => {
+                let pod = tolerations::restored(pod);
                 let phase = wanted.get("phase").and_then(Value::as_str);
                 tracing::debug!(node = self.node, pod = %was.key, phase, "reported");
                 let want = self.provider.fingerprint(&pod);
@@ -165,6 +168,26 @@ impl Shell {
         }
     }
 
+    async fn lift_tolerations(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
+        let Some(was) = self.table.snapshot(uid) else { return vec![] };
+        match self.host.patch(&was.key, &was.home.defaults.patch(&was.key.uid)).await {
+            Ok(pod) => {
+                tracing::debug!(node = self.node, pod = %was.key, "kept from eviction");
+                let pod = tolerations::restored(pod);
+                let want = self.provider.fingerprint(&pod);
+                self.table.lifted(uid, pod, want)
+            }
+            // The patch tests what it changes.
+            Err(WriteError::Outdated | WriteError::Refused(_)) => {
+                self.table.step(uid, Event::Answer(Answer::Conflict(was.version)))
+            }
+            Err(error) => {
+                tracing::warn!(node = self.node, pod = %was.key, error = chain(&error), "could not be kept from eviction");
+                self.table.step(uid, Event::Answer(Answer::HostFailed))
+            }
+        }
+    }
+
     async fn find_proxy(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
         let Some(key) = self.table.key(uid) else { return vec![] };
         let asked = self.table.epoch(Side::Host);
@@ -172,6 +195,7 @@ impl Shell {
             // A list that began since may not show it any more, and nobody would tell of its end: ask again.
             Ok(Some(_)) if asked != self.table.epoch(Side::Host) => self.table.step(uid, Event::Look),
             Ok(Some(pod)) if pod.spec.get("nodeName").and_then(Value::as_str) == Some(&self.node) => {
+                let pod = tolerations::restored(pod);
                 let want = self.provider.fingerprint(&pod);
                 self.table.proxy_seen(pod, want);
                 self.table.step(uid, Event::Look)
@@ -186,7 +210,7 @@ impl Shell {
 
     async fn find_instance(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
         let Some(key) = self.table.key(uid) else { return vec![] };
-        let asked = self.table.epoch(Side::Provider);
+        let asked = self.table.asking(uid);
         match self.provider.get_pod(&key).await {
             Ok(Some(found)) => self.table.made(uid, found, asked, Answer::Created),
             Ok(None) => self.table.step(uid, Event::Answer(Answer::InstanceMissing)),

@@ -16,7 +16,7 @@ mod world;
 use self::moves::Move;
 use self::mutants::Mutant;
 use self::world::{HOST, Name, Policy, Status, TARGET, World, Wrong};
-use super::Phase;
+use super::{Phase, Reach};
 
 /// A kind of move that a configuration may leave out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,10 @@ enum Kind {
     Crash,
     Break,
     TimeOut,
+    /// The target does not answer for as long as a short break may take.
+    Silence,
+    /// The user does not wait for a silent target.
+    Replace,
     /// Restricts: the user does no more with the second name than to create a pod.
     Bystander,
 }
@@ -120,6 +124,15 @@ impl Model for Harbour {
                 let replaced =
                     |name: &Name| name.lives == 1 && name.target.is_some_and(|inst| inst.uid > 0 && inst.started);
                 w.names.iter().any(replaced)
+            }),
+            Property::sometimes("a pod is given up while it runs", |_, w: &World| {
+                let given_up =
+                    |name: &Name| name.host.is_some_and(|proxy| proxy.status.given_up) && name.target.is_some();
+                w.names.iter().any(given_up)
+            }),
+            Property::sometimes("a target is silent while its pod runs", |_, w: &World| {
+                let silent = w.processes.iter().any(|process| process.reach == Reach::Silent);
+                silent && w.names.iter().any(|name| name.target.is_some_and(|inst| inst.phase == Phase::Running))
             }),
             Property::sometimes("a request may arrive after its process", |_, w: &World| {
                 let fresh = w.processes.iter().any(|process| !process.watches[HOST].begun);

@@ -3,7 +3,16 @@
 use super::*;
 
 fn proxy(version: u64) -> ProxyView {
-    ProxyView { version, deleting: None, health: Health::default(), replaceable: true, once: false, want: 7 }
+    ProxyView {
+        version,
+        deleting: None,
+        health: Health::default(),
+        replaceable: true,
+        once: false,
+        want: 7,
+        given_up: false,
+        evictable: false,
+    }
 }
 
 fn instance(uid: &str, version: u64) -> InstanceView {
@@ -28,7 +37,7 @@ fn delete(uid: &str, grace: Option<u32>) -> Action {
 
 /// A record with both sides listed and nothing there.
 fn listed() -> Record {
-    Record { proxy: Presence::Absent, instance: Presence::Absent, memo: Memo::default() }
+    Record { proxy: Presence::Absent, instance: Presence::Absent, ..Record::default() }
 }
 
 /// A record of a pod that runs on both sides.
@@ -296,4 +305,71 @@ fn a_changed_spec_is_sent_once() {
     assert_eq!(step(&mut record, Event::ProxySeen(changed)), [Action::Update, mirror(false)]);
     let updated = InstanceView { sent: 8, health: running(), ..instance("i", 6) };
     assert_eq!(step(&mut record, Event::Answer(Answer::Updated(updated))), [mirror(false)]);
+}
+
+fn silent_record() -> Record {
+    Record { reach: Reach::Silent, ..settled() }
+}
+
+#[test]
+fn a_silent_side_makes_pods_unready_and_no_more() {
+    let mut record = silent_record();
+    let [Action::Report { evidence: Evidence::Waiting(obstacle), urgent: true }] = &step(&mut record, Event::Look)[..]
+    else {
+        panic!("not one report")
+    };
+    assert_eq!(obstacle.reason, "TargetUnreachable");
+    record.instance = Presence::Absent;
+    record.proxy = Presence::There(proxy(6));
+    assert!(!step(&mut record, Event::Look).contains(&Action::Create), "nothing is started blindly");
+}
+
+#[test]
+fn nobody_is_given_up_unless_the_user_says_so_and_the_side_is_silent() {
+    let mut record = settled();
+    assert_eq!(step(&mut record, Event::GiveUp), [mirror(false)], "it answers again");
+    let mut record = silent_record();
+    assert_eq!(step(&mut record, Event::GiveUp), [Action::Report { evidence: Evidence::GivenUp, urgent: true }]);
+}
+
+#[test]
+fn a_pod_that_was_given_up_goes_and_its_copy_is_stopped() {
+    let mut record = silent_record();
+    step(&mut record, Event::GiveUp);
+    let failed = ProxyView { health: ended(Phase::Failed), given_up: true, ..proxy(6) };
+    let actions = step(&mut record, Event::Answer(Answer::Reported(failed)));
+    assert_eq!(actions, [Action::DeleteProxy, delete("i", None)]);
+    step(&mut record, Event::ProxyGone);
+    step(&mut record, Event::Answer(Answer::StopFailed));
+    record.reach = Reach::Returning;
+    assert_eq!(step(&mut record, Event::Retry), [delete("i", None)], "before anything else happens there");
+}
+
+#[test]
+fn whoever_finds_a_pod_given_up_removes_it_whatever_it_knows_else() {
+    let mut record = Record::default();
+    let failed = ProxyView { health: ended(Phase::Failed), given_up: true, ..proxy(6) };
+    assert_eq!(step(&mut record, Event::ProxySeen(failed)), [Action::DeleteProxy]);
+}
+
+#[test]
+fn a_side_that_returns_starts_nothing_before_it_is_clear() {
+    let mut record = Record { reach: Reach::Returning, ..listed() };
+    assert_eq!(step(&mut record, Event::ProxySeen(proxy(1))), []);
+    record.reach = Reach::Fine;
+    assert_eq!(step(&mut record, Event::Look), [Action::Create]);
+}
+
+#[test]
+fn a_proxy_is_kept_from_eviction_once_it_is_time() {
+    let mut record = settled();
+    let evictable = ProxyView { health: running(), evictable: true, ..proxy(6) };
+    assert!(!step(&mut record, Event::ProxySeen(evictable.clone())).contains(&Action::Lift));
+    assert_eq!(step(&mut record, Event::LiftDue)[0], Action::Lift);
+    step(&mut record, Event::Answer(Answer::Conflict(6)));
+    assert!(!step(&mut record, Event::Look).contains(&Action::Lift), "not before the watch has told what has changed");
+    let newer = ProxyView { version: 7, ..evictable };
+    assert_eq!(step(&mut record, Event::ProxySeen(newer.clone()))[0], Action::Lift);
+    let lifted = ProxyView { version: 8, evictable: false, ..newer };
+    assert!(!step(&mut record, Event::Answer(Answer::Lifted(lifted))).contains(&Action::Lift));
 }

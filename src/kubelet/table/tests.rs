@@ -53,7 +53,7 @@ fn what_was_made_during_a_list_is_not_gone_with_it() {
     let table = listed();
     table.proxy_seen(pod("a", 1), 0);
     table.listing(Side::Provider);
-    table.made(&uid("a"), instance("a", "i"), table.epoch(Side::Provider), Answer::Created);
+    table.made(&uid("a"), instance("a", "i"), table.asking(&uid("a")), Answer::Created);
     table.listed(Side::Provider);
     assert!(table.instance(&uid("a")).is_some());
 }
@@ -62,7 +62,7 @@ fn what_was_made_during_a_list_is_not_gone_with_it() {
 fn what_was_asked_for_before_a_list_may_have_gone_with_it() {
     let table = listed();
     table.proxy_seen(pod("a", 1), 0);
-    let asked = table.epoch(Side::Provider);
+    let asked = table.asking(&uid("a"));
     table.listing(Side::Provider);
     table.made(&uid("a"), instance("a", "i"), asked, Answer::Created);
     table.listed(Side::Provider);
@@ -113,7 +113,7 @@ fn the_document_is_kept_only_until_an_instance_is_made_of_it() {
     let table = listed();
     table.proxy_seen(pod("a", 1), 0);
     assert!(table.body(&uid("a")).is_some());
-    table.made(&uid("a"), instance("a", "i"), table.epoch(Side::Provider), Answer::Created);
+    table.made(&uid("a"), instance("a", "i"), table.asking(&uid("a")), Answer::Created);
     assert!(table.body(&uid("a")).is_none());
     table.proxy_seen(pod("a", 2), 5);
     assert!(table.body(&uid("a")).is_some(), "an update will need it");
@@ -128,4 +128,21 @@ fn forgetting_does_not_take_the_name_from_a_successor() {
     table.forget(&uid("old"));
     assert_eq!(table.find("ns", "web-0").unwrap().key.uid, "new");
     assert_eq!(table.len(), 1);
+}
+
+#[test]
+fn an_answer_that_is_overtaken_by_an_end_counts_for_nothing() {
+    let table = Table::default();
+    for side in [Side::Host, Side::Provider] {
+        table.listing(side);
+        table.listed(side);
+    }
+    let pod = uid("a");
+    table.instance_seen(instance("a", "first"));
+    let asked = table.asking(&pod);
+    for one in ["first", "second"] {
+        table.instance_gone(&instance("a", one).key, &Arc::from(one));
+    }
+    table.made(&pod, instance("a", "first"), asked, Answer::Created);
+    assert!(table.instance(&pod).is_none(), "only the last tombstone is kept, and this answer is older");
 }

@@ -121,7 +121,8 @@ impl Delegates {
     /// Tells of every delegate, for as long as somebody listens.
     pub(super) async fn watch(&self, notices: mpsc::Sender<PodNotice>) {
         let config = watcher::Config::default().labels(&self.selector);
-        let mut stream = watcher(Api::<PodDocument>::all(self.client.clone()), config).default_backoff().boxed();
+        let mut stream =
+            watcher(Api::<PodDocument>::all(self.client.clone()), config).backoff(crate::backoff::of_watches()).boxed();
         loop {
             let notice = match stream.try_next().await {
                 // The watcher yields this before it asks for the list.

@@ -60,7 +60,11 @@ impl Health {
 
     /// A watch is interrupted. That the target is out of reach is for the ping to judge; that it refuses is said at once.
     pub(super) fn interrupted(&self, watch: &'static str, error: &watcher::Error) {
-        let (error, refusal) = (chain(error), refusal(error));
+        self.refused(watch, refusal(error), &chain(error));
+    }
+
+    /// The same for any request: `refusal` is the message if it was refused for want of rights.
+    pub(super) fn refused(&self, watch: &'static str, refusal: Option<String>, error: &str) {
         if self.lock().insert(watch, refusal).is_none() {
             tracing::warn!(target_cluster = self.target, watch, error, "a watch of the target is interrupted");
         } else {

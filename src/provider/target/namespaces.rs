@@ -37,7 +37,8 @@ impl Namespaces {
 
     /// Keeps the UIDs right, for ever.
     pub(super) async fn watch(self: Arc<Self>) {
-        let mut stream = watcher(self.metadata.clone(), watcher::Config::default()).default_backoff().boxed();
+        let mut stream =
+            watcher(self.metadata.clone(), watcher::Config::default()).backoff(crate::backoff::of_watches()).boxed();
         let mut listed: Vec<String> = vec![];
         loop {
             match stream.try_next().await {

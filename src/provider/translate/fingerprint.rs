@@ -20,9 +20,9 @@ const IGNORED: [&str; 3] = ["ephemeralContainers", "nodeName", "schedulingGates"
 /// the virtual node, and so that a pod that is held has one too.
 pub fn fingerprint(proxy: &PodDocument) -> u64 {
     let mut digest = Digest::new();
-    for map in [&proxy.metadata.labels, &proxy.metadata.annotations] {
-        digest.strings(map.as_ref().unwrap_or(&BTreeMap::new()));
-    }
+    digest.strings(proxy.metadata.labels.iter().flatten());
+    // Lifted tolerations are put back before anybody sees them here.
+    digest.strings(proxy.metadata.annotations.iter().flatten().filter(|(key, _)| *key != names::LIFTED));
     match &proxy.spec {
         Value::Object(spec) => digest.object(spec.iter().filter(|(field, _)| !IGNORED.contains(&field.as_str()))),
         other => digest.value(other),
@@ -76,8 +76,9 @@ impl Digest {
         self.raw(bytes);
     }
 
-    fn strings(&mut self, map: &BTreeMap<String, String>) {
-        self.head(b'm', map.len());
+    /// A map in order of its keys.
+    fn strings<'a>(&mut self, map: impl Iterator<Item = (&'a String, &'a String)> + Clone) {
+        self.head(b'm', map.clone().count());
         for (key, value) in map {
             self.bytes(b's', key.as_bytes());
             self.bytes(b's', value.as_bytes());

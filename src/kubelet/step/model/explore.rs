@@ -65,6 +65,8 @@ const LIFE: &str = "a pod completes its life";
 const CRASHED: &str = "a process forgets what a server has done for it";
 const WAITS: &str = "a namesake waits";
 const REPLACED: &str = "a lost instance is replaced";
+const GIVEN_UP: &str = "a pod is given up while it runs";
+const SILENT: &str = "a target is silent while its pod runs";
 const LATE: &str = "a request may arrive after its process";
 
 #[test]
@@ -113,10 +115,26 @@ fn two_processes() {
 }
 
 #[test]
+fn a_silence_that_is_waited_for() {
+    holds(harbour(Policy::Never, 2, &[Kind::Silence, Kind::Crash]), 100_000, &[SILENT]);
+}
+
+#[test]
+fn a_silence_that_is_not_waited_for() {
+    holds(harbour(Policy::Always, 2, &[Kind::Silence, Kind::Replace, Kind::Crash]), 50_000, &[SILENT, GIVEN_UP]);
+}
+
+#[test]
+fn a_name_that_is_used_again_after_a_silence() {
+    let kinds = [Kind::Silence, Kind::Replace];
+    holds(Harbour { lives: 2, lag: 0, ..harbour(Policy::Never, 1, &kinds) }, 50_000, &[GIVEN_UP, WAITS]);
+}
+
+#[test]
 #[ignore = "takes many minutes"]
 fn three_faults() {
-    // Not together with `Vanish`: see "What is known not to hold" in docs/model.md.
-    holds(Harbour { lag: 0, ..harbour(Policy::Never, 3, &[Kind::Crash, Kind::Break]) }, 100_000, &[CRASHED, LATE]);
+    let kinds = [Kind::Crash, Kind::Break, Kind::Vanish];
+    holds(Harbour { lag: 0, ..harbour(Policy::Never, 3, &kinds) }, 100_000, &[CRASHED, LATE]);
 }
 
 #[test]
@@ -222,6 +240,15 @@ fn a_mutant_never_tries_again() {
 #[test]
 fn a_mutant_trusts_an_answer_that_is_older_than_a_list() {
     finds(Mutant::TrustsOldAnswers, harbour(Policy::Always, 2, &[Kind::Vanish, Kind::Break]), &[RESTS]);
+}
+
+#[test]
+fn a_mutant_does_not_wait_for_a_silent_target() {
+    finds(
+        Mutant::NoPatience,
+        harbour(Policy::Always, 1, &[Kind::Silence]),
+        &[CAUSE, "no pod is removed without a cause"],
+    );
 }
 
 #[test]

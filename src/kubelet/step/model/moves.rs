@@ -1,8 +1,8 @@
 //! Everything that may happen next.
 //!
-//! Two things are not moves because others already do the same. **A partition** of the target delays its requests,
-//! answers and events, and any of them may be as late as it likes anyway; what it does beyond that is [`Move::TimeOut`]
-//! and [`Move::Break`]. **A process that is down** for a while does nothing, and neither does one that has not begun to
+//! Two things are not moves because others already do the same. **A lost link** delays requests, answers and events, and
+//! any of them may be as late as it likes anyway; what it does beyond that is [`Move::TimeOut`] and [`Move::Break`]. That a
+//! process *thinks* the target silent is a move, and needs no reason: requests may well go through. **A process that is down** for a while does nothing, and neither does one that has not begun to
 //! list: a crash is one move together with the restart.
 
 use super::mutants::Mutant;
@@ -10,7 +10,7 @@ use super::process::{Shell, entry};
 use super::servers::{self, Sender};
 use super::world::{HOST, Id, LIVES, Notice, Policy, Process, Proxy, Request, Stray, TARGET, Told, Watch, World};
 use super::{Harbour, Kind};
-use crate::kubelet::step::{Event, Phase};
+use crate::kubelet::step::{Event, Phase, ProxyView, Reach};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Move {
@@ -32,6 +32,12 @@ pub(super) enum Move {
     Break(usize, usize),
     /// A request is given up; the server may have acted, or may act later.
     TimeOut(usize, Id),
+    /// A process finds the target silent; it is heard again and listed anew; all goes on.
+    Silence(usize),
+    Return(usize),
+    Welcome(usize),
+    /// The user does not wait any longer.
+    GiveUp(usize, Id),
     /// A request that nobody waits for arrives.
     Arrive(usize),
     /// A process begins to list a side.
@@ -54,6 +60,7 @@ impl Harbour {
     pub(super) fn moves(&self, w: &World, moves: &mut Vec<Move>) {
         Self::quiet_moves(w, moves);
         self.user_moves(w, moves);
+        self.impatience(w, moves);
         if w.faults > 0 {
             self.faults(w, moves);
         }
@@ -100,6 +107,12 @@ impl Harbour {
                     moves.push(Move::Retry(p, entry.id));
                 }
             }
+            let listed = process.watches[TARGET].complete && process.watches[TARGET].queue.is_empty();
+            match process.reach {
+                Reach::Silent => moves.push(Move::Return(p)),
+                Reach::Returning if listed => moves.push(Move::Welcome(p)),
+                Reach::Returning | Reach::Fine => {}
+            }
         }
     }
 
@@ -135,6 +148,18 @@ impl Harbour {
         }
     }
 
+    fn impatience(&self, w: &World, moves: &mut Vec<Move>) {
+        for (p, process) in w.processes.iter().enumerate().filter(|(_, process)| process.reach == Reach::Silent) {
+            let alive = |entry: &&super::world::Entry| {
+                let alive = |proxy: &ProxyView| !proxy.health.phase.terminal();
+                entry.record.proxy.there().is_some_and(alive) && !entry.record.memo.give_up
+            };
+            if self.allows(Kind::Replace) {
+                moves.extend(process.entries.iter().filter(alive).map(|entry| Move::GiveUp(p, entry.id)));
+            }
+        }
+    }
+
     fn faults(&self, w: &World, moves: &mut Vec<Move>) {
         for inst in w.names.iter().filter_map(|name| name.target) {
             if self.allows(Kind::Vanish) {
@@ -146,6 +171,9 @@ impl Harbour {
         }
         for (p, process) in w.processes.iter().enumerate() {
             let fresh = process.watches.iter().all(|watch| !watch.begun);
+            if process.reach == Reach::Fine && self.allows(Kind::Silence) {
+                moves.push(Move::Silence(p));
+            }
             if !fresh && self.allows(Kind::Crash) {
                 moves.push(Move::Crash(p));
             }
@@ -208,17 +236,39 @@ impl Harbour {
                     outcome.unwrap_or_else(|wrong| w.blame(wrong));
                 }
             }
+            Move::Silence(p) => self.shell(&mut w.processes[p]).reach(Reach::Silent),
+            Move::Return(p) => {
+                self.shell(&mut w.processes[p]).reach(Reach::Returning);
+                self.list(&mut w, p, TARGET);
+            }
+            Move::Welcome(p) => self.shell(&mut w.processes[p]).reach(Reach::Fine),
+            Move::GiveUp(p, id) => {
+                let name = w.name(id);
+                name.truth[usize::from(id.life)].given_up = true;
+                self.shell(&mut w.processes[p]).give_up(id);
+            }
             Move::Due(p, id) => self.shell(&mut w.processes[p]).timer(id, Event::ReportDue),
             Move::Retry(p, id) => self.shell(&mut w.processes[p]).timer(id, Event::Retry),
         }
         if let (
             true,
-            Move::Read(p, _) | Move::Answer(p, _) | Move::TimeOut(p, _) | Move::Due(p, _) | Move::Retry(p, _),
+            Move::Read(p, _)
+            | Move::Answer(p, _)
+            | Move::TimeOut(p, _)
+            | Move::Due(p, _)
+            | Move::Retry(p, _)
+            | Move::Silence(p)
+            | Move::Return(p)
+            | Move::Welcome(p)
+            | Move::GiveUp(p, _),
         ) = (self.eager, chosen)
         {
             self.work_all(&mut w, p);
         }
-        if matches!(chosen, Move::Evict(_) | Move::Vanish(_) | Move::Crash(_) | Move::Break(..) | Move::TimeOut(..)) {
+        if matches!(
+            chosen,
+            Move::Evict(_) | Move::Vanish(_) | Move::Crash(_) | Move::Break(..) | Move::TimeOut(..) | Move::Silence(_)
+        ) {
             w.faults -= 1;
         }
         w.canonical();

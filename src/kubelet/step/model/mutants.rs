@@ -6,7 +6,7 @@ use crate::kubelet::step::{self, Action, Event, Phase, Presence, Record};
 pub(super) enum Mutant {
     /// The end of any instance is taken for the end of the known one.
     AnyUid,
-    /// What has gone may be raised by a late answer.
+    /// What has gone may be raised by a late answer: it has no tombstone, and ends are not counted.
     NoTombstone,
     /// What has not been listed counts as absent, and nobody asks.
     UnknownIsAbsent,
@@ -26,6 +26,8 @@ pub(super) enum Mutant {
     NoRetry,
     /// Answers count that are older than a list.
     TrustsOldAnswers,
+    /// A silent target's pods are given up, although nobody has said so.
+    NoPatience,
     /// The news that a list of the target begins waits in a queue while the list is made.
     LateListing,
 }
@@ -43,6 +45,7 @@ pub(super) fn step(mutant: Option<Mutant>, record: &mut Record, mut event: Event
             record.instance = Presence::Absent;
             record.memo.sought = true;
         }
+        (Mutant::NoPatience, _) if record.reach == step::Reach::Silent => record.memo.give_up = true,
         (Mutant::UnseenIsGone, Event::InstanceSeen(_)) if record.proxy == Presence::Absent => {
             record.memo.proxy_buried = true;
         }

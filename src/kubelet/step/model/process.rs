@@ -10,7 +10,7 @@ use super::world::{
     Wrong, number,
 };
 use crate::kubelet::provider::Obstacle;
-use crate::kubelet::step::{Action, Answer, Event, Evidence, InstanceView, Phase, Presence, Record};
+use crate::kubelet::step::{Action, Answer, Event, Evidence, InstanceView, Phase, Presence, Reach, Record};
 
 /// Decisions without a request, after which a record goes in circles.
 const PATIENCE: usize = 16;
@@ -186,6 +186,8 @@ impl Shell<'_> {
             Action::FindProxy => self.send(id, Request::Find),
             Action::FindInstance => self.send(id, Request::Seek),
             Action::DeleteProxy => self.send(id, Request::DeleteProxy),
+            // No proxy of the model is evictable.
+            Action::Lift => Done::Next,
             Action::RetryAfter(_) => {
                 self.at(id, |entry| entry.retry = true);
                 Done::Next
@@ -250,6 +252,12 @@ impl Shell<'_> {
 
     fn instance_gone(&mut self, id: Id, uid: u8) -> Vec<Action> {
         self.entry(id);
+        let counts = self.mutant != Some(Mutant::NoTombstone);
+        self.at(id, |entry| {
+            if let Some(flight) = &mut entry.flight {
+                flight.old[TARGET] |= counts;
+            }
+        });
         self.raw_step(id, Event::InstanceGone(super::world::UIDS[usize::from(uid)].into()))
     }
 
@@ -336,6 +344,7 @@ impl Shell<'_> {
     /// What is unknown of a side that is listed is absent.
     fn conclude(&mut self, id: Id) {
         let complete = [HOST, TARGET].map(|side| self.process.watches[side].complete);
+        let reach = self.process.reach;
         self.at(id, |entry| {
             if entry.record.proxy == Presence::Unknown && complete[HOST] {
                 entry.record.proxy = Presence::Absent;
@@ -343,7 +352,29 @@ impl Shell<'_> {
             if entry.record.instance == Presence::Unknown && complete[TARGET] {
                 entry.record.instance = Presence::Absent;
             }
+            entry.record.reach = reach;
+            if reach != Reach::Silent {
+                entry.record.memo.give_up = false;
+            }
         });
+    }
+
+    /// The target is silent, or answers again, from now on.
+    pub(super) fn reach(&mut self, reach: Reach) {
+        self.process.reach = reach;
+        let ids: Vec<_> = self.process.entries.iter().map(|entry| entry.id).collect();
+        for id in ids {
+            if reach == Reach::Fine {
+                self.step(id, Event::Retry);
+            }
+            self.add(id);
+        }
+    }
+
+    /// The user has waited for long enough.
+    pub(super) fn give_up(&mut self, id: Id) {
+        self.step(id, Event::GiveUp);
+        self.add(id);
     }
 
     fn step(&mut self, id: Id, event: Event) -> Vec<Action> {
@@ -374,13 +405,21 @@ fn render(evidence: &Evidence, home: &Proxy, sent: Option<u64>, last: (Phase, bo
     let observed = if current { Some(home.want) } else { home.status.observed };
     let was = home.status;
     match evidence {
-        Evidence::Instance => Status { phase: last.0, started: last.1, shown: Shown::Instance, observed },
+        Evidence::Instance => {
+            Status { phase: last.0, started: last.1, shown: Shown::Instance, observed, given_up: was.given_up }
+        }
         Evidence::Leaving => Status { shown: Shown::Leaving, observed, ..was },
         Evidence::Waiting(_) if was.started => Status { shown: Shown::Waiting, observed, ..was },
-        Evidence::Waiting(_) => Status { phase: Phase::Pending, started: false, shown: Shown::Waiting, observed },
-        Evidence::Ended | Evidence::Lost => {
-            Status { phase: Phase::Failed, started: true, shown: Shown::Over, observed }
+        Evidence::Waiting(_) => {
+            Status { phase: Phase::Pending, started: false, shown: Shown::Waiting, observed, given_up: was.given_up }
         }
+        Evidence::Ended | Evidence::Lost | Evidence::GivenUp => Status {
+            phase: Phase::Failed,
+            started: true,
+            shown: Shown::Over,
+            observed,
+            given_up: was.given_up || *evidence == Evidence::GivenUp,
+        },
     }
 }
 

@@ -93,7 +93,7 @@ pub(super) fn at_goal(w: &World) -> bool {
                 && proxy.status.shown == Shown::Instance
                 && proxy.status.observed == Some(proxy.want)
         }),
-        (Some(proxy), target) if proxy.deleting.is_none() => {
+        (Some(proxy), target) if proxy.deleting.is_none() && !proxy.status.given_up => {
             target.is_none_or(|inst| inst.owner == proxy.id && inst.phase.terminal())
         }
         _ => false,

@@ -91,8 +91,9 @@ fn report(w: &mut World, policy: Policy, id: Id, version: u64, status: Status) -
         w.blame(Wrong::Undead);
     }
     let lost = truth.lost && policy == Policy::Never;
+    let given_up = status.given_up && truth.given_up;
     let caused = match phase {
-        Phase::Failed => proxy.deleting.is_some() || proxy.status.phase == phase || truth.failed || lost,
+        Phase::Failed => proxy.deleting.is_some() || proxy.status.phase == phase || truth.failed || lost || given_up,
         Phase::Succeeded => truth.succeeded,
         Phase::Pending | Phase::Running => true,
     };
@@ -106,11 +107,12 @@ fn report(w: &mut World, policy: Policy, id: Id, version: u64, status: Status) -
 /// Longshore removes a proxy, by its UID.
 fn delete_proxy(w: &mut World, sender: Sender, id: Id) {
     let Some(proxy) = w.proxy(id).copied() else { return };
-    if proxy.deleting.is_none() {
+    let given_up = proxy.status.given_up;
+    if proxy.deleting.is_none() && !given_up {
         w.blame(Wrong::DeletedWithoutCause);
     }
     let name = w.name(id);
-    if name.target.is_some_and(|inst| inst.owner == id) && name.maker == Some(sender.process) {
+    if name.target.is_some_and(|inst| inst.owner == id) && name.maker == Some(sender.process) && !given_up {
         w.blame(Wrong::DeletedTooEarly);
     }
     remove_host(w, id);

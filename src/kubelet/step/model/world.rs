@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::kubelet::step::{Health, InstanceView, Phase, ProxyView, Record};
+use crate::kubelet::step::{Health, InstanceView, Phase, ProxyView, Reach, Record};
 
 /// How many pods in a row may have one name.
 pub(super) const LIVES: usize = 2;
@@ -35,6 +35,8 @@ pub(super) struct Status {
     /// A container has started once.
     pub(super) started: bool,
     pub(super) shown: Shown,
+    /// It has failed because the target did not answer.
+    pub(super) given_up: bool,
     /// The generation that the status belongs to; a generation is a `want` here.
     pub(super) observed: Option<u8>,
 }
@@ -79,6 +81,8 @@ impl Proxy {
                 },
             once: policy == Policy::Never,
             want: self.want.into(),
+            given_up: self.status.given_up,
+            evictable: false,
         }
     }
 }
@@ -144,6 +148,8 @@ pub(super) struct Truth {
     /// An instance of it ended like this.
     pub(super) succeeded: bool,
     pub(super) failed: bool,
+    /// The user did not want to wait for its target any longer.
+    pub(super) given_up: bool,
 }
 
 /// What a process has been told of a proxy UID, by any event or answer that it has read. Production has no such memory;
@@ -199,6 +205,8 @@ pub(super) struct Process {
     /// The proxy that was last seen under each name.
     pub(super) named: Vec<Option<Id>>,
     pub(super) told: Vec<Told>,
+    /// What it thinks of the target.
+    pub(super) reach: Reach,
 }
 
 /// What the table keeps of a pod.

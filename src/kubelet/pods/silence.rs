@@ -1,0 +1,151 @@
+//! What the shell does about a provider's side that does not answer: pods are told, kept from eviction, or given up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Shell;
+use crate::kubelet::contact::Contact;
+use crate::kubelet::partition::{self, Policy};
+use crate::kubelet::provider::Obstacle;
+use crate::kubelet::step::{Event, Reach};
+
+/// How often ages and patience are looked at while the provider's side answers, and while it does not.
+const CALM: Duration = Duration::from_secs(10);
+const ALERT: Duration = Duration::from_secs(1);
+
+/// A proxy is kept from eviction when it is this old: long before the host would evict it, and so late that a pod of a
+/// short life costs no write.
+const AGE: Duration = Duration::from_secs(60);
+
+/// How long all others wait until leftovers are stopped when the side is back, and how often that is looked at.
+const SWEEP: Duration = Duration::from_secs(10);
+const SWEEPING: Duration = Duration::from_millis(20);
+
+impl Shell {
+    /// Follows the contact until its teller is gone.
+    pub(super) async fn watch_contact(self: Arc<Self>, mut contact: watch::Receiver<Contact>) {
+        let mut namespaces = Namespaces::default();
+        loop {
+            let now = contact.borrow_and_update().clone();
+            self.hear(&now);
+            self.lift(&now);
+            if let Contact::Silent { since, .. } = now {
+                self.give_up(since, &mut namespaces).await;
+            } else {
+                namespaces = Namespaces::default();
+            }
+            let pause = if now == Contact::Answers { CALM } else { ALERT };
+            match tokio::time::timeout(pause, contact.changed()).await {
+                Ok(Err(_)) => return,
+                Ok(Ok(())) | Err(_) => {}
+            }
+        }
+    }
+
+    fn hear(&self, contact: &Contact) {
+        match (contact, self.table.reach()) {
+            (Contact::Silent { message, .. }, Reach::Fine | Reach::Returning) => {
+                tracing::warn!(
+                    node = self.node,
+                    message,
+                    "the target does not answer; its pods are not ready from now on"
+                );
+                self.reach(Reach::Silent);
+            }
+            (Contact::Answers, Reach::Silent) => {
+                tracing::info!(node = self.node, "the target answers again; listing its pods anew");
+                self.reach(Reach::Returning);
+                self.relist.notify_one();
+            }
+            _ => {}
+        }
+    }
+
+    fn reach(&self, reach: Reach) {
+        for uid in self.table.set_reach(reach) {
+            self.queue.add(&uid);
+        }
+    }
+
+    /// The list is complete again: first what has no owner any more is stopped, then all goes on.
+    pub(super) async fn welcome(self: Arc<Self>) {
+        let stale = self.table.stale();
+        if !stale.is_empty() {
+            tracing::info!(
+                node = self.node,
+                pods = stale.len(),
+                "stopping what was given up while the target was silent"
+            );
+        }
+        for uid in &stale {
+            self.table.step(uid, Event::Retry);
+            self.queue.add(uid);
+        }
+        // Each is tried once: what does not work is tried again later, and others need not wait for it.
+        let begun = Instant::now();
+        while self.table.unswept(&stale) && begun.elapsed() < SWEEP {
+            tokio::time::sleep(SWEEPING).await;
+        }
+        for uid in self.table.set_reach(Reach::Fine) {
+            self.table.step(&uid, Event::Retry);
+            self.queue.add(&uid);
+        }
+    }
+
+    /// Keeps old proxies from eviction, and all of them once something may be wrong.
+    fn lift(&self, contact: &Contact) {
+        let age = if matches!(contact, Contact::Answers | Contact::Unheard) { AGE } else { Duration::ZERO };
+        for uid in self.table.evictable(age) {
+            self.table.step(&uid, Event::LiftDue);
+            self.queue.add(&uid);
+        }
+    }
+
+    /// Gives up those pods whose users have waited for long enough.
+    async fn give_up(&self, since: Instant, namespaces: &mut Namespaces) {
+        for (uid, key, own) in self.table.partitioned() {
+            let namespace = match &own {
+                Some(_) => None,
+                None => self.policy_of(&key.namespace, namespaces).await,
+            };
+            if let Some(Err(message)) = own.as_deref().map(|own| partition::parse(own, self.partition))
+                && namespaces.warned.insert(uid.clone())
+            {
+                self.events.warn(&key, Obstacle { reason: "InvalidPartitionPolicy".into(), message });
+            }
+            let Policy::Replace(after) = partition::policy(own.as_deref(), namespace.as_deref(), self.partition) else {
+                continue;
+            };
+            if since.elapsed() >= after {
+                tracing::warn!(node = self.node, pod = %key, "given up, as its policy Replace wants");
+                self.table.step(&uid, Event::GiveUp);
+                self.queue.add(&uid);
+            }
+        }
+    }
+
+    /// The annotation of a namespace, read once in each silence; one that cannot be read is read again.
+    async fn policy_of(&self, namespace: &str, namespaces: &mut Namespaces) -> Option<String> {
+        if let Some(known) = namespaces.annotations.get(namespace) {
+            return known.clone();
+        }
+        match self.host.namespace_annotation(namespace, partition::PARTITION).await {
+            Ok(found) => namespaces.annotations.entry(namespace.into()).or_insert(found).clone(),
+            Err(error) => {
+                tracing::warn!(namespace, %error, "the namespace's partition policy cannot be read; its pods wait");
+                Some("Wait".into())
+            }
+        }
+    }
+}
+
+/// What is known of namespaces for as long as a silence lasts.
+#[derive(Default)]
+struct Namespaces {
+    annotations: BTreeMap<String, Option<String>>,
+    warned: std::collections::BTreeSet<Arc<str>>,
+}
