@@ -61,6 +61,11 @@ impl Cluster {
         &self.name
     }
 
+    /// The address of its API server and its node.
+    pub fn address(&self) -> Result<String> {
+        Ok(self.config.cluster_url.host().context("an API server without an address")?.to_owned())
+    }
+
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }

@@ -17,6 +17,7 @@
 //! something, and a wait in vain reports what it waited for, what it saw last, the events on both sides and the end of
 //! Longshore's log. Nothing skips: without root or clusters the tests fail and say so.
 
+mod berth;
 mod bespoke;
 mod cluster;
 mod command;
@@ -37,6 +38,7 @@ pub use anyhow::{Context, Result, bail, ensure};
 pub use serde_json::{Value, json};
 
 pub use crate::{
+    berth::{Berth, Cut},
     bespoke::{Bespoke, write_json},
     cluster::Cluster,
     command::{Background, Output, run},

@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{runtime, secs};
+use crate::{Berth, runtime, secs};
 
 mod frozen;
 
@@ -38,6 +38,10 @@ pub struct Options {
     pub target: PathBuf,
     /// After how many seconds without an answer of the target the node turns NotReady.
     pub heartbeat_seconds: u32,
+    /// More fields of the Target's spec, in YAML's flow style; may be empty.
+    pub target_spec: String,
+    /// Where it runs; on the bridge itself without one.
+    pub berth: Option<Arc<Berth>>,
 }
 
 /// A Longshore of the tests' own. It ends with this value.
@@ -46,23 +50,36 @@ pub struct Longshore {
     port: u16,
     dir: TempDir,
     child: Mutex<Option<Child>>,
-    _lock: File,
+    lock: Option<File>,
 }
 
 impl Longshore {
     /// Starts it; it is not ready yet.
     pub fn start(options: Options) -> Result<Self> {
         let lock = lock(&options.node)?;
+        Self::start_with(options, Some(lock))
+    }
+
+    /// Starts another replica for the same virtual node. It ends before this one.
+    pub fn twin(&self) -> Result<Self> {
+        Self::start_with(self.options.clone(), None)
+    }
+
+    fn start_with(options: Options, lock: Option<File>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("longshore-e2e-").tempdir()?;
         let mut file = String::new();
         let header = "apiVersion: longshore.dev/v1alpha1";
         let (node, target, seconds) = (&options.node, options.target.display(), options.heartbeat_seconds);
+        let more = &options.target_spec;
         _ = writeln!(file, "{header}\nkind: Target\nmetadata: {{name: east}}");
-        _ = writeln!(file, "spec: {{kubeconfig: {{file: {target}}}, heartbeat: {{timeoutSeconds: {seconds}}}}}");
+        _ = writeln!(
+            file,
+            "spec: {{kubeconfig: {{file: {target}}}, heartbeat: {{timeoutSeconds: {seconds}}}, {more}}}"
+        );
         _ = writeln!(file, "---\n{header}\nkind: VirtualNode\nmetadata: {{name: {node}}}");
         _ = writeln!(file, "spec: {{targets: [{{name: east}}]}}");
         fs::write(dir.path().join("provider.yaml"), file)?;
-        let longshore = Self { port: free_port()?, options, dir, child: Mutex::default(), _lock: lock };
+        let longshore = Self { port: free_port()?, options, dir, child: Mutex::default(), lock: lock };
         longshore.restart()?;
         Ok(longshore)
     }
@@ -72,10 +89,20 @@ impl Longshore {
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = Command::new("setpriv");
         // Dies with the thread that started it, should the tests be killed.
-        command.args(["--pdeathsig", "KILL"]).arg(binary()?).arg("run");
+        command.args(["--pdeathsig", "KILL"]);
+        let berth = self.options.berth.as_ref();
+        if let Some(berth) = berth {
+            command.arg("nsenter").arg(berth.entry());
+        }
+        command.arg(binary()?).arg("run");
         command.arg("--kubeconfig").arg(&self.options.host);
         command.arg("--provider-config").arg(self.dir.path().join("provider.yaml"));
-        command.args(["--node-ip", BRIDGE, "--port", &self.port.to_string()]);
+        command.args([
+            "--node-ip",
+            &berth.map_or(BRIDGE.to_owned(), |berth| berth.ip().to_string()),
+            "--port",
+            &self.port.to_string(),
+        ]);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A thread of the runtime lives as long as the tests do; the one of a test does not.
         let child = runtime::block_on(runtime::spawn(async move { command.spawn() }))?;
@@ -152,10 +179,13 @@ impl Drop for Longshore {
             _ = self.stop();
         }
         // Still held: whoever waits for it sees that it is gone and makes a new one.
-        _ = fs::remove_file(lock_path(&self.options.node));
+        if self.lock.is_some() {
+            _ = fs::remove_file(lock_path(&self.options.node));
+        }
     }
 }
 
+/// The machine's own address on the clusters' bridge.
 pub(crate) const BRIDGE: &str = "172.30.0.1";
 
 fn terminate(child: &mut Child) -> Result<ExitStatus> {

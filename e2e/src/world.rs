@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     PATIENCE,
+    berth::Berth,
     cluster::Cluster,
     command::Output,
     history::History,
@@ -71,8 +72,23 @@ impl World {
     /// A world with a Longshore of its own that has this kubeconfig for its target; its node need not get Ready.
     pub fn aiming_at(name: &str, target: PathBuf) -> Result<Self> {
         let (node, host) = (format!("e2e-{}-{name}", test_file()), lab()?.kubeconfig("host")?);
-        let dock = Dock::start(Options { node, host, target, heartbeat_seconds: 10 })?;
+        let dock = Dock::start(Options { heartbeat_seconds: 10, ..options(node, host, target) })?;
         Self::on(Arc::new(dock), name)
+    }
+
+    /// A world with a Longshore whose links can be cut, and more fields of its Target's spec.
+    pub fn cuttable(name: &str, target_spec: &str) -> Result<(Self, Arc<Berth>)> {
+        let lab = lab()?;
+        let node = format!("e2e-{}-{name}", test_file());
+        let berth = Arc::new(Berth::new()?);
+        let dock = Dock::start(Options {
+            heartbeat_seconds: 10,
+            target_spec: target_spec.to_owned(),
+            berth: Some(berth.clone()),
+            ..options(node, lab.kubeconfig("host")?, lab.kubeconfig("east")?)
+        })?;
+        dock.wait_for_node()?;
+        Ok((Self::on(Arc::new(dock), name)?, berth))
     }
 
     fn on(dock: Arc<Dock>, name: &str) -> Result<Self> {
@@ -183,11 +199,15 @@ impl Drop for World {
     }
 }
 
+fn options(node: String, host: PathBuf, target: PathBuf) -> Options {
+    Options { node, host, target, heartbeat_seconds: 40, target_spec: String::new(), berth: None }
+}
+
 impl Dock {
     fn open(node: &str) -> Result<Self> {
         let lab = lab()?;
         let (host, target) = (lab.kubeconfig("host")?, lab.kubeconfig("east")?);
-        let dock = Self::start(Options { node: node.to_owned(), host, target, heartbeat_seconds: 40 })?;
+        let dock = Self::start(options(node.to_owned(), host, target))?;
         dock.wait_for_node()?;
         Ok(dock)
     }

@@ -1,0 +1,108 @@
+//! Several replicas for one virtual node: one keeps it, and another goes on when that one ends, however it ends.
+
+use std::time::Instant;
+
+use e2e::{Context, IDLE, Longshore, Pod, Result, World, container, ensure, secs};
+
+/// Within this long after a kill -9 another replica has the node.
+const TAKEOVER: u64 = 15;
+
+fn port(world: &World) -> Result<u64> {
+    let node = world.host.get("nodes", world.longshore().node())?;
+    node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().context("a node without a port")
+}
+
+/// Waits until the Node names this replica.
+fn wait_for_keeper(world: &World, keeper: &Longshore, within: u64) -> Result<()> {
+    world.host.wait("the node to name its new keeper", secs(within), |_| {
+        let url = keeper.kubelet_url();
+        let port = port(world)?;
+        ensure!(url.ends_with(&format!(":{port}")), "port {port}, wanted {url}\n{}", keeper.log());
+        Ok(())
+    })
+}
+
+fn logs(world: &World, text: &str) -> Result<()> {
+    let said = world.host.kubectl(&["logs", "steady"])?.ok()?;
+    ensure!(said.contains(text), "{said}");
+    Ok(())
+}
+
+fn steady(world: &World) -> Result<(Pod, Pod)> {
+    world.host.create(world.pod("steady", &[container("main", &format!("echo hello; {IDLE}"))]))?;
+    let proxy = world.host.wait_for_ready("steady")?;
+    let delegate = world.delegate(&proxy)?;
+    Ok((proxy, delegate))
+}
+
+/// The pod has noticed nothing.
+fn ensure_untouched(world: &World, proxy: &Pod, delegate: &Pod) -> Result<()> {
+    let (here, there) = (world.host.pod("steady")?, world.east.pod("steady")?);
+    ensure!(here.uid() == proxy.uid() && here.is_ready(), "{here}");
+    ensure!(there.uid() == delegate.uid() && there.restarts() == 0, "{there}");
+    Ok(())
+}
+
+#[test]
+fn another_replica_takes_over_after_a_kill() -> Result<()> {
+    let world = World::alone("kill")?;
+    let second = world.longshore().twin()?;
+    let (proxy, delegate) = steady(&world)?;
+    wait_for_keeper(&world, world.longshore(), 1)?;
+    let home = world.record_home()?;
+    world.longshore().kill9()?;
+    let killed = Instant::now();
+    wait_for_keeper(&world, &second, TAKEOVER)?;
+    eprintln!("taken over {:.1?} after the kill", killed.elapsed());
+    logs(&world, "hello")?;
+    world.host.create(world.pod("later", &[container("main", IDLE)]))?;
+    world.host.wait_for_ready("later")?;
+    ensure_untouched(&world, &proxy, &delegate)?;
+    let unready = home.observations()?.into_iter().any(|one| one.pod.uid() == proxy.uid() && !one.pod.is_ready());
+    assert!(!unready, "{}", home.tell());
+
+    // Whoever was killed comes back and waits its turn.
+    world.longshore().restart()?;
+    world.host.create(world.pod("last", &[container("main", IDLE)]))?;
+    world.host.wait_for_ready("last")?;
+    wait_for_keeper(&world, &second, 1)?;
+    second.stop()?;
+    wait_for_keeper(&world, world.longshore(), 6)?;
+    logs(&world, "hello")
+}
+
+#[test]
+fn a_replica_that_ends_in_order_hands_over_at_once() -> Result<()> {
+    let world = World::alone("stop")?;
+    let second = world.longshore().twin()?;
+    let (proxy, delegate) = steady(&world)?;
+    world.longshore().stop()?;
+    wait_for_keeper(&world, &second, 6)?;
+    ensure_untouched(&world, &proxy, &delegate)?;
+    logs(&world, "hello")?;
+    // Back again, for the end of the test.
+    world.longshore().restart()
+}
+
+#[test]
+fn a_replica_that_slept_through_its_time_harms_nobody() -> Result<()> {
+    let world = World::alone("sleep")?;
+    let second = world.longshore().twin()?;
+    let (proxy, delegate) = steady(&world)?;
+    let target = world.record_target()?;
+    let frozen = world.longshore().freeze()?;
+    wait_for_keeper(&world, &second, TAKEOVER)?;
+    // Work that the sleeper knows nothing of.
+    world.host.delete("pods", "steady")?;
+    world.host.wait_for_gone(&proxy)?;
+    world.host.create(world.pod("steady", &[container("main", &format!("echo hello; {IDLE}"))]))?;
+    let next = world.host.wait_for_ready("steady")?;
+    drop(frozen);
+    world.host.create(world.pod("later", &[container("main", IDLE)]))?;
+    world.host.wait_for_ready("later")?;
+    wait_for_keeper(&world, &second, 15)?;
+    assert_eq!(world.delegate(&next)?.restarts(), 0);
+    assert!(world.delegates(&proxy)?.is_empty(), "{delegate} has gone with its proxy");
+    logs(&world, "hello")?;
+    target.ensure_nothing_doubled()
+}
