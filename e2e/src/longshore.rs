@@ -79,7 +79,7 @@ impl Longshore {
         _ = writeln!(file, "---\n{header}\nkind: VirtualNode\nmetadata: {{name: {node}}}");
         _ = writeln!(file, "spec: {{targets: [{{name: east}}]}}");
         fs::write(dir.path().join("provider.yaml"), file)?;
-        let longshore = Self { port: free_port()?, options, dir, child: Mutex::default(), lock: lock };
+        let longshore = Self { port: free_port()?, options, dir, child: Mutex::default(), lock };
         longshore.restart()?;
         Ok(longshore)
     }

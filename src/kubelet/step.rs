@@ -115,6 +115,7 @@ pub enum Reach {
 
 /// The proxy pod, as far as decisions need it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent facts about one pod")]
 pub struct ProxyView {
     /// Its resource version.
     pub version: u64,

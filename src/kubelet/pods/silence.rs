@@ -39,9 +39,8 @@ impl Shell {
                 namespaces = Namespaces::default();
             }
             let pause = if now == Contact::Answers { CALM } else { ALERT };
-            match tokio::time::timeout(pause, contact.changed()).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = tokio::time::timeout(pause, contact.changed()).await {
+                return;
             }
         }
     }
