@@ -69,7 +69,7 @@ impl Replica {
                 Ok(Look::Ours(lease)) => {
                     tracing::info!(node, identity = self.identity, "keeping this node");
                     self.held.fetch_add(1, Ordering::SeqCst);
-                    return Term { replica: self.clone(), node: node.into(), lease };
+                    return Term { replica: self.clone(), node: node.into(), lease: *lease };
                 }
                 Ok(Look::Theirs(holder)) => {
                     tracing::debug!(node, holder, "another replica keeps this node");
@@ -109,7 +109,7 @@ impl Replica {
             None => timeout(PATIENCE, self.leases.create(&params, &claim)).await,
         };
         match written {
-            Ok(Ok(lease)) => Ok(Look::Ours(lease)),
+            Ok(Ok(lease)) => Ok(Look::Ours(Box::new(lease))),
             // Another one was faster.
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => Ok(Look::Lost),
             Ok(Err(error)) => Err(crate::errors::chain(&error)),
@@ -120,7 +120,7 @@ impl Replica {
 
 /// What one look has found.
 enum Look {
-    Ours(Lease),
+    Ours(Box<Lease>),
     Theirs(String),
     Lost,
 }
@@ -222,7 +222,7 @@ impl Term {
                     }
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(node = self.node, %error, "the leadership was not renewed; trying again")
+                    tracing::warn!(node = self.node, %error, "the leadership was not renewed; trying again");
                 }
                 Err(_) => tracing::warn!(node = self.node, "the leadership was not renewed in time; trying again"),
             }

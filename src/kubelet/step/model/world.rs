@@ -142,6 +142,7 @@ pub(super) struct Name {
 
 /// Facts about a proxy UID that outlast both of its objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub(super) struct Truth {
     /// An instance of it that had started went without having ended.
     pub(super) lost: bool,
