@@ -12,6 +12,7 @@ pub mod pods;
 pub mod provider;
 pub mod queue;
 pub mod server;
+pub mod sites;
 pub mod status;
 pub mod step;
 pub mod table;

@@ -23,6 +23,7 @@ use super::host::Host;
 use super::partition::Policy;
 use super::provider::{PodNotice, Provider};
 use super::queue::Queue;
+use super::sites::{Index, Sites};
 use super::step::{Action, Event, Reach};
 use super::table::{Side, Table, Uid};
 use super::tolerations;
@@ -56,36 +57,40 @@ struct Shell {
     node: String,
     node_ip: String,
     host: Host,
-    provider: Arc<dyn Provider>,
+    sites: Sites,
     events: Events,
-    partition: Policy,
+    /// What becomes of the pods of each site in a silence, by its index.
+    partitions: Vec<Policy>,
     table: Arc<Table>,
     queue: Queue,
-    /// The provider is to be listed anew.
-    relist: Notify,
+    /// A site is to be listed anew; by its index.
+    relist: Vec<Notify>,
 }
 
 impl PodController {
-    /// A controller for the pods that are bound to `node`, whose address at home is `node_ip`; `partition` is what becomes
-    /// of those that say nothing else when the provider's side is silent.
+    /// A controller for the pods that are bound to `node`, whose address at home is `node_ip`, with all sites where they may
+    /// run. `partitions` is what becomes of those that say nothing else when their site is silent, by its index. `unsure`
+    /// says that proxies without a choice may run all the same, since there was nothing to choose before.
     pub fn new(
         node: &str,
         node_ip: &str,
         host: Host,
-        provider: Arc<dyn Provider>,
+        sites: Sites,
         events: Events,
-        partition: Policy,
+        partitions: Vec<Policy>,
+        unsure: bool,
     ) -> Self {
+        let count = sites.iter().count();
         let shell = Shell {
             node: node.into(),
             node_ip: node_ip.into(),
             host,
-            provider,
+            sites,
             events,
-            partition,
-            table: Arc::default(),
+            partitions,
+            table: Arc::new(Table::new(count, unsure)),
             queue: Queue::default(),
-            relist: Notify::new(),
+            relist: (0..count).map(|_| Notify::new()).collect(),
         };
         Self { shell: Arc::new(shell) }
     }
@@ -95,29 +100,29 @@ impl PodController {
         self.shell.table.clone()
     }
 
-    /// Works with this many workers until it is told to stop; an action that is under way is finished first. `contact` says
-    /// whether the provider's side answers.
-    pub async fn run(self, workers: usize, contact: watch::Receiver<Contact>, shutdown: CancellationToken) {
+    /// Works with this many workers until it is told to stop; an action that is under way is finished first. `contacts`
+    /// say whether each site answers, by its index.
+    pub async fn run(self, workers: usize, contacts: Vec<watch::Receiver<Contact>>, shutdown: CancellationToken) {
         let tasks = TaskTracker::new();
         for _ in 0..workers.max(1) {
             tasks.spawn(self.shell.clone().work(shutdown.clone()));
         }
-        for watch in [Side::Host, Side::Provider] {
-            let (shell, shutdown) = (self.shell.clone(), shutdown.clone());
-            tasks.spawn(async move {
-                tokio::select! {
-                    () = shutdown.cancelled() => {}
-                    () = async { match watch {
-                        Side::Host => shell.watch_host().await,
-                        Side::Provider => shell.watch_provider().await,
-                    }} => {}
-                }
-            });
-        }
         let (shell, stop) = (self.shell.clone(), shutdown.clone());
         tasks.spawn(async move {
-            stop.run_until_cancelled(shell.watch_contact(contact)).await;
+            stop.run_until_cancelled(shell.watch_host()).await;
         });
+        for (index, site) in self.shell.sites.iter() {
+            let (shell, stop, provider) = (self.shell.clone(), shutdown.clone(), site.provider.clone());
+            tasks.spawn(async move {
+                stop.run_until_cancelled(shell.watch_site(index, &*provider)).await;
+            });
+        }
+        for (index, contact) in (0..).zip(contacts) {
+            let (shell, stop) = (self.shell.clone(), shutdown.clone());
+            tasks.spawn(async move {
+                stop.run_until_cancelled(shell.watch_contact(index, contact)).await;
+            });
+        }
         tasks.close();
         tasks.wait().await;
     }
@@ -147,30 +152,36 @@ impl Shell {
             return;
         }
         let pod = tolerations::restored(pod.without_managed_fields());
-        let want = self.provider.fingerprint(&pod);
-        self.queue.add(&self.table.proxy_seen(pod, want));
+        self.queue.add(&self.take_in(pod));
     }
 
-    /// Follows the provider's pods, by its notifier or by asking.
-    async fn watch_provider(self: Arc<Self>) {
+    /// Takes in a proxy as the host shows it.
+    fn take_in(&self, pod: PodDocument) -> Uid {
+        let (want, site) = (self.sites.fingerprint(&pod), self.sites.of(&pod));
+        self.table.proxy_seen(pod, want, site)
+    }
+
+    /// Follows the pods of a site, by its notifier or by asking.
+    async fn watch_site(self: Arc<Self>, site: Index, provider: &dyn Provider) {
+        let Some(relist) = self.relist.get(usize::from(site)) else { return };
         let (sender, mut receiver) = mpsc::channel(NOTICES);
         let told = async {
             while let Some(notice) = receiver.recv().await {
-                self.notice(notice);
+                self.notice(site, notice);
             }
         };
         let teller = async {
             loop {
                 let tell = async {
-                    match self.provider.notifier() {
+                    match provider.notifier() {
                         Some(notifier) => notifier.notify(sender.clone()).await,
-                        None => self.poll(&sender).await,
+                        None => self.poll(provider, &sender).await,
                     }
                     tokio::time::sleep(DEBOUNCE).await;
                 };
                 tokio::select! {
                     () = tell => {}
-                    () = self.relist.notified() => {}
+                    () = relist.notified() => {}
                 }
             }
         };
@@ -178,11 +189,11 @@ impl Shell {
     }
 
     /// One complete look at a provider that does not notify; a failed one says nothing at all.
-    async fn poll(&self, notices: &mpsc::Sender<PodNotice>) {
+    async fn poll(&self, provider: &dyn Provider, notices: &mpsc::Sender<PodNotice>) {
         if !PodNotice::listing(notices).await {
             return;
         }
-        match self.provider.get_pods().await {
+        match provider.get_pods().await {
             Ok(pods) => {
                 let seen = pods.into_iter().map(|pod| PodNotice::Seen(Box::new(pod)));
                 for notice in seen.chain(std::iter::once(PodNotice::Listed)) {
@@ -196,23 +207,23 @@ impl Shell {
         tokio::time::sleep(POLL).await;
     }
 
-    fn notice(self: &Arc<Self>, notice: PodNotice) {
+    fn notice(self: &Arc<Self>, site: Index, notice: PodNotice) {
         match notice {
             PodNotice::Listing(taken) => {
-                self.table.listing(Side::Provider);
+                self.table.listing(Side::Site(site));
                 // The teller may have been dropped meanwhile.
                 let _ = taken.send(());
             }
-            PodNotice::Seen(pod) => self.queue.add(&self.table.instance_seen(*pod)),
+            PodNotice::Seen(pod) => self.queue.add(&self.table.instance_seen(site, *pod)),
             PodNotice::Gone { key, instance } => {
                 let (uid, actions) = self.instance_gone(&key, &instance);
                 self.start_timers(&uid, &actions);
                 self.queue.add(&uid);
             }
             PodNotice::Listed => {
-                self.listed(Side::Provider);
-                if self.table.reach() == Reach::Returning {
-                    tokio::spawn(self.clone().welcome());
+                self.listed(Side::Site(site));
+                if self.table.reach(site) == Reach::Returning {
+                    tokio::spawn(self.clone().welcome(site));
                 }
             }
         }

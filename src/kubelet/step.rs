@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use super::partition::UNREACHABLE;
 use super::provider::Obstacle;
+use super::sites::{Index, NOWHERE};
 
 /// `v1.PodPhase`; an unknown or empty phase counts as pending.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -132,6 +133,8 @@ pub struct ProxyView {
     pub want: u64,
     /// It was failed because its side did not answer, and is to be removed.
     pub given_up: bool,
+    /// Where its instance is, if it has one; `None` where that is still to be chosen, so that it can have none.
+    pub site: Option<Index>,
     /// The host's node controller would evict it some time after this node or its side stops answering, only because
     /// nobody has said otherwise.
     pub evictable: bool,
@@ -152,6 +155,8 @@ pub struct InstanceView {
     pub health: Health,
     /// A container of it has started.
     pub started: bool,
+    /// Where it is.
+    pub site: Index,
 }
 
 /// Everything about one proxy UID that decisions depend on.
@@ -210,6 +215,8 @@ pub struct Memo {
     pub give_up: bool,
     /// It is time to keep the host from evicting the proxy.
     pub lift_due: bool,
+    /// The instance could not start where it is, and another site is to be chosen once it has gone.
+    pub moving: bool,
 }
 
 /// What happened.
@@ -233,6 +240,8 @@ pub enum Event {
     ReportDue,
     /// The provider's side has been silent for as long as the user wants to wait.
     GiveUp,
+    /// The instance has not been able to start where it is for too long, and there are other sites.
+    Move,
     /// The proxy is old enough, or its side doubtful enough, to be kept from eviction.
     LiftDue,
     /// An action was carried out.
@@ -263,6 +272,8 @@ pub enum Answer {
     StopFailed,
     /// The report was written and this is the proxy now.
     Reported(ProxyView),
+    /// The site was chosen and written, and this is the proxy now.
+    Placed(ProxyView),
     /// The proxy is kept from eviction, and this is it now.
     Lifted(ProxyView),
     /// Home shows it already.
@@ -282,6 +293,8 @@ pub enum Answer {
 /// What to write.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
+    /// Choose a site and write it on the proxy: [`Answer::Placed`].
+    Place,
     /// Start an instance.
     Create,
     /// Make the instance follow the proxy.
@@ -290,6 +303,8 @@ pub enum Action {
     Delete {
         /// Which.
         instance: Arc<str>,
+        /// Where it is.
+        site: Index,
         /// Seconds.
         grace: Option<u32>,
     },
@@ -392,6 +407,11 @@ fn fold(record: &mut Record, event: Event) {
         Event::ReportDue => record.memo.report_due = true,
         // Whoever was told of the return since does not give up.
         Event::GiveUp => record.memo.give_up = record.reach == Reach::Silent,
+        // Whatever has started has its place.
+        Event::Move => {
+            let stuck = |instance: &InstanceView| !instance.started && instance.deleting.is_none();
+            record.memo.moving = record.instance.there().is_some_and(stuck);
+        }
         Event::LiftDue => record.memo.lift_due = true,
         Event::Answer(answer) => learn(record, answer),
     }
@@ -405,6 +425,7 @@ fn bury(record: &mut Record, uid: Arc<str>) {
     if let Presence::There(proxy) = &record.proxy
         && proxy.deleting.is_none()
         && !proxy.health.phase.terminal()
+        && !record.memo.moving
     {
         record.memo.losses = record.memo.losses.saturating_add(1);
         record.memo.blocked = record.memo.losses > 1;
@@ -457,6 +478,13 @@ fn learn(record: &mut Record, answer: Answer) {
             if record.memo.obstacle.is_none() {
                 record.memo.attempts = 0;
             }
+            see_proxy(record, proxy);
+        }
+        Answer::Placed(proxy) => {
+            record.memo.outdated = None;
+            record.memo.moving = false;
+            record.memo.blocked = false;
+            record.memo.attempts = 0;
             see_proxy(record, proxy);
         }
         Answer::Lifted(proxy) => {
@@ -513,6 +541,7 @@ fn see_instance(record: &mut Record, instance: InstanceView) {
     record.memo.doubt = false;
     record.memo.sought = false;
     record.memo.ran |= instance.started;
+    record.memo.moving &= !instance.started;
     if instance.health.phase.terminal() && instance.deleting.is_none() {
         record.memo.ended = Some(instance.uid.clone());
     } else if record.memo.ended.as_ref() != Some(&instance.uid) {
@@ -640,6 +669,19 @@ fn keep(record: &Record, proxy: &ProxyView) -> Vec<Action> {
             report(record, proxy, Evidence::Waiting(unlisted()), false)
         }
         Presence::Unknown => vec![],
+        // A choice was changed although something runs elsewhere: never two at once.
+        Presence::There(instance) if misplaced(proxy, instance) => {
+            let mut actions = if instance.deleting.is_none() { stop(record, instance, None) } else { vec![] };
+            actions.extend(report(record, proxy, Evidence::Leaving, true));
+            actions
+        }
+        Presence::There(instance) if record.memo.moving && !instance.started => {
+            if instance.deleting.is_none() {
+                stop(record, instance, None)
+            } else {
+                vec![]
+            }
+        }
         Presence::There(instance) if instance.deleting.is_some() => {
             if replaceable(record, proxy) || !instance.health.phase.terminal() {
                 report(record, proxy, Evidence::Leaving, true)
@@ -663,7 +705,12 @@ fn keep(record: &Record, proxy: &ProxyView) -> Vec<Action> {
         Presence::Absent => {
             let mut actions = vec![];
             if !record.memo.blocked {
-                actions.push(Action::Create);
+                let placed = proxy.site.is_some() && !record.memo.moving;
+                if placed {
+                    actions.push(Action::Create);
+                } else if !outdated(record, proxy) && !record.memo.host_blocked {
+                    actions.push(Action::Place);
+                }
             }
             if let Some(obstacle) = &record.memo.obstacle {
                 actions.extend(report(record, proxy, Evidence::Waiting(obstacle.clone()), false));
@@ -679,6 +726,12 @@ fn unlisted() -> Obstacle {
         reason: UNREACHABLE.into(),
         message: "what runs in the target is not known yet: it has not been listed completely".into(),
     }
+}
+
+/// Whether an instance is where its proxy does not say.
+fn misplaced(proxy: &ProxyView, instance: &InstanceView) -> bool {
+    // One whose choice names no site of this node has to be where it is.
+    proxy.site.is_some_and(|site| site != instance.site && site != NOWHERE)
 }
 
 /// The obstacle of a pod whose side does not answer. It says always the same, or each attempt would be a write.
@@ -702,7 +755,7 @@ fn stop(record: &Record, instance: &InstanceView, grace: Option<u32>) -> Vec<Act
     if record.memo.delete_blocked {
         return vec![];
     }
-    vec![Action::Delete { instance: instance.uid.clone(), grace }]
+    vec![Action::Delete { instance: instance.uid.clone(), site: instance.site, grace }]
 }
 
 /// A report of the instance's status: at once when it changes what controllers act on, else within a second.

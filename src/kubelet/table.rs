@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::document::{PodDocument, PodKey};
 use super::provider::{Instance, Obstacle, ProviderPod};
 use super::server::{Found, PodDirectory};
+use super::sites::{Index, NOWHERE};
 use super::step::{Action, Answer, Event, InstanceView, Presence, ProxyView, Reach, Record, step};
 use super::view::{Home, instance_view, proxy_view};
 
@@ -24,18 +25,28 @@ pub type Uid = Arc<str>;
 pub enum Side {
     /// The host's proxies.
     Host,
-    /// The provider's instances.
-    Provider,
+    /// The instances at one site.
+    Site(Index),
 }
 
 /// The records, by the proxy's UID.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
     entries: DashMap<Uid, Entry>,
     /// The proxy that has this namespace and name now.
     names: DashMap<(String, String), Uid>,
     host: Listing,
-    provider: Listing,
+    /// By their indexes; at least one.
+    sites: Vec<SiteState>,
+    /// Proxies without a choice may have instances of a time in which there was nothing to choose: what is not listed
+    /// everywhere is not known to be absent.
+    unsure: AtomicBool,
+}
+
+/// What is known of a site.
+#[derive(Debug, Default)]
+struct SiteState {
+    listing: Listing,
     /// A [`Reach`] as [`REACHES`] orders them.
     reach: AtomicU8,
 }
@@ -68,7 +79,7 @@ struct Entry {
     deferred: bool,
     /// The list of each side in which the pod was last seen.
     seen_host: u32,
-    seen_provider: u32,
+    seen_site: u32,
     /// How many instances have gone while somebody watched.
     gone: u32,
     /// When the record was made.
@@ -78,6 +89,7 @@ struct Entry {
 /// A moment of the provider's side, as one pod has seen it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
+    site: Option<Index>,
     epoch: u32,
     gone: u32,
 }
@@ -101,7 +113,24 @@ pub struct Snapshot {
     pub accepted: Option<(u64, u64, Option<i64>)>,
 }
 
+impl Default for Table {
+    fn default() -> Self {
+        Self::new(1, false)
+    }
+}
+
 impl Table {
+    /// An empty table for so many sites. `unsure` says that proxies without a choice may have instances all the same.
+    pub fn new(sites: usize, unsure: bool) -> Self {
+        Self {
+            entries: DashMap::default(),
+            names: DashMap::default(),
+            host: Listing::default(),
+            sites: (0..sites.max(1)).map(|_| SiteState::default()).collect(),
+            unsure: AtomicBool::new(unsure),
+        }
+    }
+
     /// A list of this side begins: absence means nothing before it ends.
     pub fn listing(&self, side: Side) {
         let listing = self.side(side);
@@ -124,6 +153,9 @@ impl Table {
         let epoch = listing.epoch.load(Ordering::SeqCst);
         // First the flag: an entry that is made from here on sees it by itself.
         listing.complete.store(true, Ordering::SeqCst);
+        if self.sites.iter().all(|site| site.listing.complete.load(Ordering::SeqCst)) {
+            self.unsure.store(false, Ordering::SeqCst);
+        }
         let mut keys = vec![];
         for mut entry in self.entries.iter_mut() {
             let missing = match side {
@@ -131,11 +163,13 @@ impl Table {
                     let known = entry.record.proxy.there().is_some() || entry.record.memo.watch_behind;
                     entry.seen_host != epoch && known
                 }
-                Side::Provider => entry.seen_provider != epoch && entry.record.instance.there().is_some(),
+                Side::Site(site) => {
+                    entry.seen_site != epoch && entry.record.instance.there().is_some_and(|there| there.site == site)
+                }
             };
             let gone = match side {
                 Side::Host => Event::ProxyGone,
-                Side::Provider => Event::NoInstance,
+                Side::Site(_) => Event::NoInstance,
             };
             let actions = if missing { step(&mut entry.record, gone) } else { vec![] };
             keys.push((entry.key().clone(), actions));
@@ -143,23 +177,32 @@ impl Table {
         keys
     }
 
-    /// Whether the provider's side can be reached.
-    pub fn reach(&self) -> Reach {
-        REACHES[usize::from(self.reach.load(Ordering::SeqCst)) % REACHES.len()]
+    /// Whether a site can be reached; one that is not there cannot.
+    pub fn reach(&self, site: Index) -> Reach {
+        let Some(state) = self.sites.get(usize::from(site)) else { return Reach::Silent };
+        REACHES[usize::from(state.reach.load(Ordering::SeqCst)) % REACHES.len()]
     }
 
-    /// The provider's side can be reached, or not, from now on. Returns the UIDs of all records, since each may now be decided
-    /// in another way.
-    pub fn set_reach(&self, reach: Reach) -> Vec<Uid> {
+    /// A site can be reached, or not, from now on. Returns the UIDs of its records, since each may now be decided in another
+    /// way.
+    pub fn set_reach(&self, site: Index, reach: Reach) -> Vec<Uid> {
         let place = REACHES.iter().position(|one| *one == reach).and_then(|place| u8::try_from(place).ok());
-        self.reach.store(place.unwrap_or_default(), Ordering::SeqCst);
-        self.entries.iter().map(|entry| entry.key().clone()).collect()
+        if let Some(state) = self.sites.get(usize::from(site)) {
+            state.reach.store(place.unwrap_or_default(), Ordering::SeqCst);
+        }
+        let there = self.entries.iter().filter(|entry| place_of(&entry.record).is_none_or(|known| known == site));
+        there.map(|entry| entry.key().clone()).collect()
     }
 
-    /// The records of instances that run although their proxy has gone, or has ended.
-    pub fn stale(&self) -> Vec<Uid> {
+    /// Where a pod runs, or will, if that is known.
+    pub fn site(&self, uid: &Uid) -> Option<Index> {
+        place_of(&self.entries.get(uid)?.record)
+    }
+
+    /// The records of instances at a site that run although their proxy has gone, or has ended.
+    pub fn stale(&self, site: Index) -> Vec<Uid> {
         let stale = |record: &Record| {
-            record.instance.there().is_some_and(|instance| instance.deleting.is_none())
+            record.instance.there().is_some_and(|instance| instance.deleting.is_none() && instance.site == site)
                 && record.proxy.there().is_none_or(|proxy| proxy.health.phase.terminal() || proxy.deleting.is_some())
         };
         self.entries.iter().filter(|entry| stale(&entry.record)).map(|entry| entry.key().clone()).collect()
@@ -174,21 +217,25 @@ impl Table {
         stale.iter().any(|uid| self.entries.get(uid).is_some_and(|entry| waits(&entry)))
     }
 
-    /// Proxies that the host would evict, of at least this age as far as this process knows.
-    pub fn evictable(&self, age: Duration) -> Vec<Uid> {
+    /// Proxies of a site that the host would evict, of at least this age as far as this process knows.
+    pub fn evictable(&self, site: Index, age: Duration) -> Vec<Uid> {
         let evictable = |entry: &Entry| {
             let due = |proxy: &ProxyView| proxy.evictable && proxy.deleting.is_none() && !proxy.health.phase.terminal();
-            entry.record.proxy.there().is_some_and(due) && !entry.record.memo.lift_due && entry.since.elapsed() >= age
+            let here = place_of(&entry.record) == Some(site);
+            here && entry.record.proxy.there().is_some_and(due)
+                && !entry.record.memo.lift_due
+                && entry.since.elapsed() >= age
         };
         self.entries.iter().filter(|entry| evictable(entry)).map(|entry| entry.key().clone()).collect()
     }
 
-    /// Proxies that have not ended and are not given up, each with the value of its own annotation on what to do in a
+    /// Proxies of a site that have not ended and are not given up, each with the value of its own annotation on what to do in a
     /// silence.
-    pub fn partitioned(&self) -> Vec<(Uid, PodKey, Option<Box<str>>)> {
+    pub fn partitioned(&self, site: Index) -> Vec<(Uid, PodKey, Option<Box<str>>)> {
         let alive = |entry: &Entry| {
             let alive = |proxy: &ProxyView| !proxy.health.phase.terminal();
-            entry.record.proxy.there().is_some_and(alive) && !entry.record.memo.give_up
+            let here = place_of(&entry.record) == Some(site);
+            here && entry.record.proxy.there().is_some_and(alive) && !entry.record.memo.give_up
         };
         let alive = self.entries.iter().filter(|entry| alive(entry));
         alive.map(|entry| (entry.key().clone(), entry.key.clone(), entry.home.partition.clone())).collect()
@@ -199,9 +246,9 @@ impl Table {
         self.side(side).complete.load(Ordering::SeqCst)
     }
 
-    /// The host shows a proxy; `want` is the provider's fingerprint of it.
-    pub fn proxy_seen(&self, pod: PodDocument, want: u64) -> Uid {
-        let (uid, view) = (Uid::from(pod.uid()), proxy_view(&pod, want));
+    /// The host shows a proxy; `want` is the provider's fingerprint of it, and `site` where it runs.
+    pub fn proxy_seen(&self, pod: PodDocument, want: u64, site: Option<Index>) -> Uid {
+        let (uid, view) = (Uid::from(pod.uid()), proxy_view(&pod, want, site));
         self.names.insert((pod.namespace().into(), pod.name().into()), uid.clone());
         let mut entry = self.entry(&uid, || pod.key());
         entry.seen_host = self.host.epoch.load(Ordering::SeqCst);
@@ -218,11 +265,11 @@ impl Table {
         uid
     }
 
-    /// The provider shows an instance.
-    pub fn instance_seen(&self, pod: ProviderPod) -> Uid {
+    /// A site shows an instance.
+    pub fn instance_seen(&self, site: Index, pod: ProviderPod) -> Uid {
         let uid = Uid::from(pod.key.uid.as_str());
-        let view = instance_view(&pod);
-        let epoch = self.provider.epoch.load(Ordering::SeqCst);
+        let view = instance_view(&pod, site);
+        let epoch = self.epoch(Side::Site(site));
         let mut entry = self.entry(&uid, || pod.key.clone());
         entry.see_instance(pod, epoch, &view.clone(), Event::InstanceSeen(view));
         uid
@@ -258,36 +305,44 @@ impl Table {
 
     /// What is to be remembered while the provider is asked for a pod; see [`Table::made`].
     pub fn asking(&self, uid: &Uid) -> Asked {
-        let gone = self.entries.get(uid).map_or(0, |entry| entry.gone);
-        Asked { epoch: self.epoch(Side::Provider), gone }
+        let (site, gone) = self.entries.get(uid).map_or((None, 0), |entry| (place_of(&entry.record), entry.gone));
+        Asked { site, epoch: self.epoch(Side::Site(site.unwrap_or(NOWHERE))), gone }
     }
 
     /// The worker's create or update has made this. If a list has begun since it was asked, or an instance has gone, what was
     /// made may have gone as well, and nobody would ever tell: then it counts for nothing, and is asked for again.
     pub fn made(&self, uid: &Uid, pod: ProviderPod, asked: Asked, answer: fn(InstanceView) -> Answer) -> Vec<Action> {
-        let view = instance_view(&pod);
-        let epoch = self.epoch(Side::Provider);
-        if asked != self.asking(uid) {
+        let (Some(site), true) = (asked.site, asked == self.asking(uid)) else {
             return self.step(uid, Event::Answer(Answer::Doubtful));
-        }
+        };
+        let (view, epoch) = (instance_view(&pod, site), asked.epoch);
         let Some(mut entry) = self.entries.get_mut(uid) else { return vec![] };
         entry.see_instance(pod, epoch, &view.clone(), Event::Answer(answer(view)))
     }
 
     /// The worker's report was written and has made the proxy this; `digest` and `generation` are of what was asked for.
     pub fn reported(&self, uid: &Uid, pod: PodDocument, want: u64, asked: (u64, Option<i64>)) -> Vec<Action> {
-        let view = proxy_view(&pod, want);
         let Some(mut entry) = self.entries.get_mut(uid) else { return vec![] };
+        // A report changes no choice.
+        let site = entry.record.proxy.there().and_then(|proxy| proxy.site);
+        let view = proxy_view(&pod, want, site);
         let actions = entry.see_proxy(pod, view, |view| Event::Answer(Answer::Reported(view)));
         entry.accepted = Some((asked.0, entry.home.digest, asked.1));
         actions
     }
 
-    /// The proxy was kept from eviction and is this now.
-    pub fn lifted(&self, uid: &Uid, pod: PodDocument, want: u64) -> Vec<Action> {
-        let view = proxy_view(&pod, want);
+    /// The proxy was changed by a write of ours, and is this now.
+    pub fn written(
+        &self,
+        uid: &Uid,
+        pod: PodDocument,
+        want: u64,
+        site: Option<Index>,
+        answer: fn(ProxyView) -> Answer,
+    ) -> Vec<Action> {
+        let view = proxy_view(&pod, want, site);
         let Some(mut entry) = self.entries.get_mut(uid) else { return vec![] };
-        entry.see_proxy(pod, view, |view| Event::Answer(Answer::Lifted(view)))
+        entry.see_proxy(pod, view, |view| Event::Answer(answer(view)))
     }
 
     /// Marks that a report waits; `true` if the caller is to start the timer.
@@ -365,7 +420,8 @@ impl Table {
     fn side(&self, side: Side) -> &Listing {
         match side {
             Side::Host => &self.host,
-            Side::Provider => &self.provider,
+            // Nothing is ever listed at a site that is not there.
+            Side::Site(site) => self.sites.get(usize::from(site)).map_or(&NEVER, |state| &state.listing),
         }
     }
 
@@ -375,20 +431,43 @@ impl Table {
         entry
     }
 
+    /// Whether a pod of which no instance was seen has none.
+    fn is_absent(&self, record: &Record) -> bool {
+        let everywhere = || self.sites.iter().all(|site| site.listing.complete.load(Ordering::SeqCst));
+        match &record.proxy {
+            Presence::There(proxy) => match proxy.site {
+                Some(site) => self.is_listed(Side::Site(site)),
+                // The choice is written before anything is created.
+                None => !self.unsure.load(Ordering::SeqCst) || everywhere(),
+            },
+            Presence::Absent | Presence::Unknown => everywhere(),
+        }
+    }
+
     /// What is unknown of a side that is listed is absent.
     fn conclude(&self, record: &mut Record) {
         if record.proxy == Presence::Unknown && self.is_listed(Side::Host) {
             // Not `ProxyGone`: the proxy may be new rather than gone.
             record.proxy = Presence::Absent;
         }
-        if record.instance == Presence::Unknown && self.is_listed(Side::Provider) {
+        if record.instance == Presence::Unknown && self.is_absent(record) {
             record.instance = Presence::Absent;
         }
-        record.reach = self.reach();
+        // Without a place there is nothing that could be silent.
+        record.reach = place_of(record).map_or(Reach::Fine, |site| self.reach(site));
         if record.reach != Reach::Silent {
             record.memo.give_up = false;
         }
     }
+}
+
+/// A listing of a site that does not exist.
+static NEVER: Listing = Listing { complete: AtomicBool::new(false), epoch: AtomicU32::new(0) };
+
+/// Where a pod's instance is, or will be.
+fn place_of(record: &Record) -> Option<Index> {
+    let chosen = record.proxy.there().and_then(|proxy| proxy.site);
+    record.instance.there().map(|instance| instance.site).or(chosen)
 }
 
 impl PodDirectory for Table {
@@ -412,7 +491,7 @@ impl Entry {
             accepted: None,
             deferred: false,
             seen_host: 0,
-            seen_provider: 0,
+            seen_site: 0,
             gone: 0,
             since: Instant::now(),
         }
@@ -431,7 +510,7 @@ impl Entry {
 
     fn see_instance(&mut self, pod: ProviderPod, epoch: u32, view: &InstanceView, event: Event) -> Vec<Action> {
         let actions = step(&mut self.record, event);
-        self.seen_provider = epoch;
+        self.seen_site = epoch;
         let known = self.record.instance.there();
         if known.is_some_and(|known| known.uid == view.uid && known.version == view.version) {
             self.status = serde_json::to_vec(&pod.status).unwrap_or_default().into();

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::document::PodDocument;
 use super::partition::{DISRUPTION, PARTITION, UNREACHABLE};
 use super::provider::ProviderPod;
+use super::sites::Index;
 use super::step::{Health, InstanceView, Phase, ProxyView};
 use super::tolerations::Defaults;
 
@@ -139,8 +140,9 @@ impl Home {
     }
 }
 
-/// The part of a proxy document that decisions depend on. `want` is the provider's fingerprint of it.
-pub fn proxy_view(pod: &PodDocument, want: u64) -> ProxyView {
+/// The part of a proxy document that decisions depend on. `want` is the provider's fingerprint of it, `site` what it says of
+/// where it runs.
+pub fn proxy_view(pod: &PodDocument, want: u64, site: Option<Index>) -> ProxyView {
     ProxyView {
         version: pod.version(),
         deleting: pod.deleting(),
@@ -148,6 +150,7 @@ pub fn proxy_view(pod: &PodDocument, want: u64) -> ProxyView {
         replaceable: replaceable(pod),
         once: text(&pod.spec, "restartPolicy") == "Never",
         want,
+        site,
         given_up: given_up(&pod.status),
         evictable: Defaults::of(pod).any(),
     }
@@ -161,8 +164,8 @@ fn given_up(status: &Value) -> bool {
         && items(status, "conditions").any(|c| text(c, "type") == DISRUPTION && text(c, "reason") == UNREACHABLE)
 }
 
-/// The part of a provider's pod that decisions depend on.
-pub fn instance_view(pod: &ProviderPod) -> InstanceView {
+/// The part of a provider's pod that decisions depend on; `site` is where that provider is.
+pub fn instance_view(pod: &ProviderPod, site: Index) -> InstanceView {
     InstanceView {
         uid: pod.instance.uid.clone(),
         version: pod.instance.version,
@@ -170,6 +173,7 @@ pub fn instance_view(pod: &ProviderPod) -> InstanceView {
         deleting: pod.instance.deleting,
         health: health(&pod.status),
         started: started(&pod.status),
+        site,
     }
 }
 

@@ -19,6 +19,7 @@ use crate::kubelet::node::{NodeController, NodeIdentity};
 use crate::kubelet::pods::PodController;
 use crate::kubelet::provider::{NodeProvider, Provider};
 use crate::kubelet::server::{Authenticator, Authorizer, Server, ServingCertificate, server_config};
+use crate::kubelet::sites::{SiteStreams, Sites};
 use crate::provider::feedback::Addresses;
 use crate::provider::target::{TargetProvider, TargetSetup};
 
@@ -45,13 +46,17 @@ impl Unit {
         let ip = setup.node_ip.to_string();
         let events = Events::start(host.clone(), &node.name);
         let partition = node.target_spec.partition.policy();
-        let pods = PodController::new(&node.name, &ip, Host::new(host.clone()), provider.clone(), events, partition);
+        let sites = Sites::one(provider.clone());
+        let partitions = vec![partition];
+        let pods =
+            PodController::new(&node.name, &ip, Host::new(host.clone()), sites.clone(), events, partitions, false);
 
         let certificate = Arc::new(ServingCertificate::self_signed(&node.name, &[setup.node_ip])?);
         let tls = server_config(certificate, shared.trust.clone())?;
         let authenticator = Authenticator::new(host.clone(), shared.trust.clone());
         let authorizer = Authorizer::new(host.clone(), node.name.clone());
-        let server = Server::new(provider.clone(), pods.table(), authenticator, authorizer, tls);
+        let server =
+            Server::new(Arc::new(SiteStreams::new(sites, pods.table())), pods.table(), authenticator, authorizer, tls);
 
         let identity = NodeIdentity {
             name: node.name.clone(),
@@ -80,7 +85,7 @@ impl Unit {
             Ok(())
         });
         tasks.spawn(async move {
-            pods.run(workers, heard, b).await;
+            pods.run(workers, vec![heard], b).await;
             Ok(())
         });
         tasks.spawn(async move {

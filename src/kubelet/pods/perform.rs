@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{DEBOUNCE, Shell, backoff};
 use crate::errors::chain;
-use crate::kubelet::document::PodKey;
+use crate::kubelet::document::{PodDocument, PodKey};
 use crate::kubelet::host::WriteError;
-use crate::kubelet::provider::{Deletion, Obstacle, PodError};
+use crate::kubelet::provider::{Deletion, Obstacle, PodError, Provider};
+use crate::kubelet::sites::{CHOICE, Index};
 use crate::kubelet::status::{Facts, desired, needs_whole_status, patch, shows};
-use crate::kubelet::step::{Action, Answer, Event, Evidence};
+use crate::kubelet::step::{Action, Answer, Event, Evidence, ProxyView};
 use crate::kubelet::table::{Side, Snapshot, Uid};
 use crate::kubelet::tolerations;
 use crate::kubelet::view::digest;
@@ -20,9 +21,10 @@ impl Shell {
     /// The actions that follow from this one; `None` where the list that it came from goes on.
     pub(super) async fn perform(self: &Arc<Self>, uid: &Uid, action: Action) -> Option<Vec<Action>> {
         match action {
+            Action::Place => Some(self.place(uid).await),
             Action::Create => Some(self.create(uid).await),
             Action::Update => Some(self.update(uid).await),
-            Action::Delete { instance, grace } => Some(self.delete(uid, instance, grace).await),
+            Action::Delete { instance, site, grace } => Some(self.delete(uid, instance, site, grace).await),
             Action::Report { evidence, urgent } => self.report(uid, &evidence, urgent).await,
             Action::Lift => Some(self.lift_tolerations(uid).await),
             Action::FindProxy => Some(self.find_proxy(uid).await),
@@ -39,11 +41,52 @@ impl Shell {
         }
     }
 
+    /// The provider at the place of this pod.
+    fn provider(&self, uid: &Uid) -> Option<&Arc<dyn Provider>> {
+        self.sites.get(self.table.site(uid)?)
+    }
+
+    /// What a write of ours has made of the proxy.
+    fn written(&self, uid: &Uid, pod: PodDocument, answer: fn(ProxyView) -> Answer) -> Vec<Action> {
+        let pod = tolerations::restored(pod);
+        let (want, site) = (self.sites.fingerprint(&pod), self.sites.of(&pod));
+        self.table.written(uid, pod, want, site, answer)
+    }
+
+    async fn place(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
+        // Without the document it is read again, and what it says may call for something else by now.
+        let Some(pod) = self.table.body(uid) else { return self.find_proxy(uid).await };
+        let Some(chooser) = self.sites.chooser() else { return self.table.step(uid, Event::Look) };
+        let key = pod.key();
+        let chosen = match chooser.choose(&pod, self.sites.of(&pod)).await {
+            Ok(chosen) => chosen,
+            Err(error) => return self.refused(uid, &key, &error),
+        };
+        let target = self.sites.name(chosen.site);
+        // The status subresource takes annotations, and a right less is needed. The version makes it fail if anybody else,
+        // another replica above all, has chosen meanwhile.
+        let patch = json!({"metadata": {"uid": key.uid, "resourceVersion": pod.version().to_string(),
+            "annotations": {CHOICE: target}}});
+        match self.host.patch_status(&key, &patch).await {
+            Ok(pod) => {
+                tracing::info!(node = self.node, pod = %key, target_cluster = target, why = chosen.why, "placed");
+                self.events.tell(&key, "Placed", format!("in target {target}: {}", chosen.why));
+                self.written(uid, pod, Answer::Placed)
+            }
+            Err(WriteError::Outdated) => self.table.step(uid, Event::Answer(Answer::Conflict(pod.version()))),
+            Err(error) => {
+                tracing::warn!(node = self.node, pod = %key, error = chain(&error), "the choice was not written");
+                self.table.step(uid, Event::Answer(Answer::HostFailed))
+            }
+        }
+    }
+
     async fn create(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
         // Without the document it is read again, and what it says may call for something else by now.
         let Some(pod) = self.table.body(uid) else { return self.find_proxy(uid).await };
         let asked = self.table.asking(uid);
-        match self.provider.create_pod(&pod).await {
+        let Some(provider) = self.provider(uid) else { return self.table.step(uid, Event::Look) };
+        match provider.create_pod(&pod).await {
             Ok(made) => {
                 tracing::info!(node = self.node, pod = %pod.key(), uid = %uid, "created");
                 self.table.made(uid, made, asked, Answer::Created)
@@ -57,7 +100,8 @@ impl Shell {
         let Some(pod) = self.table.body(uid) else { return self.find_proxy(uid).await };
         let Some(instance) = self.table.instance(uid) else { return self.table.step(uid, Event::Look) };
         let asked = self.table.asking(uid);
-        match self.provider.update_pod(&pod, &instance).await {
+        let Some(provider) = self.provider(uid) else { return self.table.step(uid, Event::Look) };
+        match provider.update_pod(&pod, &instance).await {
             Ok(made) => {
                 tracing::info!(node = self.node, pod = %pod.key(), "updated");
                 self.table.made(uid, made, asked, Answer::Updated)
@@ -66,9 +110,9 @@ impl Shell {
         }
     }
 
-    async fn delete(self: &Arc<Self>, uid: &Uid, instance: Arc<str>, grace: Option<u32>) -> Vec<Action> {
-        let Some(key) = self.table.key(uid) else { return vec![] };
-        match self.provider.delete_pod(&key, &instance, grace).await {
+    async fn delete(self: &Arc<Self>, uid: &Uid, instance: Arc<str>, site: Index, grace: Option<u32>) -> Vec<Action> {
+        let (Some(key), Some(provider)) = (self.table.key(uid), self.sites.get(site)) else { return vec![] };
+        match provider.delete_pod(&key, &instance, grace).await {
             Ok(Deletion::Started) => {
                 tracing::info!(node = self.node, pod = %key, grace, "stopping");
                 // Without a grace period of ours the instance has its own, which is never asked to be shorter.
@@ -154,7 +198,7 @@ impl Shell {
                 let pod = tolerations::restored(pod);
                 let phase = wanted.get("phase").and_then(Value::as_str);
                 tracing::debug!(node = self.node, pod = %was.key, phase, "reported");
-                let want = self.provider.fingerprint(&pod);
+                let want = self.sites.fingerprint(&pod);
                 self.table.reported(uid, pod, want, asked)
             }
             Err(WriteError::Outdated) => self.table.step(uid, Event::Answer(Answer::Conflict(was.version))),
@@ -173,9 +217,7 @@ impl Shell {
         match self.host.patch(&was.key, &was.home.defaults.patch(&was.key.uid)).await {
             Ok(pod) => {
                 tracing::debug!(node = self.node, pod = %was.key, "kept from eviction");
-                let pod = tolerations::restored(pod);
-                let want = self.provider.fingerprint(&pod);
-                self.table.lifted(uid, pod, want)
+                self.written(uid, pod, Answer::Lifted)
             }
             // The patch tests what it changes.
             Err(WriteError::Outdated | WriteError::Refused(_)) => {
@@ -196,8 +238,7 @@ impl Shell {
             Ok(Some(_)) if asked != self.table.epoch(Side::Host) => self.table.step(uid, Event::Look),
             Ok(Some(pod)) if pod.spec.get("nodeName").and_then(Value::as_str) == Some(&self.node) => {
                 let pod = tolerations::restored(pod);
-                let want = self.provider.fingerprint(&pod);
-                self.table.proxy_seen(pod, want);
+                self.take_in(pod);
                 self.table.step(uid, Event::Look)
             }
             Ok(_) => {
@@ -211,7 +252,10 @@ impl Shell {
     async fn find_instance(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
         let Some(key) = self.table.key(uid) else { return vec![] };
         let asked = self.table.asking(uid);
-        match self.provider.get_pod(&key).await {
+        let Some(provider) = self.provider(uid) else {
+            return self.table.step(uid, Event::Answer(Answer::StopFailed));
+        };
+        match provider.get_pod(&key).await {
             Ok(Some(found)) => self.table.made(uid, found, asked, Answer::Created),
             Ok(None) => self.table.step(uid, Event::Answer(Answer::InstanceMissing)),
             Err(error) => {

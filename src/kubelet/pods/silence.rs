@@ -11,6 +11,7 @@ use super::Shell;
 use crate::kubelet::contact::Contact;
 use crate::kubelet::partition::{self, Policy};
 use crate::kubelet::provider::Obstacle;
+use crate::kubelet::sites::Index;
 use crate::kubelet::step::{Event, Reach};
 
 /// How often ages and patience are looked at while the provider's side answers, and while it does not.
@@ -26,15 +27,15 @@ const SWEEP: Duration = Duration::from_secs(10);
 const SWEEPING: Duration = Duration::from_millis(20);
 
 impl Shell {
-    /// Follows the contact until its teller is gone.
-    pub(super) async fn watch_contact(self: Arc<Self>, mut contact: watch::Receiver<Contact>) {
+    /// Follows the contact to a site until its teller is gone.
+    pub(super) async fn watch_contact(self: Arc<Self>, site: Index, mut contact: watch::Receiver<Contact>) {
         let mut namespaces = Namespaces::default();
         loop {
             let now = contact.borrow_and_update().clone();
-            self.hear(&now);
-            self.lift(&now);
+            self.hear(site, &now);
+            self.lift(site, &now);
             if let Contact::Silent { since, .. } = now {
-                self.give_up(since, &mut namespaces).await;
+                self.give_up(site, since, &mut namespaces).await;
             } else {
                 namespaces = Namespaces::default();
             }
@@ -45,34 +46,38 @@ impl Shell {
         }
     }
 
-    fn hear(&self, contact: &Contact) {
-        match (contact, self.table.reach()) {
+    fn hear(&self, site: Index, contact: &Contact) {
+        let target_cluster = self.sites.name(site);
+        match (contact, self.table.reach(site)) {
             (Contact::Silent { message, .. }, Reach::Fine | Reach::Returning) => {
                 tracing::warn!(
                     node = self.node,
+                    target_cluster,
                     message,
                     "the target does not answer; its pods are not ready from now on"
                 );
-                self.reach(Reach::Silent);
+                self.reach(site, Reach::Silent);
             }
             (Contact::Answers, Reach::Silent) => {
-                tracing::info!(node = self.node, "the target answers again; listing its pods anew");
-                self.reach(Reach::Returning);
-                self.relist.notify_one();
+                tracing::info!(node = self.node, target_cluster, "the target answers again; listing its pods anew");
+                self.reach(site, Reach::Returning);
+                if let Some(relist) = self.relist.get(usize::from(site)) {
+                    relist.notify_one();
+                }
             }
             _ => {}
         }
     }
 
-    fn reach(&self, reach: Reach) {
-        for uid in self.table.set_reach(reach) {
+    fn reach(&self, site: Index, reach: Reach) {
+        for uid in self.table.set_reach(site, reach) {
             self.queue.add(&uid);
         }
     }
 
     /// The list is complete again: first what has no owner any more is stopped, then all goes on.
-    pub(super) async fn welcome(self: Arc<Self>) {
-        let stale = self.table.stale();
+    pub(super) async fn welcome(self: Arc<Self>, site: Index) {
+        let stale = self.table.stale(site);
         if !stale.is_empty() {
             tracing::info!(
                 node = self.node,
@@ -89,34 +94,35 @@ impl Shell {
         while self.table.unswept(&stale) && begun.elapsed() < SWEEP {
             tokio::time::sleep(SWEEPING).await;
         }
-        for uid in self.table.set_reach(Reach::Fine) {
+        for uid in self.table.set_reach(site, Reach::Fine) {
             self.table.step(&uid, Event::Retry);
             self.queue.add(&uid);
         }
     }
 
     /// Keeps old proxies from eviction, and all of them once something may be wrong.
-    fn lift(&self, contact: &Contact) {
+    fn lift(&self, site: Index, contact: &Contact) {
         let age = if matches!(contact, Contact::Answers | Contact::Unheard) { AGE } else { Duration::ZERO };
-        for uid in self.table.evictable(age) {
+        for uid in self.table.evictable(site, age) {
             self.table.step(&uid, Event::LiftDue);
             self.queue.add(&uid);
         }
     }
 
     /// Gives up those pods whose users have waited for long enough.
-    async fn give_up(&self, since: Instant, namespaces: &mut Namespaces) {
-        for (uid, key, own) in self.table.partitioned() {
+    async fn give_up(&self, site: Index, since: Instant, namespaces: &mut Namespaces) {
+        let whole = self.partitions.get(usize::from(site)).copied().unwrap_or_default();
+        for (uid, key, own) in self.table.partitioned(site) {
             let namespace = match &own {
                 Some(_) => None,
                 None => self.policy_of(&key.namespace, namespaces).await,
             };
-            if let Some(Err(message)) = own.as_deref().map(|own| partition::parse(own, self.partition))
+            if let Some(Err(message)) = own.as_deref().map(|own| partition::parse(own, whole))
                 && namespaces.warned.insert(uid.clone())
             {
                 self.events.warn(&key, Obstacle { reason: "InvalidPartitionPolicy".into(), message });
             }
-            let Policy::Replace(after) = partition::policy(own.as_deref(), namespace.as_deref(), self.partition) else {
+            let Policy::Replace(after) = partition::policy(own.as_deref(), namespace.as_deref(), whole) else {
                 continue;
             };
             if since.elapsed() >= after {

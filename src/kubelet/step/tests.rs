@@ -10,13 +10,22 @@ fn proxy(version: u64) -> ProxyView {
         replaceable: true,
         once: false,
         want: 7,
+        site: Some(0),
         given_up: false,
         evictable: false,
     }
 }
 
 fn instance(uid: &str, version: u64) -> InstanceView {
-    InstanceView { uid: uid.into(), version, sent: 7, deleting: None, health: Health::default(), started: false }
+    InstanceView {
+        uid: uid.into(),
+        version,
+        sent: 7,
+        deleting: None,
+        health: Health::default(),
+        started: false,
+        site: 0,
+    }
 }
 
 fn running() -> Health {
@@ -32,7 +41,7 @@ fn mirror(urgent: bool) -> Action {
 }
 
 fn delete(uid: &str, grace: Option<u32>) -> Action {
-    Action::Delete { instance: uid.into(), grace }
+    Action::Delete { instance: uid.into(), site: 0, grace }
 }
 
 /// A record with both sides listed and nothing there.
@@ -372,4 +381,45 @@ fn a_proxy_is_kept_from_eviction_once_it_is_time() {
     assert_eq!(step(&mut record, Event::ProxySeen(newer.clone()))[0], Action::Lift);
     let lifted = ProxyView { version: 8, evictable: false, ..newer };
     assert!(!step(&mut record, Event::Answer(Answer::Lifted(lifted))).contains(&Action::Lift));
+}
+
+#[test]
+fn a_pod_without_a_site_gets_one_before_anything_is_created() {
+    let mut record = listed();
+    assert_eq!(step(&mut record, Event::ProxySeen(ProxyView { site: None, ..proxy(1) })), [Action::Place]);
+    assert_eq!(
+        step(&mut record, Event::Answer(Answer::Placed(ProxyView { site: Some(1), ..proxy(2) }))),
+        [Action::Create]
+    );
+}
+
+#[test]
+fn a_pod_moves_only_after_its_instance_has_gone() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(proxy(1)));
+    step(&mut record, Event::Answer(Answer::Created(instance("i", 1))));
+    assert_eq!(step(&mut record, Event::Move), [delete("i", None)]);
+    step(&mut record, Event::InstanceSeen(InstanceView { deleting: Some(30), ..instance("i", 2) }));
+    assert_eq!(step(&mut record, Event::Look), []);
+    assert_eq!(step(&mut record, Event::InstanceGone("i".into())), [Action::Place]);
+    let placed = ProxyView { site: Some(1), ..proxy(2) };
+    assert_eq!(step(&mut record, Event::Answer(Answer::Placed(placed))), [Action::Create]);
+}
+
+#[test]
+fn a_pod_that_has_started_does_not_move() {
+    let mut record = settled();
+    step(&mut record, Event::InstanceSeen(InstanceView { started: true, health: running(), ..instance("i", 6) }));
+    assert_eq!(step(&mut record, Event::Move), [mirror(false)]);
+}
+
+#[test]
+fn an_instance_where_its_proxy_does_not_say_goes_before_another_starts() {
+    let mut record = listed();
+    step(&mut record, Event::InstanceSeen(instance("i", 1)));
+    let actions = step(&mut record, Event::ProxySeen(ProxyView { site: Some(1), ..proxy(1) }));
+    assert_eq!(actions[0], delete("i", None));
+    assert!(!actions.contains(&Action::Create));
+    let nowhere = ProxyView { site: Some(crate::kubelet::sites::NOWHERE), ..proxy(2) };
+    assert!(!step(&mut record, Event::ProxySeen(nowhere)).iter().any(|action| matches!(action, Action::Delete { .. })));
 }

@@ -20,7 +20,7 @@ fn uid(name: &str) -> Uid {
 
 fn listed() -> Table {
     let table = Table::default();
-    for side in [Side::Host, Side::Provider] {
+    for side in [Side::Host, Side::Site(0)] {
         table.listing(side);
         table.listed(side);
     }
@@ -31,48 +31,48 @@ fn listed() -> Table {
 fn a_pod_that_came_between_the_lists_is_decided_when_both_are_complete() {
     let table = Table::default();
     table.listing(Side::Host);
-    table.proxy_seen(pod("a", 1), 0);
+    table.proxy_seen(pod("a", 1), 0, Some(0));
     table.listed(Side::Host);
     assert!(!table.step(&uid("a"), Event::Look).contains(&Action::Create));
-    table.listing(Side::Provider);
-    assert_eq!(table.listed(Side::Provider), [(uid("a"), vec![])]);
+    table.listing(Side::Site(0));
+    assert_eq!(table.listed(Side::Site(0)), [(uid("a"), vec![])]);
     assert_eq!(table.step(&uid("a"), Event::Look), [Action::Create]);
 }
 
 #[test]
 fn what_a_new_list_does_not_show_is_gone() {
     let table = listed();
-    table.instance_seen(instance("orphan", "i"));
-    table.listing(Side::Provider);
-    assert_eq!(table.listed(Side::Provider), [(uid("orphan"), vec![Action::Forget])]);
+    table.instance_seen(0, instance("orphan", "i"));
+    table.listing(Side::Site(0));
+    assert_eq!(table.listed(Side::Site(0)), [(uid("orphan"), vec![Action::Forget])]);
     assert_eq!(table.step(&uid("orphan"), Event::Look), [Action::Forget]);
 }
 
 #[test]
 fn what_was_made_during_a_list_is_not_gone_with_it() {
     let table = listed();
-    table.proxy_seen(pod("a", 1), 0);
-    table.listing(Side::Provider);
+    table.proxy_seen(pod("a", 1), 0, Some(0));
+    table.listing(Side::Site(0));
     table.made(&uid("a"), instance("a", "i"), table.asking(&uid("a")), Answer::Created);
-    table.listed(Side::Provider);
+    table.listed(Side::Site(0));
     assert!(table.instance(&uid("a")).is_some());
 }
 
 #[test]
 fn what_was_asked_for_before_a_list_may_have_gone_with_it() {
     let table = listed();
-    table.proxy_seen(pod("a", 1), 0);
+    table.proxy_seen(pod("a", 1), 0, Some(0));
     let asked = table.asking(&uid("a"));
-    table.listing(Side::Provider);
+    table.listing(Side::Site(0));
     table.made(&uid("a"), instance("a", "i"), asked, Answer::Created);
-    table.listed(Side::Provider);
+    table.listed(Side::Site(0));
     assert_eq!(table.step(&uid("a"), Event::Look), [Action::Create], "its end would not be told");
 }
 
 #[test]
 fn a_record_is_not_forgotten_while_its_proxy_may_be_in_a_list() {
     let table = listed();
-    table.instance_seen(instance("a", "i"));
+    table.instance_seen(0, instance("a", "i"));
     table.listing(Side::Host);
     table.instance_gone(&instance("a", "i").key, &"i".into());
     assert_eq!(table.step(&uid("a"), Event::Look), []);
@@ -83,7 +83,7 @@ fn a_record_is_not_forgotten_while_its_proxy_may_be_in_a_list() {
 #[test]
 fn a_proxy_found_missing_is_forgotten_with_the_next_list() {
     let table = listed();
-    table.instance_seen(instance("a", "i"));
+    table.instance_seen(0, instance("a", "i"));
     table.step(&uid("a"), Event::Answer(Answer::ProxyMissing));
     table.instance_gone(&instance("a", "i").key, &"i".into());
     assert_eq!(table.step(&uid("a"), Event::Look), []);
@@ -95,15 +95,15 @@ fn a_proxy_found_missing_is_forgotten_with_the_next_list() {
 fn an_empty_list_of_the_host_does_not_hide_an_unfinished_one() {
     let table = listed();
     table.listing(Side::Host);
-    table.instance_seen(instance("a", "i"));
+    table.instance_seen(0, instance("a", "i"));
     assert_eq!(table.step(&uid("a"), Event::Look), [], "its proxy may still be listed");
 }
 
 #[test]
 fn the_namesake_of_what_went_is_told() {
     let table = listed();
-    table.instance_seen(instance("old", "i"));
-    table.proxy_seen(pod("new", 2), 0);
+    table.instance_seen(0, instance("old", "i"));
+    table.proxy_seen(pod("new", 2), 0, Some(0));
     let (gone, namesake, _) = table.instance_gone(&instance("old", "i").key, &"i".into());
     assert_eq!((gone, namesake), (uid("old"), Some(uid("new"))));
 }
@@ -111,19 +111,19 @@ fn the_namesake_of_what_went_is_told() {
 #[test]
 fn the_document_is_kept_only_until_an_instance_is_made_of_it() {
     let table = listed();
-    table.proxy_seen(pod("a", 1), 0);
+    table.proxy_seen(pod("a", 1), 0, Some(0));
     assert!(table.body(&uid("a")).is_some());
     table.made(&uid("a"), instance("a", "i"), table.asking(&uid("a")), Answer::Created);
     assert!(table.body(&uid("a")).is_none());
-    table.proxy_seen(pod("a", 2), 5);
+    table.proxy_seen(pod("a", 2), 5, Some(0));
     assert!(table.body(&uid("a")).is_some(), "an update will need it");
 }
 
 #[test]
 fn forgetting_does_not_take_the_name_from_a_successor() {
     let table = listed();
-    table.proxy_seen(pod("old", 1), 0);
-    table.proxy_seen(pod("new", 2), 0);
+    table.proxy_seen(pod("old", 1), 0, Some(0));
+    table.proxy_seen(pod("new", 2), 0, Some(0));
     table.proxy_gone(&pod("old", 1).key());
     table.forget(&uid("old"));
     assert_eq!(table.find("ns", "web-0").unwrap().key.uid, "new");
@@ -133,16 +133,77 @@ fn forgetting_does_not_take_the_name_from_a_successor() {
 #[test]
 fn an_answer_that_is_overtaken_by_an_end_counts_for_nothing() {
     let table = Table::default();
-    for side in [Side::Host, Side::Provider] {
+    for side in [Side::Host, Side::Site(0)] {
         table.listing(side);
         table.listed(side);
     }
     let pod = uid("a");
-    table.instance_seen(instance("a", "first"));
+    table.instance_seen(0, instance("a", "first"));
     let asked = table.asking(&pod);
     for one in ["first", "second"] {
         table.instance_gone(&instance("a", one).key, &Arc::from(one));
     }
     table.made(&pod, instance("a", "first"), asked, Answer::Created);
     assert!(table.instance(&pod).is_none(), "only the last tombstone is kept, and this answer is older");
+}
+
+#[test]
+fn a_choice_says_whose_list_counts() {
+    let table = Table::new(2, false);
+    table.listing(Side::Host);
+    for (name, site) in [("a", Some(0)), ("b", Some(1)), ("new", None)] {
+        table.proxy_seen(pod(name, 1), 0, site);
+    }
+    table.listed(Side::Host);
+    table.listing(Side::Site(0));
+    table.listed(Side::Site(0));
+    assert_eq!(table.step(&uid("a"), Event::Look), [Action::Create], "its site is listed");
+    assert!(!table.step(&uid("b"), Event::Look).contains(&Action::Create), "its site is out of reach");
+    assert_eq!(table.step(&uid("new"), Event::Look), [Action::Place], "it can be nowhere");
+}
+
+#[test]
+fn a_pod_of_a_time_without_choices_is_looked_for_everywhere() {
+    let table = Table::new(2, true);
+    table.listing(Side::Host);
+    table.proxy_seen(pod("a", 1), 0, None);
+    table.listed(Side::Host);
+    table.listing(Side::Site(0));
+    table.listed(Side::Site(0));
+    assert!(!table.step(&uid("a"), Event::Look).contains(&Action::Place));
+    table.listing(Side::Site(1));
+    table.listed(Side::Site(1));
+    assert_eq!(table.step(&uid("a"), Event::Look), [Action::Place]);
+}
+
+#[test]
+fn a_silent_site_is_silent_for_its_own_pods_only() {
+    let table = Table::new(2, false);
+    table.listing(Side::Host);
+    for (name, site) in [("a", 0), ("b", 1)] {
+        table.proxy_seen(pod(name, 1), 0, Some(site));
+    }
+    table.listed(Side::Host);
+    for site in [0, 1] {
+        table.listing(Side::Site(site));
+        table.listed(Side::Site(site));
+    }
+    assert_eq!(table.set_reach(0, Reach::Silent), [uid("a")]);
+    assert!(!table.step(&uid("a"), Event::Look).contains(&Action::Create));
+    assert_eq!(table.step(&uid("b"), Event::Look), [Action::Create]);
+}
+
+#[test]
+fn the_list_of_a_site_says_nothing_of_another() {
+    let table = Table::new(2, false);
+    table.listing(Side::Host);
+    table.proxy_seen(pod("a", 1), 0, Some(1));
+    table.listed(Side::Host);
+    table.listing(Side::Site(1));
+    table.instance_seen(1, instance("a", "i"));
+    table.listed(Side::Site(1));
+    table.listing(Side::Site(0));
+    table.listed(Side::Site(0));
+    assert!(table.instance(&uid("a")).is_some());
+    assert_eq!(table.site(&uid("a")), Some(1));
 }

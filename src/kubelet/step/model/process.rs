@@ -181,13 +181,15 @@ impl Shell<'_> {
                     None => self.send(id, Request::Find),
                 }
             }
-            Action::Delete { instance, grace } => self.send(id, Request::Delete { instance: number(&instance), grace }),
+            Action::Delete { instance, grace, .. } => {
+                self.send(id, Request::Delete { instance: number(&instance), grace })
+            }
             Action::Report { evidence, urgent } => self.report(id, &evidence, urgent),
             Action::FindProxy => self.send(id, Request::Find),
             Action::FindInstance => self.send(id, Request::Seek),
             Action::DeleteProxy => self.send(id, Request::DeleteProxy),
-            // No proxy of the model is evictable.
-            Action::Lift => Done::Next,
+            // No proxy of the model is evictable, and there is one site only.
+            Action::Lift | Action::Place => Done::Next,
             Action::RetryAfter(_) => {
                 self.at(id, |entry| entry.retry = true);
                 Done::Next

@@ -81,6 +81,7 @@ impl Proxy {
                 },
             once: policy == Policy::Never,
             want: self.want.into(),
+            site: Some(0),
             given_up: self.status.given_up,
             evictable: false,
         }
@@ -110,6 +111,7 @@ impl Inst {
             deleting: self.deleting,
             health: Health { phase: self.phase, ready: self.phase == Phase::Running, trouble: false },
             started: self.started,
+            site: 0,
         }
     }
 }
