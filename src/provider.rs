@@ -2,8 +2,11 @@
 
 pub mod capacity;
 pub mod feedback;
+pub mod fleet;
 pub mod names;
+pub mod placement;
 pub mod quantity;
+pub mod requests;
 pub mod target;
 pub mod translate;
 pub mod tunnel;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::clients::{self, ClientsError};
 use crate::api::target::TargetSpec;
-use crate::api::virtual_node::Taint;
+use crate::api::virtual_node::{Placement, Taint};
 use crate::kubelet::node::NodeError;
 use crate::kubelet::server::{ClientTrust, ServerError, TlsError, TrustError};
 use crate::leader::Replica;
@@ -51,18 +51,29 @@ pub struct Setup {
 pub struct NodeSetup {
     /// Its name.
     pub name: String,
-    /// The name of its target.
-    pub target_name: String,
-    /// What the user wants of its target.
-    pub target_spec: TargetSpec,
-    /// How to reach its target.
-    pub target: Config,
+    /// Its targets; at least one.
+    pub targets: Vec<NodeTarget>,
+    /// Which of several targets gets a pod.
+    pub placement: Placement,
     /// Labels that the user wants on the node, beside those that every node has.
     pub labels: BTreeMap<String, String>,
     /// All taints of the node.
     pub taints: Vec<Taint>,
     /// The port of its kubelet API, which no other node has.
     pub port: u16,
+}
+
+/// A target of a virtual node. It has no `Debug` because that would show credentials.
+#[derive(Clone)]
+pub struct NodeTarget {
+    /// Its name.
+    pub name: String,
+    /// What the user wants of it.
+    pub spec: TargetSpec,
+    /// How to reach it.
+    pub config: Config,
+    /// Its weight among the targets of this node.
+    pub weight: u32,
 }
 
 /// Why the virtual nodes do not run.

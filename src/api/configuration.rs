@@ -20,16 +20,8 @@ use super::virtual_node::VirtualNodeSpec;
 pub struct Configuration {
     /// The targets, in the order of the file.
     pub targets: Vec<Declared<TargetSpec>>,
-    /// The virtual nodes, those of targets that none names at the end. Each names one target that exists.
+    /// The virtual nodes, those of targets that none names at the end. Each names targets that exist.
     pub nodes: Vec<Declared<VirtualNodeSpec>>,
-}
-
-impl Configuration {
-    /// The target of `node`.
-    pub fn target_of(&self, node: &VirtualNodeSpec) -> Option<&Declared<TargetSpec>> {
-        let name = &node.targets.first()?.name;
-        self.targets.iter().find(|target| &target.name == name)
-    }
 }
 
 /// A resource, its name, and where it was declared.

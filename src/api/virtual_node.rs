@@ -10,12 +10,18 @@ use super::names;
 /// The key of the taint that keeps pods off which did not ask.
 pub const TAINT_KEY: &str = "longshore.dev/virtual-node";
 
+/// A node with more would be hard to keep in mind.
+const MAX_TARGETS: usize = 64;
+
 /// What the user wants of one virtual node; its name is the node's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualNodeSpec {
-    /// The targets that it stands for: exactly one in this version.
+    /// The targets that it stands for, at least one, each once. Their order counts for the strategy `Ordered`.
     pub targets: Vec<TargetReference>,
+    /// Which of several targets gets a pod.
+    #[serde(default)]
+    pub placement: Placement,
     /// Labels for the node, beside those that every node has.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -33,6 +39,44 @@ pub struct VirtualNodeSpec {
 pub struct TargetReference {
     /// The name of a `Target`.
     pub name: String,
+    /// With the strategy `Spread`, how many pods it gets in proportion to the others; with 0 only those that fit nowhere
+    /// else.
+    #[serde(default = "one")]
+    pub weight: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Which of several targets gets a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Placement {
+    /// What is preferred among those in which it fits.
+    pub strategy: Strategy,
+    /// A pod that the target could not schedule for so many seconds moves to another one in which it fits. 0 means never: the
+    /// target's autoscaler has all the time that it takes.
+    pub move_after_seconds: u32,
+}
+
+impl Default for Placement {
+    /// Longer than most cluster autoscalers take for a node.
+    fn default() -> Self {
+        Self { strategy: Strategy::default(), move_after_seconds: 180 }
+    }
+}
+
+/// What is preferred among targets in which a pod fits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Strategy {
+    /// The one with the fewest pods for its weight.
+    #[default]
+    Spread,
+    /// The fullest one.
+    Pack,
+    /// The first one in the list.
+    Ordered,
 }
 
 /// A taint of the node.
@@ -63,7 +107,8 @@ impl VirtualNodeSpec {
     /// The node that a target gets which no virtual node names.
     pub fn for_target(target: &str) -> Self {
         Self {
-            targets: vec![TargetReference { name: target.to_owned() }],
+            targets: vec![TargetReference { name: target.to_owned(), weight: 1 }],
+            placement: Placement::default(),
             labels: BTreeMap::new(),
             taints: None,
             port: None,
@@ -82,12 +127,22 @@ impl VirtualNodeSpec {
     /// What is wrong with it, beyond its shape.
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
-        if self.targets.len() != 1 {
+        if self.targets.is_empty() || self.targets.len() > MAX_TARGETS {
             findings.push(Finding::new(
                 FieldPath::of("spec.targets"),
-                format!("has {} targets, and this version supports exactly one", self.targets.len()),
-                "name one target, and declare a VirtualNode for each other one",
+                format!("has {} targets", self.targets.len()),
+                format!("name from 1 to {MAX_TARGETS}"),
             ));
+        }
+        let mut named = BTreeSet::new();
+        for (index, target) in self.targets.iter().enumerate() {
+            if !named.insert(&target.name) {
+                findings.push(Finding::new(
+                    FieldPath::of("spec.targets").index(index).key("name"),
+                    format!("`{}` is in the list already", target.name),
+                    "name each target once; its weight says how many pods it gets",
+                ));
+            }
         }
         for (key, value) in &self.labels {
             findings.extend(check_label(&FieldPath::of("spec.labels").key(key), key, value));

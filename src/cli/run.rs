@@ -15,9 +15,9 @@ use crate::api::diagnosis::{self, Trouble, diagnose, diagnose_config};
 use crate::api::field::{FieldPath, Finding};
 use crate::api::rights::{host_rights, target_rights};
 use crate::api::target::TargetSpec;
-use crate::api::virtual_node::VirtualNodeSpec;
+use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
 
-use crate::run::{self, NodeSetup, Setup};
+use crate::run::{self, NodeSetup, NodeTarget, Setup};
 
 use super::node_ip::{self, NodeIpError};
 use super::{CliError, Clusters, ConfigurationArgs, check};
@@ -175,14 +175,18 @@ fn assign_ports(nodes: &[Declared<VirtualNodeSpec>], first: u16) -> Result<Vec<u
 }
 
 fn assemble(configuration: &Configuration, targets: &[Config], ports: &[u16]) -> Vec<NodeSetup> {
+    let target = |reference: &TargetReference| {
+        let mut known = configuration.targets.iter().zip(targets);
+        let (target, config) = known.find(|(target, _)| target.name == reference.name)?;
+        let (name, spec) = (target.name.clone(), target.spec.clone());
+        Some(NodeTarget { name, spec, config: config.clone(), weight: reference.weight })
+    };
     let node = |(node, &port): (&Declared<VirtualNodeSpec>, &u16)| {
-        let name = &configuration.target_of(&node.spec)?.name;
-        let (target, config) = configuration.targets.iter().zip(targets).find(|(target, _)| &target.name == name)?;
         Some(NodeSetup {
             name: node.name.clone(),
-            target_name: target.name.clone(),
-            target_spec: target.spec.clone(),
-            target: config.clone(),
+            // All of them exist: the configuration was refused otherwise.
+            targets: node.spec.targets.iter().map(target).collect::<Option<_>>()?,
+            placement: node.spec.placement.clone(),
             labels: node.spec.labels.clone(),
             taints: node.spec.taints_of(&node.name),
             port,

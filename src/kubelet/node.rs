@@ -48,6 +48,8 @@ pub struct NodeIdentity {
     pub labels: BTreeMap<String, String>,
     /// Taints as in `v1.Taint`; none is a valid choice.
     pub taints: Vec<Value>,
+    /// Its pods have a choice between sites, which is written on them.
+    pub choice: bool,
 }
 
 /// Why the node cannot be kept.
@@ -144,6 +146,13 @@ impl NodeController {
         let report = self.provider.node_status().borrow().clone();
         let metadata = status::metadata(&self.identity, &report);
         if self.nodes.get_opt(&self.identity.name).await?.is_none() {
+            let mut metadata = metadata.clone();
+            if !self.identity.choice
+                && let Some(fields) = metadata.as_object_mut()
+            {
+                // Only a patch takes away what is not there.
+                fields.remove("annotations");
+            }
             let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata,
                 "spec": {"taints": self.identity.taints}});
             let node: Node = serde_json::from_value(node).map_err(kube::Error::SerdeError)?;
@@ -156,7 +165,7 @@ impl NodeController {
     }
 
     async fn patch_metadata(&self, metadata: &Value) -> Result<Node, kube::Error> {
-        let patch = json!({"metadata": {"labels": metadata["labels"]}});
+        let patch = json!({"metadata": {"labels": metadata["labels"], "annotations": metadata["annotations"]}});
         self.nodes.patch(&self.identity.name, &PatchParams::default(), &Patch::Strategic(patch)).await
     }
 

@@ -61,33 +61,46 @@ struct Shell {
     events: Events,
     /// What becomes of the pods of each site in a silence, by its index.
     partitions: Vec<Policy>,
+    move_after: Option<Duration>,
     table: Arc<Table>,
     queue: Queue,
     /// A site is to be listed anew; by its index.
     relist: Vec<Notify>,
 }
 
+/// What a pod controller is made of.
+pub struct PodSetup {
+    /// The node whose pods these are.
+    pub node: String,
+    /// Its address at home.
+    pub node_ip: String,
+    /// Where the proxies are.
+    pub host: Host,
+    /// Where their instances may run.
+    pub sites: Sites,
+    /// Where their owners are told.
+    pub events: Events,
+    /// What becomes of pods that say nothing else when their site is silent, by its index.
+    pub partitions: Vec<Policy>,
+    /// Proxies without a choice may run all the same, since there was nothing to choose before.
+    pub unsure: bool,
+    /// A pod that could not be scheduled for so long moves to another site in which it fits, if at all.
+    pub move_after: Option<Duration>,
+}
+
 impl PodController {
-    /// A controller for the pods that are bound to `node`, whose address at home is `node_ip`, with all sites where they may
-    /// run. `partitions` is what becomes of those that say nothing else when their site is silent, by its index. `unsure`
-    /// says that proxies without a choice may run all the same, since there was nothing to choose before.
-    pub fn new(
-        node: &str,
-        node_ip: &str,
-        host: Host,
-        sites: Sites,
-        events: Events,
-        partitions: Vec<Policy>,
-        unsure: bool,
-    ) -> Self {
+    /// A controller that does nothing yet.
+    pub fn new(setup: PodSetup) -> Self {
+        let PodSetup { node, node_ip, host, sites, events, partitions, unsure, move_after } = setup;
         let count = sites.iter().count();
         let shell = Shell {
-            node: node.into(),
-            node_ip: node_ip.into(),
+            node,
+            node_ip,
             host,
             sites,
             events,
             partitions,
+            move_after,
             table: Arc::new(Table::new(count, unsure)),
             queue: Queue::default(),
             relist: (0..count).map(|_| Notify::new()).collect(),

@@ -691,6 +691,10 @@ fn keep(record: &Record, proxy: &ProxyView) -> Vec<Action> {
         }
         Presence::There(instance) => {
             let mut actions = vec![];
+            // It was started when there was nothing to choose.
+            if proxy.site.is_none() && !outdated(record, proxy) && !record.memo.host_blocked {
+                actions.push(Action::Place);
+            }
             if instance.sent != proxy.want && !instance.health.phase.terminal() && !record.memo.blocked {
                 actions.push(Action::Update);
             }

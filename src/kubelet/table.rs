@@ -84,6 +84,8 @@ struct Entry {
     gone: u32,
     /// When the record was made.
     since: Instant,
+    /// Since when its instance cannot be scheduled.
+    unschedulable: Option<Instant>,
 }
 
 /// A moment of the provider's side, as one pod has seen it.
@@ -206,6 +208,14 @@ impl Table {
                 && record.proxy.there().is_none_or(|proxy| proxy.health.phase.terminal() || proxy.deleting.is_some())
         };
         self.entries.iter().filter(|entry| stale(&entry.record)).map(|entry| entry.key().clone()).collect()
+    }
+
+    /// The records of instances at a site that could not be scheduled for so long.
+    pub fn stuck(&self, site: Index, time: Duration) -> Vec<Uid> {
+        let here = |entry: &Entry| entry.record.instance.there().is_some_and(|instance| instance.site == site);
+        let stuck = |entry: &Entry| entry.unschedulable.is_some_and(|since| since.elapsed() >= time);
+        let stuck = self.entries.iter().filter(|entry| stuck(entry) && here(entry) && !entry.record.memo.moving);
+        stuck.map(|entry| entry.key().clone()).collect()
     }
 
     /// Whether one of these has not been tried to stop yet.
@@ -461,6 +471,9 @@ impl Table {
     }
 }
 
+/// The reason of the condition `PodScheduled` (v1.PodReasonUnschedulable) with which a scheduler gives up for now.
+const UNSCHEDULABLE: &str = "Unschedulable";
+
 /// A listing of a site that does not exist.
 static NEVER: Listing = Listing { complete: AtomicBool::new(false), epoch: AtomicU32::new(0) };
 
@@ -494,6 +507,7 @@ impl Entry {
             seen_site: 0,
             gone: 0,
             since: Instant::now(),
+            unschedulable: None,
         }
     }
 
@@ -514,6 +528,8 @@ impl Entry {
         let known = self.record.instance.there();
         if known.is_some_and(|known| known.uid == view.uid && known.version == view.version) {
             self.status = serde_json::to_vec(&pod.status).unwrap_or_default().into();
+            let refused = pod.instance.obstacle.as_ref().is_some_and(|obstacle| obstacle.reason == UNSCHEDULABLE);
+            self.unschedulable = refused.then(|| self.unschedulable.unwrap_or_else(Instant::now));
             self.obstacle = pod.instance.obstacle;
             if self.record.proxy.there().is_some_and(|proxy| proxy.want == view.sent) {
                 self.body = None;

@@ -135,6 +135,37 @@ pub fn sum<'a>(nodes: impl Iterator<Item = &'a NodeShare>) -> NodeReport {
     }
 }
 
+/// One node that stands for several targets: the sum of what they offer. Each report comes with whether its target is
+/// silent; such a one offers nothing. Trouble is the node's only where every target has some.
+pub fn together(reports: &[(NodeReport, bool)]) -> NodeReport {
+    let known: Vec<&NodeReport> = reports
+        .iter()
+        .filter(|(report, silent)| !silent && !report.capacity.is_empty())
+        .map(|(report, _)| report)
+        .collect();
+    let add = |part: fn(&NodeReport) -> &BTreeMap<String, String>| {
+        let mut total: BTreeMap<String, Quantity> = BTreeMap::new();
+        for (name, amount) in known.iter().flat_map(|report| part(report)) {
+            // These were printed by us.
+            let entry = total.entry(name.clone()).or_default();
+            *entry = *entry + amount.parse().unwrap_or_default();
+        }
+        printed(&total)
+    };
+    let first = known.first();
+    let oldest = known.iter().map(|report| report.kubelet_version.as_str()).min_by_key(|version| age(version));
+    let troubles: Vec<_> = reports.iter().filter_map(|(report, _)| report.trouble.clone()).collect();
+    NodeReport {
+        capacity: add(|report| &report.capacity),
+        allocatable: add(|report| &report.allocatable),
+        operating_system: first.map(|report| report.operating_system.clone()).unwrap_or_default(),
+        architecture: first.map(|report| report.architecture.clone()).unwrap_or_default(),
+        kubelet_version: oldest.unwrap_or_default().into(),
+        labels: BTreeMap::new(),
+        trouble: (troubles.len() == reports.len()).then(|| troubles.into_iter().next()).flatten(),
+    }
+}
+
 fn printed(amounts: &BTreeMap<String, Quantity>) -> BTreeMap<String, String> {
     amounts.iter().map(|(name, amount)| (name.clone(), amount.print(name))).collect()
 }
@@ -148,6 +179,7 @@ fn age(version: &str) -> (Vec<u32>, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kubelet::provider::Obstacle;
     use serde_json::{Value, json};
 
     fn node(name: &str, extra: &Value) -> Node {
@@ -246,5 +278,27 @@ mod tests {
         let arm = json!({"status": {"nodeInfo": {"architecture": "arm64", "kubeletVersion": "v1.35.4+k3s1"}}});
         let (a, b) = (node("a", &arm), node("b", &json!({})));
         assert_eq!(total(&[a.clone(), b.clone()]), total(&[b, a]));
+    }
+
+    #[test]
+    fn targets_are_summed_up_but_for_the_silent_ones() {
+        let report = |cpu: &str, version: &str| NodeReport {
+            capacity: BTreeMap::from([("cpu".into(), cpu.into())]),
+            allocatable: BTreeMap::from([("cpu".into(), cpu.into())]),
+            kubelet_version: version.into(),
+            ..NodeReport::default()
+        };
+        let trouble = || Some(Obstacle { reason: "TargetRefused".into(), message: "no".into() });
+        let mut reports =
+            [(report("2", "v1.35.0"), false), (report("1500m", "v1.9.1"), false), (report("8", "v1.1.0"), true)];
+        let sum = together(&reports);
+        assert_eq!((sum.allocatable["cpu"].as_str(), sum.kubelet_version.as_str()), ("3500m", "v1.9.1"));
+        reports[0].0.trouble = trouble();
+        assert_eq!(together(&reports).trouble, None, "the others work");
+        for (report, _) in &mut reports {
+            report.trouble = trouble();
+        }
+        assert!(together(&reports).trouble.is_some());
+        assert!(together(&[(NodeReport::default(), false)]).capacity.is_empty(), "nothing is known yet");
     }
 }

@@ -38,6 +38,9 @@ pub const ANNOTATIONS: &str = "longshore.dev/annotations";
 /// Annotation of a proxy, which says nothing to its delegate: tolerations that were lifted.
 pub use crate::kubelet::tolerations::LIFTED;
 
+/// Annotation of a proxy, which says nothing to its delegate: the target that was chosen.
+pub use crate::kubelet::sites::CHOICE;
+
 /// Beginning of an annotation of a delegate, for the downward API: a label of the proxy that the delegate cannot have
 /// under its own key. A digest of the key follows, which may be too long to repeat.
 pub const HOME_LABEL: &str = "longshore.dev/home-label-";
@@ -54,7 +57,7 @@ pub fn owns_label(key: &str) -> bool {
 
 /// Whether a delegate's annotation of this key is ours, whoever set it before.
 pub fn owns_annotation(key: &str) -> bool {
-    [NAMESPACE, NAME, SENT, LAST, NODE_NAME, SERVICE_ACCOUNT, LABELS, ANNOTATIONS, LIFTED].contains(&key)
+    [NAMESPACE, NAME, SENT, LAST, NODE_NAME, SERVICE_ACCOUNT, LABELS, ANNOTATIONS, LIFTED, CHOICE].contains(&key)
         || key.starts_with(HOME_LABEL)
         || key.starts_with(HOME_ANNOTATION)
 }

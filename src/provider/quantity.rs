@@ -44,6 +44,16 @@ impl Quantity {
         Self { nanos: self.nanos.saturating_sub(other.nanos).max(0) }
     }
 
+    /// This amount for each of so many parts, as a number that can only be compared with others of its kind.
+    pub fn ratio(self, parts: u32) -> i128 {
+        self.nanos / i128::from(parts.max(1))
+    }
+
+    /// How many millionths of the whole this amount is; 0 where there is no whole.
+    pub fn millionths_of(self, whole: Self) -> i128 {
+        if whole.nanos == 0 { 0 } else { self.nanos.saturating_mul(1_000_000) / whole.nanos }
+    }
+
     /// The way in which Kubernetes would print this amount of that resource: CPU in cores or thousandths, bytes in the
     /// largest of `Ki`, `Mi`, `Gi` that is exact, anything else as a plain number.
     pub fn print(self, resource: &str) -> String {

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::feedback::Addresses;
+use super::requests::Requests;
 use super::translate::{self, Site, namespace_owner};
 use super::tunnel::Streams;
 use crate::kubelet::provider::{
@@ -22,6 +23,7 @@ use crate::kubelet::provider::{
 
 mod delegates;
 mod health;
+mod load;
 mod namespaces;
 mod nodes;
 
@@ -51,6 +53,8 @@ pub struct TargetSetup {
     pub create_namespaces: bool,
     /// Whether delegates' addresses are shown at home.
     pub addresses: Addresses,
+    /// Somebody wants to know what the delegates ask for.
+    pub count_load: bool,
 }
 
 /// Runs pods in a target.
@@ -75,8 +79,14 @@ impl TargetProvider {
         let mut watches = JoinSet::new();
         watches.spawn(namespaces.clone().watch());
         watches.spawn(nodes::watch(client.clone(), health.clone()));
-        let delegates =
-            Delegates::new(client.clone(), &setup.host_id, &setup.node_name, setup.addresses, health.clone());
+        let delegates = Delegates::new(
+            client.clone(),
+            &setup.host_id,
+            &setup.node_name,
+            setup.addresses,
+            health.clone(),
+            setup.count_load,
+        );
         Self {
             delegates,
             namespaces,
@@ -86,6 +96,16 @@ impl TargetProvider {
             setup,
             _watches: watches,
         }
+    }
+
+    /// What our delegates there ask for, by resource.
+    pub fn committed(&self) -> Requests {
+        self.delegates.load().total()
+    }
+
+    /// Whether a delegate of this proxy was seen there.
+    pub fn has(&self, proxy_uid: &str) -> bool {
+        self.delegates.load().has(proxy_uid)
     }
 
     fn site(&self, namespace: &str, uid: &str) -> Site {

@@ -1,26 +1,32 @@
 //! One virtual node with all that runs for it, from the beginning of a leadership to its end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{NodeSetup, Shared, StartError, client};
+use super::{NodeSetup, NodeTarget, Shared, StartError, client};
 use crate::api::clients;
 use crate::api::target::PodIps;
-use crate::api::virtual_node::Taint;
+use crate::api::virtual_node::{Strategy as Declared, Taint};
 use crate::kubelet::contact::{self, Contact};
 use crate::kubelet::events::Events;
 use crate::kubelet::host::Host;
-use crate::kubelet::node::{NodeController, NodeIdentity};
-use crate::kubelet::pods::PodController;
-use crate::kubelet::provider::{NodeProvider, Provider};
+use crate::kubelet::node::{NodeController, NodeIdentity, status};
+use crate::kubelet::pods::{PodController, PodSetup};
+use crate::kubelet::provider::NodeProvider;
 use crate::kubelet::server::{Authenticator, Authorizer, Server, ServingCertificate, server_config};
-use crate::kubelet::sites::{SiteStreams, Sites};
+use crate::kubelet::sites::{self, Site, SiteStreams, Sites};
 use crate::provider::feedback::Addresses;
+use crate::provider::fleet::{Fleet, Member};
+use crate::provider::placement::Strategy;
 use crate::provider::target::{TargetProvider, TargetSetup};
 
 /// The parts of one virtual node, ready to run.
@@ -29,9 +35,16 @@ pub(super) struct Unit {
     listener: Arc<TcpListener>,
     pods: PodController,
     keeper: NodeController,
-    provider: Arc<dyn Provider>,
+    heartbeats: Vec<Heartbeat>,
+    /// Whether each site answers.
+    contacts: Vec<watch::Receiver<Contact>>,
+}
+
+/// Something that is asked whether it answers.
+struct Heartbeat {
+    provider: Arc<dyn NodeProvider>,
+    silence: Duration,
     contact: watch::Sender<Contact>,
-    silence: std::time::Duration,
 }
 
 impl Unit {
@@ -42,21 +55,45 @@ impl Unit {
         listener: &Arc<TcpListener>,
     ) -> Result<Self, StartError> {
         let (setup, host) = (&shared.setup, &shared.host);
-        let provider = target(shared, node).await?;
+        let (mut members, mut heartbeats, mut contacts, mut partitions) = (vec![], vec![], vec![], vec![]);
+        for target in &node.targets {
+            let provider = connect(shared, node, target).await?;
+            let contact = watch::Sender::default();
+            contacts.push(contact.subscribe());
+            partitions.push(target.spec.partition.policy());
+            members.push(Member {
+                name: target.name.clone(),
+                weight: target.weight,
+                provider: provider.clone(),
+                contact: contact.subscribe(),
+            });
+            heartbeats.push(Heartbeat { provider, silence: target.spec.heartbeat.timeout(), contact });
+        }
+        let (sites, status, whole) = join(members, node, &contacts, &mut heartbeats);
+
+        let several = node.targets.len() > 1;
+        let unsure = several && had_no_choice(shared, &node.name).await;
         let ip = setup.node_ip.to_string();
-        let events = Events::start(host.clone(), &node.name);
-        let partition = node.target_spec.partition.policy();
-        let sites = Sites::one(provider.clone());
-        let partitions = vec![partition];
-        let pods =
-            PodController::new(&node.name, &ip, Host::new(host.clone()), sites.clone(), events, partitions, false);
+        let pods = PodController::new(PodSetup {
+            node: node.name.clone(),
+            node_ip: ip.clone(),
+            host: Host::new(host.clone()),
+            sites: sites.clone(),
+            events: Events::start(host.clone(), &node.name),
+            partitions,
+            unsure,
+            move_after: match node.placement.move_after_seconds {
+                0 => None,
+                seconds => Some(Duration::from_secs(seconds.into())),
+            },
+        });
 
         let certificate = Arc::new(ServingCertificate::self_signed(&node.name, &[setup.node_ip])?);
         let tls = server_config(certificate, shared.trust.clone())?;
         let authenticator = Authenticator::new(host.clone(), shared.trust.clone());
         let authorizer = Authorizer::new(host.clone(), node.name.clone());
-        let server =
-            Server::new(Arc::new(SiteStreams::new(sites, pods.table())), pods.table(), authenticator, authorizer, tls);
+        let streams = Arc::new(SiteStreams::new(sites, pods.table()));
+        let server = Server::new(streams, pods.table(), authenticator, authorizer, tls);
 
         let identity = NodeIdentity {
             name: node.name.clone(),
@@ -64,35 +101,35 @@ impl Unit {
             port: node.port,
             labels: node.labels.clone(),
             taints: taints(&node.taints),
+            choice: several && !unsure,
         };
-        let contact = watch::Sender::default();
-        let status: Arc<dyn NodeProvider> = provider.clone();
-        let keeper = NodeController::new(identity, host.clone(), setup.host.clone(), status, contact.subscribe());
-        let silence = node.target_spec.heartbeat.timeout();
-        Ok(Self { server, listener: listener.clone(), pods, keeper, provider, contact, silence })
+        let keeper = NodeController::new(identity, host.clone(), setup.host.clone(), status, whole);
+        Ok(Self { server, listener: listener.clone(), pods, keeper, heartbeats, contacts })
     }
 
     /// Runs until it is told to stop, or one of the parts fails; then every action that is under way is finished.
     pub(super) async fn run(self, workers: usize, shutdown: CancellationToken) -> Result<(), StartError> {
-        let Self { server, listener, pods, keeper, provider, contact, silence } = self;
+        let Self { server, listener, pods, keeper, heartbeats, contacts } = self;
         let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
         let stop = || shutdown.clone();
-        let (a, b, c, d) = (stop(), stop(), stop(), stop());
-        let heard = contact.subscribe();
+        let (a, b, c) = (stop(), stop(), stop());
         // The server first: the Node names its address as soon as it is kept.
         tasks.spawn(async move {
             server.serve(listener, a).await;
             Ok(())
         });
         tasks.spawn(async move {
-            pods.run(workers, vec![heard], b).await;
+            pods.run(workers, contacts, b).await;
             Ok(())
         });
-        tasks.spawn(async move {
-            contact::keep(provider, silence, contact, c).await;
-            Ok(())
-        });
-        tasks.spawn(async move { Ok(keeper.run(d).await?) });
+        for Heartbeat { provider, silence, contact } in heartbeats {
+            let stop = stop();
+            tasks.spawn(async move {
+                contact::keep(provider, silence, contact, stop).await;
+                Ok(())
+            });
+        }
+        tasks.spawn(async move { Ok(keeper.run(c).await?) });
         let mut outcome = Ok(());
         while let Some(ended) = tasks.join_next().await {
             let failed = match ended {
@@ -107,23 +144,66 @@ impl Unit {
     }
 }
 
-/// The Kubernetes provider of a node.
-async fn target(shared: &Shared, node: &NodeSetup) -> Result<Arc<TargetProvider>, StartError> {
-    let what = format!("target {}", node.target_name);
+/// The sites of a node, what it is made of as a whole, and whether that answers.
+fn join(
+    members: Vec<Member>,
+    node: &NodeSetup,
+    contacts: &[watch::Receiver<Contact>],
+    heartbeats: &mut Vec<Heartbeat>,
+) -> (Sites, Arc<dyn NodeProvider>, watch::Receiver<Contact>) {
+    if let ([only], [contact]) = (members.as_slice(), contacts) {
+        return (Sites::one(only.provider.clone()), only.provider.clone(), contact.clone());
+    }
+    let site = |member: &Member| Site { name: member.name.as_str().into(), provider: member.provider.clone() };
+    let sites = members.iter().map(site).collect();
+    let strategy = match node.placement.strategy {
+        Declared::Spread => Strategy::Spread,
+        Declared::Pack => Strategy::Pack,
+        Declared::Ordered => Strategy::Ordered,
+    };
+    // The node is silent when its last target is: after that target's own time.
+    let silence = heartbeats.iter().map(|one| one.silence).max().unwrap_or_default();
+    let fleet = Arc::new(Fleet::new(members, strategy));
+    let contact = watch::Sender::default();
+    let whole = contact.subscribe();
+    heartbeats.push(Heartbeat { provider: fleet.clone(), silence, contact });
+    (Sites::several(sites, fleet.clone()), fleet, whole)
+}
+
+/// Whether the node may have pods of a time in which it had one target, and nothing was written on them. Who cannot tell
+/// assumes so: it only means to wait until all targets have been listed.
+async fn had_no_choice(shared: &Shared, node: &str) -> bool {
+    let nodes: Api<Node> = Api::all(shared.host.clone());
+    match nodes.get_metadata_opt(node).await {
+        Ok(Some(known)) if !known.annotations().contains_key(status::CHOICE) => {}
+        Ok(_) => return false,
+        Err(_) => return true,
+    }
+    let pods: Api<Pod> = Api::all(shared.host.clone());
+    match pods.list_metadata(&ListParams::default().fields(&format!("spec.nodeName={node}"))).await {
+        Ok(list) => list.items.iter().any(|pod| !pod.annotations().contains_key(sites::CHOICE)),
+        Err(_) => true,
+    }
+}
+
+/// The Kubernetes provider of a target, for a node.
+async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Result<Arc<TargetProvider>, StartError> {
+    let what = format!("target {}", target.name);
     Ok(Arc::new(TargetProvider::start(TargetSetup {
-        name: node.target_name.clone(),
-        client: client(&node.target, &what).await?,
-        streaming: clients::streaming_client(&node.target)
+        name: target.name.clone(),
+        client: client(&target.config, &what).await?,
+        streaming: clients::streaming_client(&target.config)
             .await
             .map_err(|source| StartError::BuildClient { what, source })?,
         host_id: shared.setup.host_id.clone(),
         node_name: node.name.clone(),
         node_labels: node.labels.clone(),
-        create_namespaces: node.target_spec.namespaces.create,
-        addresses: match node.target_spec.pod_ips {
+        create_namespaces: target.spec.namespaces.create,
+        addresses: match target.spec.pod_ips {
             PodIps::Withhold => Addresses::Withhold,
             PodIps::Publish => Addresses::Publish,
         },
+        count_load: node.targets.len() > 1,
     })))
 }
 

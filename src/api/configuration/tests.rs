@@ -113,7 +113,7 @@ fn a_target_has_defaults_and_a_node_of_its_name() {
     assert_eq!(target.spec.pod_ips, crate::api::target::PodIps::Withhold);
     let node = &configuration.nodes[0];
     assert_eq!((node.name.as_str(), &node.spec), ("east", &VirtualNodeSpec::for_target("east")));
-    assert_eq!(configuration.target_of(&node.spec).unwrap().name, "east");
+    assert_eq!(node.spec.targets[0].name, "east");
 }
 
 #[test]

@@ -35,8 +35,10 @@ fn every_node_has_the_parts_of_its_target() {
     let configuration = configuration();
     let configs = ["https://east.example", "https://west.example"].map(|url| Config::new(url.parse().unwrap()));
     let nodes = assemble(&configuration, &configs, &[1, 2, 3]);
-    let parts =
-        |node: &NodeSetup| format!("{} {} {} {}", node.name, node.target_name, node.target.cluster_url, node.port);
+    let parts = |node: &NodeSetup| {
+        let target = &node.targets[0];
+        format!("{} {} {} {}", node.name, target.name, target.config.cluster_url, node.port)
+    };
     let parts: Vec<_> = nodes.iter().map(parts).collect();
     assert_eq!(
         parts,

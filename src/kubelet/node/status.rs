@@ -11,6 +11,9 @@ use crate::kubelet::provider::{NodeReport, Obstacle};
 /// Condition of the Node: whether its other side answers now. `Ready` says so only when that has lasted.
 pub const REACHABLE: &str = "longshore.dev/Reachable";
 
+/// Annotation of the Node: what its pods have to choose is written on each of them, so that one without it runs nowhere.
+pub const CHOICE: &str = "longshore.dev/choice";
+
 /// The zone and region of a virtual node for which the operator names none. A Ready node without a zone would switch off
 /// topology hints for the whole cluster (endpointslice/topologycache).
 const NOWHERE: &str = "virtual";
@@ -29,7 +32,8 @@ pub fn metadata(identity: &NodeIdentity, report: &NodeReport) -> Value {
     set("kubernetes.io/hostname", &identity.name);
     set("kubernetes.io/os", or(&report.operating_system, "linux"));
     set("kubernetes.io/arch", or(&report.architecture, "amd64"));
-    json!({"name": identity.name, "labels": labels})
+    let choice = identity.choice.then_some("written");
+    json!({"name": identity.name, "labels": labels, "annotations": {CHOICE: choice}})
 }
 
 /// `status` of the Node, without the times of its conditions.
@@ -139,6 +143,7 @@ mod tests {
             port: 10250,
             labels: BTreeMap::from([("topology.kubernetes.io/zone".into(), "z1".into())]),
             taints: vec![],
+            choice: false,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::errors::chain;
 use crate::kubelet::document::{PodDocument, PodKey};
 use crate::kubelet::host::WriteError;
 use crate::kubelet::provider::{Deletion, Obstacle, PodError, Provider};
-use crate::kubelet::sites::{CHOICE, Index};
+use crate::kubelet::sites::{CHOICE, Chosen, Index};
 use crate::kubelet::status::{Facts, desired, needs_whole_status, patch, shows};
 use crate::kubelet::step::{Action, Answer, Event, Evidence, ProxyView};
 use crate::kubelet::table::{Side, Snapshot, Uid};
@@ -53,7 +53,18 @@ impl Shell {
         self.table.written(uid, pod, want, site, answer)
     }
 
+    /// Writes where a pod that runs already is.
+    async fn adopt(self: &Arc<Self>, uid: &Uid, site: Index) -> Vec<Action> {
+        let Some(was) = self.table.snapshot(uid) else { return vec![] };
+        self.write_choice(uid, &was.key, was.version, Chosen { site, why: "it runs there already".into() }).await
+    }
+
     async fn place(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
+        if self.table.instance(uid).is_some()
+            && let Some(site) = self.table.site(uid)
+        {
+            return self.adopt(uid, site).await;
+        }
         // Without the document it is read again, and what it says may call for something else by now.
         let Some(pod) = self.table.body(uid) else { return self.find_proxy(uid).await };
         let Some(chooser) = self.sites.chooser() else { return self.table.step(uid, Event::Look) };
@@ -62,18 +73,22 @@ impl Shell {
             Ok(chosen) => chosen,
             Err(error) => return self.refused(uid, &key, &error),
         };
+        self.write_choice(uid, &key, pod.version(), chosen).await
+    }
+
+    async fn write_choice(self: &Arc<Self>, uid: &Uid, key: &PodKey, version: u64, chosen: Chosen) -> Vec<Action> {
         let target = self.sites.name(chosen.site);
         // The status subresource takes annotations, and a right less is needed. The version makes it fail if anybody else,
         // another replica above all, has chosen meanwhile.
-        let patch = json!({"metadata": {"uid": key.uid, "resourceVersion": pod.version().to_string(),
+        let patch = json!({"metadata": {"uid": key.uid, "resourceVersion": version.to_string(),
             "annotations": {CHOICE: target}}});
-        match self.host.patch_status(&key, &patch).await {
+        match self.host.patch_status(key, &patch).await {
             Ok(pod) => {
                 tracing::info!(node = self.node, pod = %key, target_cluster = target, why = chosen.why, "placed");
-                self.events.tell(&key, "Placed", format!("in target {target}: {}", chosen.why));
+                self.events.tell(key, "Placed", format!("in target {target}: {}", chosen.why));
                 self.written(uid, pod, Answer::Placed)
             }
-            Err(WriteError::Outdated) => self.table.step(uid, Event::Answer(Answer::Conflict(pod.version()))),
+            Err(WriteError::Outdated) => self.table.step(uid, Event::Answer(Answer::Conflict(version))),
             Err(error) => {
                 tracing::warn!(node = self.node, pod = %key, error = chain(&error), "the choice was not written");
                 self.table.step(uid, Event::Answer(Answer::HostFailed))

@@ -1,4 +1,5 @@
-//! What the shell does about a provider's side that does not answer: pods are told, kept from eviction, or given up.
+//! What the shell does about a site that does not answer: pods are told, kept from eviction, or given up; and about one that
+//! answers, and cannot take what it was given.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ impl Shell {
                 self.give_up(site, since, &mut namespaces).await;
             } else {
                 namespaces = Namespaces::default();
+                self.move_stuck(site).await;
             }
             let pause = if now == Contact::Answers { CALM } else { ALERT };
             if let Ok(Err(_)) = tokio::time::timeout(pause, contact.changed()).await {
@@ -106,6 +108,24 @@ impl Shell {
         for uid in self.table.evictable(site, age) {
             self.table.step(&uid, Event::LiftDue);
             self.queue.add(&uid);
+        }
+    }
+
+    /// Moves pods that a site cannot schedule to another one in which they fit, if there is one.
+    async fn move_stuck(&self, site: Index) {
+        let (Some(after), Some(chooser)) = (self.move_after, self.sites.chooser()) else { return };
+        for uid in self.table.stuck(site, after) {
+            let Some(key) = self.table.key(&uid) else { continue };
+            let Ok(Some(pod)) = self.host.pod(&key).await else { continue };
+            if let Ok(chosen) = chooser.choose(&pod, Some(site)).await
+                && chosen.site != site
+            {
+                let (from, to) = (self.sites.name(site), self.sites.name(chosen.site));
+                let message = format!("target {from} could not schedule it for {} s; {to} may", after.as_secs());
+                self.events.warn(&key, Obstacle { reason: "Moving".into(), message });
+                self.table.step(&uid, Event::Move);
+                self.queue.add(&uid);
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use tokio::sync::mpsc;
 
 use super::health::Health;
+use super::load::Load;
 use crate::kubelet::provider::{Deletion, Instance, PodDocument, PodError, PodKey, PodNotice, ProviderPod};
 use crate::provider::feedback::{Addresses, provider_pod};
 use crate::provider::names;
@@ -24,12 +25,25 @@ pub(super) struct Delegates {
     selector: String,
     addresses: Addresses,
     health: Arc<Health>,
+    load: Load,
 }
 
 impl Delegates {
-    pub(super) fn new(client: Client, host_id: &str, node: &str, addresses: Addresses, health: Arc<Health>) -> Self {
+    pub(super) fn new(
+        client: Client,
+        host_id: &str,
+        node: &str,
+        addresses: Addresses,
+        health: Arc<Health>,
+        count_load: bool,
+    ) -> Self {
         let selector = format!("{}={host_id},{}={node}", names::HOST, names::NODE);
-        Self { client, host_id: host_id.into(), selector, addresses, health }
+        Self { client, host_id: host_id.into(), selector, addresses, health, load: Load::new(count_load) }
+    }
+
+    /// What they ask for.
+    pub(super) fn load(&self) -> &Load {
+        &self.load
     }
 
     fn api(&self, namespace: &str) -> Api<PodDocument> {
@@ -127,15 +141,18 @@ impl Delegates {
             let notice = match stream.try_next().await {
                 // The watcher yields this before it asks for the list.
                 Ok(Some(watcher::Event::Init)) => {
+                    self.load.listing();
                     if !PodNotice::listing(&notices).await {
                         return;
                     }
                     None
                 }
                 Ok(Some(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
+                    self.load.seen(&pod);
                     self.read_or_tell(&pod).map(|pod| PodNotice::Seen(Box::new(pod)))
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
+                    self.load.listed();
                     self.health.works(WATCH);
                     Some(PodNotice::Listed)
                 }
@@ -163,6 +180,7 @@ impl Delegates {
             return self.read_or_tell(&restored).map(|pod| PodNotice::Seen(Box::new(pod)));
         }
         let pod = self.read_or_tell(&pod)?;
+        self.load.gone(&pod.key.uid);
         Some(PodNotice::Gone { key: pod.key, instance: pod.instance.uid })
     }
 

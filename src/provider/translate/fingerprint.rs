@@ -21,8 +21,9 @@ const IGNORED: [&str; 3] = ["ephemeralContainers", "nodeName", "schedulingGates"
 pub fn fingerprint(proxy: &PodDocument) -> u64 {
     let mut digest = Digest::new();
     digest.strings(proxy.metadata.labels.iter().flatten());
-    // Lifted tolerations are put back before anybody sees them here.
-    digest.strings(proxy.metadata.annotations.iter().flatten().filter(|(key, _)| *key != names::LIFTED));
+    // What we write on a proxy ourselves changes no delegate; lifted tolerations are put back before anybody sees them here.
+    let ours = [names::LIFTED, names::CHOICE];
+    digest.strings(proxy.metadata.annotations.iter().flatten().filter(|(key, _)| !ours.contains(&key.as_str())));
     match &proxy.spec {
         Value::Object(spec) => digest.object(spec.iter().filter(|(field, _)| !IGNORED.contains(&field.as_str()))),
         other => digest.value(other),
