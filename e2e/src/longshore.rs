@@ -40,6 +40,10 @@ pub struct Options {
     pub heartbeat_seconds: u32,
     /// More fields of the Target's spec, in YAML's flow style; may be empty.
     pub target_spec: String,
+    /// Further targets, by name, with their kubeconfigs.
+    pub more_targets: Vec<(String, PathBuf)>,
+    /// More fields of the VirtualNode's spec, in YAML's flow style; may be empty.
+    pub node_spec: String,
     /// Where it runs; on the bridge itself without one.
     pub berth: Option<Arc<Berth>>,
 }
@@ -77,7 +81,19 @@ impl Longshore {
             "spec: {{kubeconfig: {{file: {target}}}, heartbeat: {{timeoutSeconds: {seconds}}}, {more}}}"
         );
         _ = writeln!(file, "---\n{header}\nkind: VirtualNode\nmetadata: {{name: {node}}}");
-        _ = writeln!(file, "spec: {{targets: [{{name: east}}]}}");
+        let mut names = "{name: east}".to_owned();
+        for (name, _) in &options.more_targets {
+            _ = write!(names, ", {{name: {name}}}");
+        }
+        _ = writeln!(file, "spec: {{targets: [{names}], {}}}", options.node_spec);
+        for (name, kubeconfig) in &options.more_targets {
+            let path = kubeconfig.display();
+            _ = writeln!(file, "---\n{header}\nkind: Target\nmetadata: {{name: {name}}}");
+            _ = writeln!(
+                file,
+                "spec: {{kubeconfig: {{file: {path}}}, heartbeat: {{timeoutSeconds: {seconds}}}, {more}}}"
+            );
+        }
         fs::write(dir.path().join("provider.yaml"), file)?;
         let longshore = Self { port: free_port()?, options, dir, child: Mutex::default(), lock };
         longshore.restart()?;

@@ -91,6 +91,24 @@ impl World {
         Ok((Self::on(Arc::new(dock), name)?, berth))
     }
 
+    /// A world with a second target, `west`, behind the same virtual node, and more fields of its spec. All links can be cut.
+    pub fn with_west(name: &str, node_spec: &str) -> Result<(Self, Cluster, Arc<Berth>)> {
+        let lab = lab()?;
+        lab.up(&["west"])?;
+        let berth = Arc::new(Berth::new()?);
+        let dock = Dock::start(Options {
+            heartbeat_seconds: 10,
+            more_targets: vec![("west".to_owned(), lab.kubeconfig("west")?)],
+            node_spec: node_spec.to_owned(),
+            berth: Some(berth.clone()),
+            ..options(format!("e2e-{}-{name}", test_file()), lab.kubeconfig("host")?, lab.kubeconfig("east")?)
+        })?;
+        dock.wait_for_node()?;
+        let world = Self::on(Arc::new(dock), name)?;
+        let west = Cluster::open(lab, "west", &world.namespace)?;
+        Ok((world, west, berth))
+    }
+
     fn on(dock: Arc<Dock>, name: &str) -> Result<Self> {
         let lab = lab()?;
         let namespace = unique(name);
@@ -200,7 +218,16 @@ impl Drop for World {
 }
 
 fn options(node: String, host: PathBuf, target: PathBuf) -> Options {
-    Options { node, host, target, heartbeat_seconds: 40, target_spec: String::new(), berth: None }
+    Options {
+        node,
+        host,
+        target,
+        heartbeat_seconds: 40,
+        target_spec: String::new(),
+        more_targets: Vec::new(),
+        node_spec: String::new(),
+        berth: None,
+    }
 }
 
 impl Dock {
