@@ -3,6 +3,7 @@
 //! Flags are converted once into validated parts ([`crate::run::Setup`]); what runs knows nothing of flags.
 
 pub mod check;
+pub mod doctor;
 pub mod logging;
 pub mod node_ip;
 pub mod run;
@@ -19,6 +20,7 @@ use crate::api::field::{FieldPath, Finding};
 use crate::api::target::TargetSpec;
 use crate::errors::chain;
 
+use self::doctor::{DoctorArgs, DoctorError};
 use self::logging::LogArgs;
 use self::run::{RunArgs, RunError};
 
@@ -40,6 +42,8 @@ enum Command {
     Run(RunArgs),
     /// Tell whether a configuration and the clusters in it can be used
     Check(ConfigurationArgs),
+    /// Find what Longshore has left behind on either side, explain it, and remove it with --fix
+    Doctor(DoctorArgs),
     /// Print the version
     Version,
 }
@@ -76,6 +80,9 @@ pub enum CliError {
     /// A check found trouble, and has told it.
     #[error("failed to find everything in order: {0} of the checks above failed")]
     Check(usize),
+    /// The doctor has found something, or could not look.
+    #[error(transparent)]
+    Doctor(#[from] DoctorError),
     /// The run failed.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -86,7 +93,7 @@ impl CliError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Log(_) | Self::Configure(_) | Self::ConfigureHost(_) => ExitCode::from(2),
-            Self::StartRuntime(_) | Self::Check(_) | Self::Run(_) => ExitCode::from(1),
+            Self::StartRuntime(_) | Self::Check(_) | Self::Doctor(_) | Self::Run(_) => ExitCode::from(1),
         }
     }
 }
@@ -101,6 +108,7 @@ impl Cli {
             }
             // What a check finds is its output; the log is for the rest.
             Command::Check(args) => ("warn", Work::Check(args)),
+            Command::Doctor(args) => ("warn", Work::Doctor(args)),
             Command::Run(args) => ("info", Work::Run(args)),
         };
         self.log.start(default_level)?;
@@ -109,6 +117,7 @@ impl Cli {
         let result = runtime.block_on(async {
             match work {
                 Work::Check(args) => check::check(&args).await,
+                Work::Doctor(args) => doctor::doctor(&args).await,
                 Work::Run(args) => run::run(args).await,
             }
         });
@@ -120,6 +129,7 @@ impl Cli {
 
 enum Work {
     Check(ConfigurationArgs),
+    Doctor(DoctorArgs),
     Run(RunArgs),
 }
 

@@ -6,5 +6,6 @@ pub mod cli;
 pub mod errors;
 pub mod kubelet;
 pub mod leader;
+pub mod leftovers;
 pub mod provider;
 pub mod run;

@@ -158,6 +158,11 @@ impl Longshore {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    /// The file that declares its target and its node.
+    pub fn config(&self) -> PathBuf {
+        self.dir.path().join("provider.yaml")
+    }
+
     pub(crate) fn log_path(&self) -> PathBuf {
         self.dir.path().join("longshore.log")
     }

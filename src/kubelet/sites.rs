@@ -116,17 +116,19 @@ impl SiteStreams {
         Self { sites, table }
     }
 
-    fn of(&self, pod: &PodKey) -> Result<&Arc<dyn Provider>, StreamError> {
-        let index = self.table.site(&pod.uid.as_str().into());
-        let provider = index.and_then(|index| self.sites.get(index));
-        provider.ok_or_else(|| StreamError::NotFound(format!("pod {pod} does not run anywhere yet")))
+    fn of(&self, pod: &PodKey) -> Option<&Arc<dyn Provider>> {
+        self.sites.get(self.table.site(&pod.uid.as_str().into())?)
     }
+}
+
+fn nowhere(pod: &PodKey) -> StreamError {
+    StreamError::NotFound(format!("pod {pod} does not run anywhere yet"))
 }
 
 #[async_trait]
 impl StreamHandler for SiteStreams {
     async fn logs(&self, pod: &PodKey, container: &str, options: LogOptions) -> Result<ByteStream, StreamError> {
-        self.of(pod)?.logs(pod, container, options).await
+        self.of(pod).ok_or_else(|| nowhere(pod))?.logs(pod, container, options).await
     }
 
     async fn exec(
@@ -136,7 +138,7 @@ impl StreamHandler for SiteStreams {
         options: ExecOptions,
         upgrade: Upgrade,
     ) -> Result<Tunnel, StreamError> {
-        self.of(pod)?.exec(pod, container, options, upgrade).await
+        self.of(pod).ok_or_else(|| nowhere(pod))?.exec(pod, container, options, upgrade).await
     }
 
     async fn attach(
@@ -146,10 +148,10 @@ impl StreamHandler for SiteStreams {
         options: ExecOptions,
         upgrade: Upgrade,
     ) -> Result<Tunnel, StreamError> {
-        self.of(pod)?.attach(pod, container, options, upgrade).await
+        self.of(pod).ok_or_else(|| nowhere(pod))?.attach(pod, container, options, upgrade).await
     }
 
     async fn port_forward(&self, pod: &PodKey, ports: Vec<u16>, upgrade: Upgrade) -> Result<Tunnel, StreamError> {
-        self.of(pod)?.port_forward(pod, ports, upgrade).await
+        self.of(pod).ok_or_else(|| nowhere(pod))?.port_forward(pod, ports, upgrade).await
     }
 }

@@ -165,8 +165,8 @@ impl Table {
                     let known = entry.record.proxy.there().is_some() || entry.record.memo.watch_behind;
                     entry.seen_host != epoch && known
                 }
-                Side::Site(site) => {
-                    entry.seen_site != epoch && entry.record.instance.there().is_some_and(|there| there.site == site)
+                Side::Site(index) => {
+                    entry.seen_site != epoch && entry.record.instance.there().is_some_and(|there| there.site == index)
                 }
             };
             let gone = match side {
@@ -431,7 +431,7 @@ impl Table {
         match side {
             Side::Host => &self.host,
             // Nothing is ever listed at a site that is not there.
-            Side::Site(site) => self.sites.get(usize::from(site)).map_or(&NEVER, |state| &state.listing),
+            Side::Site(index) => self.sites.get(usize::from(index)).map_or(&NEVER, |state| &state.listing),
         }
     }
 

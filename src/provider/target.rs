@@ -75,7 +75,8 @@ impl TargetProvider {
     pub fn start(setup: TargetSetup) -> Self {
         let client = setup.client.clone();
         let health = Arc::new(Health::new(&setup.name));
-        let namespaces = Arc::new(Namespaces::new(client.clone(), setup.create_namespaces, health.clone()));
+        let namespaces =
+            Arc::new(Namespaces::new(client.clone(), setup.create_namespaces, setup.host_id.clone(), health.clone()));
         let mut watches = JoinSet::new();
         watches.spawn(namespaces.clone().watch());
         watches.spawn(nodes::watch(client.clone(), health.clone()));

@@ -25,14 +25,23 @@ pub(super) struct Namespaces {
     api: Api<Namespace>,
     metadata: Api<PartialObjectMeta<Namespace>>,
     create: bool,
+    host_id: String,
     /// Name to UID, of those that are not being deleted.
     known: DashMap<String, String>,
     health: Arc<Health>,
 }
 
 impl Namespaces {
-    pub(super) fn new(client: Client, create: bool, health: Arc<Health>) -> Self {
-        Self { api: Api::all(client.clone()), metadata: Api::all(client), create, known: DashMap::new(), health }
+    /// Those of this target; `host_id` is written on those that are made.
+    pub(super) fn new(client: Client, create: bool, host_id: String, health: Arc<Health>) -> Self {
+        Self {
+            api: Api::all(client.clone()),
+            metadata: Api::all(client),
+            create,
+            host_id,
+            known: DashMap::new(),
+            health,
+        }
     }
 
     /// Keeps the UIDs right, for ever.
@@ -101,7 +110,13 @@ impl Namespaces {
         let namespace = Namespace {
             metadata: ObjectMeta {
                 name: Some(name.into()),
-                labels: Some([("app.kubernetes.io/managed-by".to_owned(), names::FIELD_MANAGER.to_owned())].into()),
+                labels: Some(
+                    [
+                        ("app.kubernetes.io/managed-by".to_owned(), names::FIELD_MANAGER.to_owned()),
+                        (names::HOST.to_owned(), self.host_id.clone()),
+                    ]
+                    .into(),
+                ),
                 ..ObjectMeta::default()
             },
             ..Namespace::default()

@@ -1,0 +1,56 @@
+//! What is left behind is found, explained, and removed; what is needed is not touched.
+
+use e2e::{IDLE, Result, Value, World, bail, container, ensure, secs};
+
+/// Runs the doctor with the configuration of the world's Longshore.
+fn doctor(world: &World, more: &[&str]) -> Result<(i32, Vec<Value>)> {
+    let config = world.longshore().config();
+    let config = config.to_string_lossy();
+    let host = World::kubeconfig("host")?;
+    let host = host.to_string_lossy();
+    let mut args = vec!["doctor", "--provider-config", &config, "--kubeconfig", &host, "-o", "json"];
+    args.extend(more);
+    let output = World::longshore_command(&args)?;
+    let found: Value = serde_json::from_str(output.stdout.trim())?;
+    Ok((output.code, found.as_array().cloned().unwrap_or_default()))
+}
+
+/// Those findings that are about this test's objects: others share the clusters.
+fn about(found: &[Value], text: &str) -> Vec<String> {
+    let object = |one: &Value| one["object"].as_str().unwrap_or_default().to_owned();
+    found.iter().map(object).filter(|object| object.contains(text)).collect()
+}
+
+#[test]
+fn the_doctor_removes_what_nobody_needs_and_nothing_else() -> Result<()> {
+    let world = World::alone("left")?;
+    for name in ["kept", "lost"] {
+        world.host.create(world.pod(name, &[container("main", IDLE)]))?;
+        world.host.wait_for_ready(name)?;
+    }
+    let (_, found) = doctor(&world, &[])?;
+    assert_eq!(about(&found, &world.namespace), [""; 0], "all is in order");
+
+    // Nobody keeps the node any more: its lease was given back, and the Node is gone with the pods' sight of it.
+    let (kept, lost) = (world.host.pod("kept")?, world.host.pod("lost")?);
+    world.longshore().stop()?;
+    world.host.delete_with("pods", "lost", "gracePeriodSeconds=0")?;
+    world.host.wait_for_gone(&lost)?;
+    let (code, found) = doctor(&world, &[])?;
+    let place = format!("pod {}/lost", world.namespace);
+    assert_eq!((code, about(&found, &world.namespace)), (1, vec![place.clone()]));
+
+    let (code, found) = doctor(&world, &["--fix"])?;
+    assert_eq!((code, about(&found, &world.namespace)), (0, vec![place]));
+    world
+        .east
+        .wait("the leftover to go", secs(30), |east| east.find_pod("lost")?.map_or(Ok(()), |pod| bail!("{pod}")))?;
+    let delegate = world.delegate(&kept)?;
+    ensure!(!delegate.is_terminating() && delegate.restarts() == 0, "{delegate}");
+    assert_eq!(about(&doctor(&world, &[])?.1, &world.namespace), [""; 0]);
+
+    world.longshore().restart()?;
+    world.wait_for_node()?;
+    assert!(world.host.wait_for_ready("kept")?.uid() == kept.uid());
+    Ok(())
+}

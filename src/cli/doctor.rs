@@ -1,0 +1,279 @@
+//! `longshore doctor`: what is left over on either side, and its removal.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, DeleteParams, ListParams, PartialObjectMeta, Preconditions};
+use kube::core::ObjectMeta;
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use crate::api::clients;
+use crate::errors::chain;
+use crate::kubelet::node::status::REACHABLE;
+use crate::leftovers::{Finding, Fix, Inventory, Kind, Object, Proxy, TargetInventory, findings};
+use crate::provider::names;
+
+use super::{CliError, Clusters, ConfigurationArgs};
+
+/// How long one cluster may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A lease that nobody has renewed for this long is nobody's, whatever the clocks say.
+const ABANDONED: i64 = 60;
+
+/// The flags of `doctor`.
+#[derive(Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    configuration: ConfigurationArgs,
+    /// Remove what is certain to be left over
+    #[arg(long)]
+    fix: bool,
+    /// How to show what was found
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// The namespace of the leases by which replicas share the virtual nodes
+    #[arg(long, value_name = "NAMESPACE", default_value = "kube-node-lease")]
+    lease_namespace: String,
+}
+
+/// How findings are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A paragraph each.
+    Text,
+    /// One JSON document: a list.
+    Json,
+}
+
+/// Why the doctor could not look.
+#[derive(Debug, thiserror::Error)]
+pub enum DoctorError {
+    /// The host is needed for every judgement.
+    #[error("failed to read {what} of the host: {reason}")]
+    ReadHost {
+        /// What.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// Something was found.
+    #[error("{0} things are left over; `longshore doctor --fix` removes those that are certain")]
+    Found(usize),
+    /// Not everything could be removed.
+    #[error("failed to remove {0} of the things above")]
+    Remove(usize),
+}
+
+pub(super) async fn doctor(args: &DoctorArgs) -> Result<(), CliError> {
+    let clusters = args.configuration.load().await?;
+    let host = clients::client(&clusters.host).await.map_err(CliError::ConfigureHost)?;
+    let targets = connect(&clusters).await;
+    let found = findings(&look(args, &clusters, &host, &targets).await?);
+    show(args.output, &found);
+    if found.is_empty() {
+        return Ok(());
+    }
+    if !args.fix {
+        return Err(DoctorError::Found(found.len()).into());
+    }
+    let mut failed = 0;
+    for finding in &found {
+        let Some(fix) = &finding.fix else { continue };
+        match remove(args, &host, &targets, fix).await {
+            Ok(()) => eprintln!("removed: {} in {}", finding.object, finding.place),
+            Err(reason) => {
+                failed += 1;
+                eprintln!("not removed: {} in {}: {reason}", finding.object, finding.place);
+            }
+        }
+    }
+    if failed > 0 { Err(DoctorError::Remove(failed).into()) } else { Ok(()) }
+}
+
+fn show(output: Output, found: &[Finding]) {
+    match output {
+        Output::Json => println!("{}", serde_json::json!(found)),
+        Output::Text if found.is_empty() => println!("nothing is left over"),
+        Output::Text => {
+            for Finding { place, object, problem, remedy, .. } in found {
+                println!("{place}: {object}\n  {problem}\n  {remedy}");
+            }
+        }
+    }
+}
+
+/// A client for each target, or why there is none.
+async fn connect(clusters: &Clusters) -> Vec<Result<Client, String>> {
+    let clients = clusters.targets.iter().map(clients::client);
+    let clients = futures::future::join_all(clients).await;
+    clients.into_iter().map(|client| client.map_err(|error| chain(&error))).collect()
+}
+
+async fn look(
+    args: &DoctorArgs,
+    clusters: &Clusters,
+    host: &Client,
+    targets: &[Result<Client, String>],
+) -> Result<Inventory, DoctorError> {
+    let read = |what, reason| DoctorError::ReadHost { what, reason };
+    let all: Api<Node> = Api::all(host.clone());
+    let nodes = within(all.list(&ListParams::default())).await.map_err(|error| read("the nodes", error))?;
+    let ours = |node: &Node| {
+        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+        conditions.into_iter().flatten().any(|condition| condition.type_ == REACHABLE)
+    };
+    let leases: Api<Lease> = Api::namespaced(host.clone(), &args.lease_namespace);
+    let leases = within(leases.list(&ListParams::default())).await.map_err(|error| read("the leases", error))?;
+    let leaderships: BTreeMap<_, _> = leases.items.iter().filter_map(leadership).collect();
+    let configured: BTreeSet<_> = clusters.configuration.nodes.iter().map(|node| node.name.clone()).collect();
+    let kept = |node: &str| leaderships.get(node) == Some(&true);
+    let nodes: BTreeMap<_, _> =
+        nodes.items.iter().filter(|node| ours(node)).map(|node| (node.name_any(), kept(&node.name_any()))).collect();
+
+    let mut proxies = BTreeMap::new();
+    for node in nodes.keys().chain(&configured) {
+        let pods: Api<Pod> = Api::all(host.clone());
+        let list = within(pods.list_metadata(&ListParams::default().fields(&format!("spec.nodeName={node}")))).await;
+        for pod in list.map_err(|error| read("the pods", error))?.items {
+            let name = format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
+            let terminating = pod.metadata.deletion_timestamp.is_some();
+            proxies.insert(pod.uid().unwrap_or_default(), Proxy { name, node: node.clone(), terminating });
+        }
+    }
+    let all: Api<Namespace> = Api::all(host.clone());
+    let all = within(all.list_metadata(&ListParams::default())).await.map_err(|error| read("the namespaces", error))?;
+    let system = all.items.iter().find(|namespace| namespace.name_any() == "kube-system");
+    let host_id = system.and_then(ResourceExt::uid).unwrap_or_default();
+    let namespaces = all.items.iter().map(ResourceExt::name_any).collect();
+    let inventories = clusters.configuration.targets.iter().zip(targets).map(|(target, client)| async {
+        let objects = match client {
+            Ok(client) => objects(client, &host_id).await,
+            Err(error) => Err(error.clone()),
+        };
+        TargetInventory { name: target.name.clone(), objects }
+    });
+    // All at once: each may take its whole deadline.
+    let targets = futures::future::join_all(inventories).await;
+    Ok(Inventory { configured, nodes, namespaces, proxies, leaderships, targets })
+}
+
+/// The node of a lease of leadership, and whether somebody renews it.
+fn leadership(lease: &Lease) -> Option<(String, bool)> {
+    let node = lease.name_any().strip_prefix("longshore-")?.to_owned();
+    let spec = lease.spec.as_ref()?;
+    let age = Timestamp::now().as_second() - spec.renew_time.as_ref()?.0.as_second();
+    Some((node, spec.holder_identity.is_some() && age < ABANDONED))
+}
+
+/// All that is ours in a target.
+async fn objects(client: &Client, host_id: &str) -> Result<Vec<Object>, String> {
+    let mut objects = list::<Pod>(client, Kind::Pod, host_id).await?;
+    objects.extend(list::<ConfigMap>(client, Kind::ConfigMap, host_id).await?);
+    objects.extend(list::<Secret>(client, Kind::Secret, host_id).await?);
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let params = ListParams::default().labels(&format!("{}={host_id}", names::HOST));
+    for found in within(namespaces.list_metadata(&params)).await?.items {
+        let pods: Api<Pod> = Api::namespaced(client.clone(), &found.name_any());
+        let busy = !within(pods.list_metadata(&ListParams::default().limit(1))).await?.items.is_empty();
+        objects.push(Object { busy, ..object(Kind::Namespace, found.metadata) });
+    }
+    Ok(objects)
+}
+
+async fn list<K>(client: &Client, kind: Kind, host_id: &str) -> Result<Vec<Object>, String>
+where
+    K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    K::DynamicType: Default,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let params = ListParams::default().labels(&format!("{}={host_id}", names::HOST));
+    match within(api.list_metadata(&params)).await {
+        Ok(list) => {
+            Ok(list.items.into_iter().map(|found: PartialObjectMeta<K>| object(kind, found.metadata)).collect())
+        }
+        // Who may not read them has made none.
+        Err(error) if kind != Kind::Pod && error.contains("forbidden") => Ok(vec![]),
+        Err(error) => Err(error),
+    }
+}
+
+fn object(kind: Kind, metadata: ObjectMeta) -> Object {
+    let label = |key: &str| metadata.labels.as_ref().and_then(|all| all.get(key).cloned()).unwrap_or_default();
+    Object {
+        kind,
+        proxy: label(names::UID),
+        node: label(names::NODE),
+        terminating: metadata.deletion_timestamp.is_some(),
+        namespace: metadata.namespace.unwrap_or_default(),
+        name: metadata.name.unwrap_or_default(),
+        uid: metadata.uid.unwrap_or_default(),
+        busy: false,
+    }
+}
+
+async fn remove(args: &DoctorArgs, host: &Client, targets: &[Result<Client, String>], fix: &Fix) -> Result<(), String> {
+    match fix {
+        Fix::RemoveNode(node) => {
+            let nodes: Api<Node> = Api::all(host.clone());
+            gone(within(nodes.delete(node, &DeleteParams::default())).await)?;
+            remove_leadership(args, host, node).await
+        }
+        Fix::RemoveLeadership(node) => remove_leadership(args, host, node).await,
+        Fix::Remove { target, kind, namespace, name, uid } => {
+            let Some(Ok(client)) = targets.get(*target) else { return Err("the target cannot be reached".into()) };
+            let params = DeleteParams {
+                preconditions: Some(Preconditions { uid: Some(uid.clone()), ..Preconditions::default() }),
+                ..DeleteParams::default()
+            };
+            let deleted = match kind {
+                Kind::Pod => delete::<Pod>(client, namespace, name, &params).await,
+                Kind::ConfigMap => delete::<ConfigMap>(client, namespace, name, &params).await,
+                Kind::Secret => delete::<Secret>(client, namespace, name, &params).await,
+                Kind::Namespace => {
+                    let namespaces: Api<Namespace> = Api::all(client.clone());
+                    within(namespaces.delete(name, &params)).await.map(drop)
+                }
+            };
+            gone(deleted)
+        }
+    }
+}
+
+async fn remove_leadership(args: &DoctorArgs, host: &Client, node: &str) -> Result<(), String> {
+    let leases: Api<Lease> = Api::namespaced(host.clone(), &args.lease_namespace);
+    gone(within(leases.delete(&format!("longshore-{node}"), &DeleteParams::default())).await.map(drop))
+}
+
+async fn delete<K>(client: &Client, namespace: &str, name: &str, params: &DeleteParams) -> Result<(), String>
+where
+    K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    K::DynamicType: Default,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    within(api.delete(name, params)).await.map(drop)
+}
+
+/// What is gone already needs no removal.
+fn gone<T>(result: Result<T, String>) -> Result<(), String> {
+    match result {
+        Err(error) if !error.contains("NotFound") && !error.contains("not found") => Err(error),
+        _ => Ok(()),
+    }
+}
+
+async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
+    match timeout(PATIENCE, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(chain(&error)),
+        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    }
+}

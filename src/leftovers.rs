@@ -1,0 +1,320 @@
+//! What Longshore has made and nobody needs any more. Pure: from two sides' inventories to findings.
+//!
+//! While a virtual node is kept, its controller removes what loses its owner. What is found here belongs to nodes that are
+//! kept no longer, to proxies whose node was taken out of the configuration, or to targets that could not be reached at the
+//! end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+/// All that was found on both sides. Each list is complete, or the side is an error.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    /// The virtual nodes of the configuration.
+    pub configured: BTreeSet<String>,
+    /// Nodes of the host that are Longshore's by their condition, and whether somebody keeps them now.
+    pub nodes: BTreeMap<String, bool>,
+    /// The namespaces of the host.
+    pub namespaces: BTreeSet<String>,
+    /// Pods of the host that are bound to one of our nodes: UID to where.
+    pub proxies: BTreeMap<String, Proxy>,
+    /// Leases of leadership: name of the node to whether somebody renews it.
+    pub leaderships: BTreeMap<String, bool>,
+    /// What is ours in each target, in the configuration's order.
+    pub targets: Vec<TargetInventory>,
+}
+
+/// A proxy pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// Its namespace and name.
+    pub name: String,
+    /// The virtual node that it is bound to.
+    pub node: String,
+    /// It is being deleted.
+    pub terminating: bool,
+}
+
+/// What is ours in one target.
+#[derive(Clone, Debug)]
+pub struct TargetInventory {
+    /// The target's name.
+    pub name: String,
+    /// Its objects, or why nobody knows.
+    pub objects: Result<Vec<Object>, String>,
+}
+
+/// An object of ours in a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// What it is.
+    pub kind: Kind,
+    /// Its namespace; empty for a namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Whose it is: a proxy's UID for a delegate, the UIDs of nobody in particular for the others.
+    pub proxy: String,
+    /// The virtual node, for a delegate.
+    pub node: String,
+    /// It is being deleted.
+    pub terminating: bool,
+    /// There are pods in it, whoever's; for a namespace.
+    pub busy: bool,
+}
+
+/// A kind of object that Longshore makes in targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Kind {
+    /// A delegate.
+    Pod,
+    /// A ConfigMap that followed a pod.
+    ConfigMap,
+    /// A Secret that followed a pod.
+    Secret,
+    /// A namespace that was made for pods.
+    Namespace,
+}
+
+impl Kind {
+    /// As `kubectl` names it.
+    pub fn resource(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::ConfigMap => "configmap",
+            Self::Secret => "secret",
+            Self::Namespace => "namespace",
+        }
+    }
+}
+
+/// Something that should be looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// `host`, or a target's name.
+    pub place: String,
+    /// What it is, as `kubectl` takes it: `pod east-ns/web-0`.
+    pub object: String,
+    /// Why it is a leftover, in a sentence.
+    pub problem: String,
+    /// What to do.
+    pub remedy: String,
+    /// What `--fix` does about it; nothing where only people can decide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<Fix>,
+}
+
+/// A removal that harms nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Fix {
+    /// Removes an object of a target by its UID.
+    Remove {
+        /// The index of the target.
+        target: usize,
+        /// Its kind.
+        kind: Kind,
+        /// Its namespace; empty for a namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// Its UID.
+        uid: String,
+    },
+    /// Removes a virtual node of the host, with its lease, on which nothing runs.
+    RemoveNode(String),
+    /// Removes the lease of leadership of a node that is no more.
+    RemoveLeadership(String),
+}
+
+/// What is left over, targets last; in the order of their names on each side.
+pub fn findings(inventory: &Inventory) -> Vec<Finding> {
+    let mut found = host_findings(inventory);
+    for (index, target) in inventory.targets.iter().enumerate() {
+        match &target.objects {
+            Ok(objects) => found.extend(target_findings(inventory, index, &target.name, objects)),
+            Err(error) => found.push(Finding {
+                place: target.name.clone(),
+                object: "everything".into(),
+                problem: format!("it is not known what is there: {error}"),
+                remedy: "look again when it can be reached; nothing of it was touched".into(),
+                fix: None,
+            }),
+        }
+    }
+    found
+}
+
+fn host_findings(inventory: &Inventory) -> Vec<Finding> {
+    let mut found = vec![];
+    let finding = |object: String, problem: &str, remedy: &str, fix| Finding {
+        place: "host".into(),
+        object,
+        problem: problem.into(),
+        remedy: remedy.into(),
+        fix,
+    };
+    for (node, kept) in &inventory.nodes {
+        if inventory.configured.contains(node) || *kept {
+            continue;
+        }
+        let pods = inventory.proxies.values().filter(|proxy| proxy.node == *node).count();
+        let problem = "no configuration that was given here has this virtual node, and nobody keeps it";
+        found.push(if pods > 0 {
+            let remedy = format!("it has {pods} pods: configure it again and drain it, or delete them first");
+            finding(format!("node {node}"), problem, &remedy, None)
+        } else {
+            finding(format!("node {node}"), problem, "delete it", Some(Fix::RemoveNode(node.clone())))
+        });
+    }
+    for proxy in inventory.proxies.values() {
+        let kept = inventory.configured.contains(&proxy.node) || inventory.nodes.get(&proxy.node) == Some(&true);
+        if !kept && proxy.terminating {
+            let remedy = "delete it with --grace-period=0 --force once you know that its delegate has stopped";
+            let problem = "it is being deleted, and nobody keeps its node who could say when it has stopped";
+            found.push(finding(format!("pod {}", proxy.name), problem, remedy, None));
+        }
+    }
+    for (node, renewed) in &inventory.leaderships {
+        if !inventory.configured.contains(node) && !renewed && !inventory.nodes.contains_key(node) {
+            let fix = Some(Fix::RemoveLeadership(node.clone()));
+            let problem = "it is the leadership of a virtual node that is no more";
+            found.push(finding(format!("lease longshore-{node}"), problem, "delete it", fix));
+        }
+    }
+    found
+}
+
+fn target_findings(inventory: &Inventory, index: usize, target: &str, objects: &[Object]) -> Vec<Finding> {
+    let delegating: BTreeSet<&str> =
+        objects.iter().filter(|object| object.kind == Kind::Pod).map(|object| object.namespace.as_str()).collect();
+    let mut found = vec![];
+    for object in objects {
+        let place = if object.namespace.is_empty() {
+            object.name.clone()
+        } else {
+            format!("{}/{}", object.namespace, object.name)
+        };
+        let problem = match object.kind {
+            Kind::Pod if inventory.proxies.contains_key(&object.proxy) => continue,
+            // Its node's keeper stops it, and may be about to.
+            Kind::Pod if inventory.nodes.get(&object.node) == Some(&true) || object.terminating => continue,
+            Kind::Pod => format!("its proxy has gone, and nobody keeps its node {}", object.node),
+            Kind::ConfigMap | Kind::Secret if delegating.contains(object.namespace.as_str()) || object.terminating => {
+                continue;
+            }
+            Kind::ConfigMap | Kind::Secret => "no delegate is left that could need it".to_owned(),
+            // The next pod from home may come at any time.
+            Kind::Namespace if inventory.namespaces.contains(&object.name) || object.terminating => continue,
+            Kind::Namespace if object.busy => {
+                "it was made for delegates of a namespace that home has no more, and other pods are in it now"
+                    .to_owned()
+            }
+            Kind::Namespace => {
+                "it was made for delegates of a namespace that home has no more, and there are no pods in it".to_owned()
+            }
+        };
+        let certain = !object.busy;
+        let fix = Fix::Remove {
+            target: index,
+            kind: object.kind,
+            namespace: object.namespace.clone(),
+            name: object.name.clone(),
+            uid: object.uid.clone(),
+        };
+        let remedy = if certain { "delete it" } else { "delete it once nobody needs what is in it" };
+        found.push(Finding {
+            place: target.into(),
+            object: format!("{} {place}", object.kind.resource()),
+            problem,
+            remedy: remedy.into(),
+            fix: certain.then_some(fix),
+        });
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(kind: Kind, proxy: &str, node: &str) -> Object {
+        Object {
+            kind,
+            namespace: if kind == Kind::Namespace { String::new() } else { "ns".into() },
+            name: "x".into(),
+            uid: "u".into(),
+            proxy: proxy.into(),
+            node: node.into(),
+            terminating: false,
+            busy: false,
+        }
+    }
+
+    fn inventory(objects: Vec<Object>) -> Inventory {
+        Inventory {
+            configured: ["east".to_owned()].into(),
+            namespaces: BTreeSet::new(),
+            nodes: [("east".to_owned(), true), ("old".to_owned(), false)].into(),
+            proxies: [("p".to_owned(), Proxy { name: "ns/x".into(), node: "east".into(), terminating: false })].into(),
+            leaderships: [("east".to_owned(), true)].into(),
+            targets: vec![TargetInventory { name: "t".into(), objects: Ok(objects) }],
+        }
+    }
+
+    fn objects(inventory: &Inventory) -> Vec<(String, bool)> {
+        let found = findings(inventory).into_iter().filter(|one| one.place == "t");
+        found.map(|one| (one.object, one.fix.is_some())).collect()
+    }
+
+    #[test]
+    fn a_delegate_is_left_over_only_if_nobody_will_stop_it() {
+        assert_eq!(objects(&inventory(vec![object(Kind::Pod, "p", "east")])), []);
+        assert_eq!(objects(&inventory(vec![object(Kind::Pod, "gone", "east")])), [], "its keeper does");
+        assert_eq!(objects(&inventory(vec![object(Kind::Pod, "gone", "old")])), [("pod ns/x".into(), true)]);
+        let terminating = Object { terminating: true, ..object(Kind::Pod, "gone", "old") };
+        assert_eq!(objects(&inventory(vec![terminating])), []);
+    }
+
+    #[test]
+    fn what_followed_pods_goes_with_the_last_of_them() {
+        let copy = object(Kind::Secret, "", "");
+        assert_eq!(objects(&inventory(vec![copy.clone()])), [("secret ns/x".into(), true)]);
+        assert_eq!(objects(&inventory(vec![copy, object(Kind::Pod, "p", "east")])), []);
+    }
+
+    #[test]
+    fn a_namespace_goes_when_home_has_it_no_more_unless_somebody_uses_it() {
+        let namespace = object(Kind::Namespace, "", "");
+        assert_eq!(objects(&inventory(vec![namespace.clone()])), [("namespace x".into(), true)]);
+        let busy = Object { busy: true, ..namespace.clone() };
+        assert_eq!(objects(&inventory(vec![busy])), [("namespace x".into(), false)]);
+        let mut inventory = inventory(vec![namespace]);
+        inventory.namespaces.insert("x".into());
+        assert_eq!(objects(&inventory), []);
+    }
+
+    #[test]
+    fn a_node_without_a_keeper_goes_unless_it_has_pods() {
+        let mut inventory = inventory(vec![]);
+        assert_eq!(findings(&inventory)[0].fix, Some(Fix::RemoveNode("old".into())));
+        let proxy = Proxy { name: "ns/y".into(), node: "old".into(), terminating: true };
+        inventory.proxies.insert("q".into(), proxy);
+        let found = findings(&inventory);
+        assert_eq!((found[0].object.as_str(), &found[0].fix), ("node old", &None));
+        assert_eq!(found[1].object, "pod ns/y");
+    }
+
+    #[test]
+    fn of_a_target_that_does_not_answer_nothing_is_said() {
+        let mut inventory = inventory(vec![]);
+        inventory.targets[0].objects = Err("connection refused".into());
+        let found = findings(&inventory);
+        let last = found.last().unwrap();
+        assert!(last.problem.contains("connection refused") && last.fix.is_none());
+    }
+}
