@@ -19,7 +19,7 @@ const DEFAULT: i64 = 300;
 const TAINTS: [(&str, &str); 2] =
     [("node.kubernetes.io/not-ready", "not-ready"), ("node.kubernetes.io/unreachable", "unreachable")];
 
-/// Where the default tolerations are in a pod's list, as [`TAINTS`] orders them.
+/// Where the default tolerations are in a pod's list, in the order of `TAINTS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Defaults {
     places: [Option<u8>; 2],
