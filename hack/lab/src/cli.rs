@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lab::{ClusterStatus, Lab, Process, UpOptions, deps, image::Image};
+use lab::{ClusterStatus, Lab, Process, Simulation, UpOptions, deps, image::Image};
 
 /// Real Kubernetes clusters on this machine, without Docker
 ///
@@ -66,6 +66,23 @@ enum Action {
         /// kubectl's arguments
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
+    },
+    /// Give a cluster simulated nodes (kwok), on which pods are Ready at once without any container
+    Simulate {
+        /// The cluster
+        name: String,
+        /// How many
+        #[arg(long, default_value_t = 1)]
+        nodes: u32,
+        /// CPU of each
+        #[arg(long, default_value = "64")]
+        cpu: String,
+        /// Memory of each
+        #[arg(long, default_value = "256Gi")]
+        memory: String,
+        /// Pods of each
+        #[arg(long, default_value_t = 500)]
+        pods: u32,
     },
     /// Load image archives into a cluster's node
     LoadImage {
@@ -195,6 +212,9 @@ impl Cli {
             Action::Status { output } => return status(&lab, output),
             Action::Kubeconfig { name } => writeln!(out, "{}", lab.kubeconfig(&name)?.display())?,
             Action::Kubectl { name, args } => return Err(become_command(lab.kubectl(&name)?.args(args))),
+            Action::Simulate { name, nodes, cpu, memory, pods } => {
+                lab.simulate(&name, &Simulation { nodes, cpu, memory, pods })?;
+            }
             Action::LoadImage { name, archives } => {
                 archives.iter().try_for_each(|archive| lab.load_image(&name, archive))?;
             }

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env,
     ffi::OsString,
-    fs,
+    fs, io,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     cluster::{self, Cluster, Record},
-    deps, files, image,
+    command, deps, files, image,
     lock::Lock,
     mounts,
     name::{ClusterName, InvalidName},
@@ -81,6 +81,12 @@ pub enum Error {
         /// Why.
         source: Box<cluster::Error>,
     },
+    /// kubectl failed.
+    #[error("cannot set up an add-on of a cluster")]
+    Kubectl(#[source] command::Error),
+    /// kubectl could not be run, or did not take what it was given.
+    #[error("cannot create the objects of an add-on")]
+    Feed(#[source] io::Error),
     /// A cluster could not be removed.
     #[error("cluster {name} is not down")]
     Down {

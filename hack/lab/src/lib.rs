@@ -44,6 +44,7 @@ mod node;
 mod pki;
 mod plan;
 mod process;
+mod simulate;
 mod status;
 mod teardown;
 pub mod toolchain;
@@ -52,5 +53,6 @@ pub use crate::{
     lab::{Error, Lab, Process, UpOptions},
     name::{ClusterName, InvalidName},
     plan::Plan,
+    simulate::Simulation,
     status::ClusterStatus,
 };

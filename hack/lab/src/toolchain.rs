@@ -1,6 +1,7 @@
 //! Kubernetes' programs, built once from Go modules into a cache.
 
 mod build;
+mod kwok;
 mod module;
 
 use std::{
