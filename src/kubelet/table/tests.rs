@@ -207,3 +207,22 @@ fn the_list_of_a_site_says_nothing_of_another() {
     assert!(table.instance(&uid("a")).is_some());
     assert_eq!(table.site(&uid("a")), Some(1));
 }
+
+#[test]
+fn a_list_of_one_site_says_nothing_of_an_instance_at_another() {
+    let table = Table::new(2, false);
+    for side in [Side::Host, Side::Site(0), Side::Site(1)] {
+        table.listing(side);
+        table.listed(side);
+    }
+    table.proxy_seen(pod("a", 1), 0, Some(1));
+    table.instance_seen(1, instance("a", "new"));
+    table.instance_seen(0, instance("a", "old"));
+    table.listing(Side::Site(0));
+    table.listed(Side::Site(0));
+    assert_eq!(table.instance(&uid("a")).map(|known| known.uid), Some("new".into()), "only the old one is gone");
+    table.instance_seen(0, instance("a", "late"));
+    table.listing(Side::Site(1));
+    table.listed(Side::Site(1));
+    assert_eq!(table.instance(&uid("a")).map(|known| known.uid), Some("late".into()), "and now only the new one");
+}

@@ -19,6 +19,7 @@ fn harbour(policy: Policy, faults: u8, kinds: &[Kind]) -> Harbour {
     Harbour {
         policies: vec![policy],
         processes: 1,
+        sites: 1,
         faults,
         lives: 1,
         changes: 0,
@@ -41,6 +42,7 @@ fn holds(harbour: Harbour, at_least: usize, met: &[&'static str]) {
     for (property, path) in &discoveries {
         if checker.discovery_classification(property).to_string() == "counterexample" {
             println!("{:?}", path.last_state());
+            checker.model().trail(path.last_state());
             panic!("not so: {property}\n{:#?}", path.clone().into_actions());
         }
     }
