@@ -534,6 +534,9 @@ fn see_proxy(record: &mut Record, proxy: ProxyView) {
     if proxy.want != record.memo.tried {
         record.memo.blocked = false;
     }
+    // A report about the next instance may take this away from home again. (Of a pod that may start once, exactly what has
+    // started cannot be replaced.)
+    record.memo.ran |= proxy.once && !proxy.replaceable;
     record.proxy = Presence::There(proxy);
     sort_out(record);
 }
@@ -664,7 +667,9 @@ fn leave(record: &Record, proxy: &ProxyView) -> Vec<Action> {
             actions
         }
         // Whoever has seen the instance go need not ask; the provider's watch may be behind the host's.
-        Presence::Absent if !record.memo.sought && (record.memo.doubt || record.memo.buried.is_none()) => seek(record),
+        Presence::Absent if !sought(record, proxy) && (record.memo.doubt || record.memo.buried.is_none()) => {
+            seek(record, proxy)
+        }
         Presence::Absent if !proxy.health.phase.terminal() => {
             let evidence = if record.memo.ended.is_some() { Evidence::Instance } else { Evidence::Ended };
             report(record, proxy, evidence, true)
@@ -748,7 +753,7 @@ fn keep(record: &Record, proxy: &ProxyView) -> Vec<Action> {
         // It was removed over there before home was told of its end: that end counts.
         Presence::Absent if record.memo.ended.is_some() => report(record, proxy, Evidence::Instance, true),
         // Nothing is given up for lost on the ground of a watch that may be behind what another process has done.
-        Presence::Absent if !replaceable(record, proxy) && !record.memo.sought => seek(record),
+        Presence::Absent if !replaceable(record, proxy) && !sought(record, proxy) => seek(record, proxy),
         Presence::Absent if !replaceable(record, proxy) => report(record, proxy, Evidence::Lost, true),
         Presence::Absent => {
             let mut actions = vec![];
@@ -795,8 +800,15 @@ fn replaceable(record: &Record, proxy: &ProxyView) -> bool {
     proxy.replaceable && record.memo.ended.is_none() && !(proxy.once && record.memo.ran)
 }
 
-fn seek(record: &Record) -> Vec<Action> {
-    if record.memo.delete_blocked { vec![] } else { vec![Action::FindInstance] }
+/// Whether an absence needs no further question: the provider was asked, or there is no site that could be asked, since the
+/// choice is written before anything is created.
+fn sought(record: &Record, proxy: &ProxyView) -> bool {
+    record.memo.sought || proxy.site.is_none()
+}
+
+fn seek(record: &Record, proxy: &ProxyView) -> Vec<Action> {
+    // At a site that is no more there is nobody to ask.
+    if record.memo.delete_blocked || proxy.site == Some(NOWHERE) { vec![] } else { vec![Action::FindInstance] }
 }
 
 fn stop(record: &Record, instance: &InstanceView, grace: Option<u32>) -> Vec<Action> {

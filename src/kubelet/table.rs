@@ -315,13 +315,25 @@ impl Table {
     /// What is to be remembered while the provider is asked for a pod; see [`Table::made`].
     pub fn asking(&self, uid: &Uid) -> Asked {
         let (site, gone) = self.entries.get(uid).map_or((None, 0), |entry| (place_of(&entry.record), entry.gone));
-        Asked { site, epoch: self.epoch(Side::Site(site.unwrap_or(NOWHERE))), gone }
+        Asked { site, epoch: self.epoch_of(site), gone }
+    }
+
+    fn epoch_of(&self, site: Option<Index>) -> u32 {
+        self.epoch(Side::Site(site.unwrap_or(NOWHERE)))
+    }
+
+    /// The provider was asked, and has nothing; unless another site has to be asked by now.
+    pub fn missing(&self, uid: &Uid, asked: Asked) -> Vec<Action> {
+        let here = self.asking(uid).site == asked.site;
+        self.step(uid, if here { Event::Answer(Answer::InstanceMissing) } else { Event::Look })
     }
 
     /// The worker's create or update has made this. If a list has begun since it was asked, or an instance has gone, what was
-    /// made may have gone as well, and nobody would ever tell: then it counts for nothing, and is asked for again.
+    /// made may have gone as well, and nobody would ever tell: then it counts for nothing, and is asked for again. Where
+    /// another site was chosen meanwhile, it is where it was asked for all the same.
     pub fn made(&self, uid: &Uid, pod: ProviderPod, asked: Asked, answer: fn(InstanceView) -> Answer) -> Vec<Action> {
-        let (Some(site), true) = (asked.site, asked == self.asking(uid)) else {
+        let now = Asked { site: asked.site, epoch: self.epoch_of(asked.site), gone: self.asking(uid).gone };
+        let (Some(site), true) = (asked.site, asked == now) else {
             return self.step(uid, Event::Answer(Answer::Doubtful));
         };
         let (view, epoch) = (instance_view(&pod, site), asked.epoch);

@@ -272,7 +272,7 @@ impl Shell {
         };
         match provider.get_pod(&key).await {
             Ok(Some(found)) => self.table.made(uid, found, asked, Answer::Created),
-            Ok(None) => self.table.step(uid, Event::Answer(Answer::InstanceMissing)),
+            Ok(None) => self.table.missing(uid, asked),
             Err(error) => {
                 tracing::warn!(node = self.node, pod = %key, error = chain(&error), "could not be looked for; trying again");
                 self.table.step(uid, Event::Answer(Answer::StopFailed))

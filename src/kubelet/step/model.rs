@@ -57,6 +57,8 @@ struct Harbour {
     mutant: Option<Mutant>,
     /// Workers are free whenever there is work; otherwise a key may wait while more events are read.
     eager: bool,
+    /// A report never waits to be merged with the next.
+    prompt: bool,
     /// Fingerprints of states that come to rest.
     resting: DashSet<u64>,
 }

@@ -475,3 +475,35 @@ fn both_instances_of_a_proxy_that_has_gone_are_stopped() {
     step(&mut record, Event::InstanceGone("new".into()));
     assert_eq!(step(&mut record, Event::InstanceGone("old".into())), [Action::Forget]);
 }
+
+#[test]
+fn a_pod_that_is_deleted_before_a_site_was_chosen_just_goes() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(ProxyView { site: None, ..proxy(1) }));
+    step(&mut record, Event::Answer(Answer::Conflict(1)));
+    let leaving = ProxyView { site: None, deleting: Some(30), ..proxy(2) };
+    let actions = step(&mut record, Event::ProxySeen(leaving.clone()));
+    assert_eq!(actions, [Action::Report { evidence: Evidence::Ended, urgent: true }], "there is no site to be asked");
+    let over = ProxyView { version: 3, health: ended(Phase::Failed), ..leaving };
+    assert_eq!(step(&mut record, Event::Answer(Answer::Reported(over))), [Action::DeleteProxy]);
+}
+
+#[test]
+fn nobody_is_asked_at_a_site_that_is_no_more() {
+    let mut record = listed();
+    let leaving = ProxyView { site: Some(NOWHERE), deleting: Some(30), ..proxy(1) };
+    assert_eq!(step(&mut record, Event::ProxySeen(leaving)), []);
+}
+
+#[test]
+fn a_start_that_home_has_known_of_counts_even_when_home_shows_the_next_instance() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(ProxyView { once: true, ..proxy(1) }));
+    step(&mut record, Event::Answer(Answer::Created(instance("i", 1))));
+    // The report of a process that is no more arrives late, and is written over.
+    step(&mut record, Event::ProxySeen(ProxyView { once: true, replaceable: false, health: running(), ..proxy(2) }));
+    step(&mut record, Event::Answer(Answer::Reported(ProxyView { once: true, ..proxy(3) })));
+    assert_eq!(step(&mut record, Event::InstanceGone("i".into())), [Action::FindInstance]);
+    let actions = step(&mut record, Event::Answer(Answer::InstanceMissing));
+    assert_eq!(actions, [Action::Report { evidence: Evidence::Lost, urgent: true }]);
+}

@@ -3,7 +3,7 @@
 //! Those that `cargo test` runs are small enough for that; the others (`cargo test model -- --ignored`) take minutes and
 //! more, and are worth them after a change of `step`, of the table or of the model itself.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dashmap::DashSet;
 use stateright::{Checker, HasDiscoveries, Model};
@@ -27,6 +27,7 @@ fn harbour(policy: Policy, faults: u8, kinds: &[Kind]) -> Harbour {
         lag: 1,
         mutant: None,
         eager: true,
+        prompt: false,
         resting: DashSet::default(),
     }
 }
@@ -35,7 +36,12 @@ fn harbour(policy: Policy, faults: u8, kinds: &[Kind]) -> Harbour {
 fn holds(harbour: Harbour, at_least: usize, met: &[&'static str]) {
     let begun = Instant::now();
     let name = std::thread::current().name().unwrap_or_default().to_owned();
-    let checker = harbour.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let mut builder = harbour.checker().threads(2).finish_when(HasDiscoveries::AnyFailures);
+    let limit = std::env::var("MODEL_SECONDS").ok().and_then(|limit| limit.parse().ok()).map(Duration::from_secs);
+    if let Some(limit) = limit {
+        builder = builder.timeout(limit);
+    }
+    let checker = builder.spawn_bfs().join();
     let (unique, all) = (checker.unique_state_count(), checker.state_count());
     println!("{name}: {unique} states, {all} moves, depth {}, {:.1?}", checker.max_depth(), begun.elapsed());
     let discoveries = checker.discoveries();
@@ -45,6 +51,10 @@ fn holds(harbour: Harbour, at_least: usize, met: &[&'static str]) {
             checker.model().trail(path.last_state());
             panic!("not so: {property}\n{:#?}", path.clone().into_actions());
         }
+    }
+    if limit.is_some_and(|limit| begun.elapsed() >= limit) {
+        println!("{name}: has not come to an end");
+        return;
     }
     for state in met {
         assert!(discoveries.contains_key(state), "never met: {state}");
@@ -256,4 +266,79 @@ fn a_mutant_does_not_wait_for_a_silent_target() {
 #[test]
 fn a_mutant_hears_late_that_a_list_has_begun() {
     finds(Mutant::LateListing, harbour(Policy::Never, 1, &[Kind::Break]), &[RESTS, LAST]);
+}
+
+#[test]
+#[ignore = "x"]
+fn x_three_faults() {
+    let kinds = [Kind::Crash, Kind::Break, Kind::TimeOut, Kind::Vanish];
+    holds(Harbour { lag: 0, ..harbour(Policy::Never, 3, &kinds) }, 1, &[]);
+}
+
+#[test]
+#[ignore = "x"]
+fn x_three_faults_prompt() {
+    let kinds = [Kind::Crash, Kind::Break, Kind::TimeOut, Kind::Vanish, Kind::Evict];
+    holds(Harbour { lag: 0, prompt: true, ..harbour(Policy::Never, 3, &kinds) }, 1, &[]);
+}
+
+#[test]
+#[ignore = "x"]
+fn x_two_sites() {
+    let kinds = [Kind::Crash, Kind::TimeOut, Kind::Move, Kind::Break];
+    holds(Harbour { lag: 0, sites: 2, prompt: true, ..harbour(Policy::Always, 2, &kinds) }, 1, &[]);
+}
+
+#[test]
+#[ignore = "x"]
+fn x_two_sites_silence() {
+    let kinds = [Kind::Crash, Kind::Silence, Kind::Move];
+    holds(Harbour { lag: 0, sites: 2, prompt: true, ..harbour(Policy::Never, 2, &kinds) }, 1, &[]);
+}
+
+#[test]
+#[ignore = "x"]
+fn x_two_sites_stale() {
+    let kinds = [Kind::Crash, Kind::Stale, Kind::Force];
+    holds(Harbour { lag: 0, sites: 2, lives: 2, prompt: true, ..harbour(Policy::Never, 1, &kinds) }, 1, &[]);
+}
+
+#[test]
+#[ignore = "x"]
+fn x_two_processes_two_sites() {
+    holds(Harbour { processes: 2, sites: 2, lag: 0, prompt: true, ..harbour(Policy::Never, 0, &[Kind::End]) }, 1, &[]);
+}
+
+#[test]
+#[ignore = "x"]
+fn x9_tpp() {
+    holds(Harbour { processes: 2, lag: 0, prompt: true, ..harbour(Policy::Never, 0, &[Kind::End]) }, 1, &[]);
+}
+
+#[test]
+#[ignore = "x"]
+fn x9_tpf() {
+    let kinds = [Kind::Crash, Kind::Break, Kind::TimeOut];
+    holds(Harbour { processes: 2, lag: 0, prompt: true, ..harbour(Policy::Never, 1, &kinds) }, 1, &[]);
+}
+
+#[test]
+#[ignore = "x"]
+fn x9_again() {
+    let kinds = [Kind::Force, Kind::Crash, Kind::Break, Kind::TimeOut];
+    holds(Harbour { lives: 2, lag: 0, prompt: true, ..harbour(Policy::Never, 1, &kinds) }, 1, &[]);
+}
+
+#[test]
+#[ignore = "x"]
+fn x9_two_pods() {
+    let policies = vec![Policy::Never, Policy::Always];
+    let kinds = [Kind::Bystander, Kind::Crash, Kind::Break];
+    holds(Harbour { policies, lag: 0, prompt: true, ..harbour(Policy::Never, 2, &kinds) }, 1, &[]);
+}
+
+#[test]
+#[ignore = "x"]
+fn x9_twice_buried() {
+    holds(harbour(Policy::Always, 3, &[Kind::TimeOut, Kind::Vanish]), 1, &[]);
 }

@@ -360,7 +360,7 @@ impl Harbour {
     }
 
     fn shell<'a>(&'a self, process: &'a mut Process) -> Shell<'a> {
-        Shell { process, policies: &self.policies, sites: self.sites, mutant: self.mutant }
+        Shell { process, policies: &self.policies, sites: self.sites, prompt: self.prompt, mutant: self.mutant }
     }
 
     /// A process that knows nothing.

@@ -21,6 +21,7 @@ pub(super) struct Shell<'a> {
     pub(super) process: &'a mut Process,
     pub(super) policies: &'a [Policy],
     pub(super) sites: usize,
+    pub(super) prompt: bool,
     pub(super) mutant: Option<Mutant>,
 }
 
@@ -128,9 +129,9 @@ impl Shell<'_> {
     pub(super) fn answered(&mut self, id: Id, flight: Flight) -> Result<(), Wrong> {
         self.at(id, |entry| entry.flight = None);
         self.conclude(id);
-        let old = flight.old || flight.place.is_none() || flight.place != self.place(id);
+        let moved = flight.place != self.place(id);
         let actions = match (flight.request, flight.reply) {
-            (_, Some(Reply::Made(_))) if old => self.step(id, Event::Answer(Answer::Doubtful)),
+            (_, Some(Reply::Made(_))) if flight.old || flight.place.is_none() => self.step(id, Event::Answer(Answer::Doubtful)),
             (Request::Find, Some(Reply::Found(Some(_)))) if flight.host_old => self.step(id, Event::Look),
             (Request::Create { .. } | Request::Seek { .. }, Some(Reply::Made(inst))) => self.see_instance(inst, created),
             (Request::Update { .. }, Some(Reply::Made(inst))) => self.see_instance(inst, updated),
@@ -141,6 +142,7 @@ impl Shell<'_> {
                 self.step(id, Event::Answer(Answer::Stopping(uid(instance), grace.unwrap_or(0))))
             }
             (Request::Delete { instance, .. }, Some(_)) => self.gone(id, instance),
+            (Request::Seek { .. }, Some(_)) if moved => self.step(id, Event::Look),
             (Request::Seek { .. }, Some(_)) => self.step(id, Event::Answer(Answer::InstanceMissing)),
             (Request::Delete { .. } | Request::Seek { .. }, None) => self.step(id, Event::Answer(Answer::StopFailed)),
             (request, Some(Reply::Patched(proxy))) => {
@@ -232,7 +234,7 @@ impl Shell<'_> {
         {
             self.step(id, Event::Answer(Answer::Unchanged));
             Done::Next
-        } else if urgent {
+        } else if urgent || self.prompt {
             self.send(id, Request::Report { version, status })
         } else {
             entry.due = true;
