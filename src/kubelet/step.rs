@@ -574,7 +574,8 @@ fn see_instance(record: &mut Record, instance: InstanceView) {
         }
     }
     record.memo.obstacle = None;
-    record.memo.doubt = false;
+    // Where the proxy does not say, it is not what the doubt is about.
+    record.memo.doubt &= record.proxy.there().is_some_and(|proxy| misplaced(proxy, &instance));
     record.memo.sought = false;
     record.memo.ran |= instance.started;
     record.memo.moving &= !instance.started;

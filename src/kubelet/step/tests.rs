@@ -507,3 +507,14 @@ fn a_start_that_home_has_known_of_counts_even_when_home_shows_the_next_instance(
     let actions = step(&mut record, Event::Answer(Answer::InstanceMissing));
     assert_eq!(actions, [Action::Report { evidence: Evidence::Lost, urgent: true }]);
 }
+
+#[test]
+fn a_doubt_about_one_site_outlasts_what_is_seen_at_another() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(ProxyView { site: Some(1), ..proxy(1) }));
+    step(&mut record, Event::InstanceSeen(instance("late", 1)));
+    step(&mut record, Event::Answer(Answer::Doubtful));
+    step(&mut record, Event::InstanceSeen(InstanceView { deleting: Some(30), ..instance("late", 2) }));
+    step(&mut record, Event::ProxySeen(ProxyView { site: Some(1), deleting: Some(30), ..proxy(2) }));
+    assert_eq!(step(&mut record, Event::InstanceGone("late".into())), [Action::FindInstance]);
+}

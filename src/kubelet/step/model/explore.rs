@@ -270,14 +270,14 @@ fn a_mutant_hears_late_that_a_list_has_begun() {
 
 #[test]
 #[ignore = "x"]
-fn x_three_faults() {
+fn x9_three_faults() {
     let kinds = [Kind::Crash, Kind::Break, Kind::TimeOut, Kind::Vanish];
     holds(Harbour { lag: 0, ..harbour(Policy::Never, 3, &kinds) }, 1, &[]);
 }
 
 #[test]
 #[ignore = "x"]
-fn x_three_faults_prompt() {
+fn x9_three_faults_prompt() {
     let kinds = [Kind::Crash, Kind::Break, Kind::TimeOut, Kind::Vanish, Kind::Evict];
     holds(Harbour { lag: 0, prompt: true, ..harbour(Policy::Never, 3, &kinds) }, 1, &[]);
 }
@@ -305,7 +305,7 @@ fn x_two_sites_stale() {
 
 #[test]
 #[ignore = "x"]
-fn x_two_processes_two_sites() {
+fn x9_two_processes_two_sites() {
     holds(Harbour { processes: 2, sites: 2, lag: 0, prompt: true, ..harbour(Policy::Never, 0, &[Kind::End]) }, 1, &[]);
 }
 
