@@ -6,7 +6,7 @@ DENY := $(CACHE)/tools/bin/cargo-deny
 DENY_VERSION := 0.20.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test fmt lint deny unit e2e clusters-down
+.PHONY: help demo demo-down test fmt lint deny unit mutants e2e clusters-down
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ $(DENY):
 
 unit: ## Unit tests: pure decisions, and the shells around them over fake services
 	$(CARGO) test --workspace --exclude e2e --quiet
+
+mutants: ## Shows that the checkers can fail: each mistake in hack/mutants is found by the test that it names
+	hack/mutants/run
 
 e2e: ## End-to-end tests on real clusters of this machine (brings up `host` and `east`; needs root)
 	hack/clusters deps
