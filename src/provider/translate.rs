@@ -30,6 +30,8 @@ mod downward;
 mod hold;
 mod label_keys;
 mod metadata;
+#[cfg(test)]
+mod properties;
 mod quote;
 mod report;
 mod residue;

@@ -142,9 +142,13 @@ fn affinity(spec: &mut Object, site: &Site, report: &mut Report) {
         required(nodes, site, report);
         let path = "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution";
         drop_entries(nodes, "preferredDuringSchedulingIgnoredDuringExecution", |i, preferred| {
-            preferred.get_mut("preference").is_some_and(|preference| {
+            let drops = preferred.get_mut("preference").is_some_and(|preference| {
                 term(&format!("{path}[{i}].preference"), preference, site, report) != Term::Stays
-            })
+            });
+            if drops {
+                report.dropped(format!("{path}[{i}]"), "it prefers nodes of home alone");
+            }
+            drops
         });
         if nodes.is_empty() && before > 0 {
             affinity.remove("nodeAffinity");
@@ -333,7 +337,8 @@ mod tests {
         let theirs = json!({"weight": 2, "preference": {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}});
         let (after, report) = detached(json!({"affinity": {"nodeAffinity": {key: [ours, theirs]}}}));
         assert_eq!(after, json!({"affinity": {"nodeAffinity": {key: [theirs]}}}));
-        assert_eq!(report, [format!("spec.affinity.nodeAffinity.{key}[0].preference.matchExpressions[0]")]);
+        let path = format!("spec.affinity.nodeAffinity.{key}[0]");
+        assert_eq!(report, [format!("{path}.preference.matchExpressions[0]"), path]);
         assert_eq!(detached(json!({"affinity": {"nodeAffinity": {key: [ours]}}})).0, json!({}));
     }
 
