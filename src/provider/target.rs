@@ -16,9 +16,9 @@ use super::requests::Requests;
 use super::translate::{self, Rules, Site, Translation, classes, namespace_owner};
 use super::tunnel::Streams;
 use crate::kubelet::provider::{
-    ByteStream, Deletion, ExecOptions, Instance, LogOptions, NodeProvider, NodeReport, PodDocument, PodError, PodKey,
-    Obstacle, PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError, StreamHandler, Tunnel,
-    Upgrade,
+    ByteStream, Deletion, ExecOptions, Instance, LogOptions, NodeProvider, NodeReport, Obstacle, PodDocument, PodError,
+    PodKey, PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError, StreamHandler,
+    Tunnel, Upgrade,
 };
 
 mod absent;
@@ -143,7 +143,8 @@ impl TargetProvider {
         match error {
             PodError::Refused { reason, message } if classes::missing_runtime_class(&message).is_some() => {
                 let target = &self.setup.name;
-                let remedy = format!("create it in target {target}, or map it in spec.runtimeClasses of the Target {target}");
+                let remedy =
+                    format!("create it in target {target}, or map it in spec.runtimeClasses of the Target {target}");
                 PodError::Refused { reason, message: format!("{message}; {remedy}") }
             }
             other => other,

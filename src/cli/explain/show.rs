@@ -109,7 +109,10 @@ mod tests {
     #[test]
     fn text_is_yaml_below_a_comment() {
         let text = render(Output::Text, &[explanation(json!({"nodeName": "virtual", "containers": []}))]);
-        assert!(text.starts_with("# Pod shop/web on node virtual, in target east\n# Note: it is said\n# WHAT "), "{text}");
+        assert!(
+            text.starts_with("# Pod shop/web on node virtual, in target east\n# Note: it is said\n# WHAT "),
+            "{text}"
+        );
         assert!(text.contains("# dropped  spec.nodeName "), "{text}");
         let pod: PodDocument = serde_saphyr::from_str(&text).unwrap();
         assert_eq!((pod.name(), &pod.spec["enableServiceLinks"]), ("web", &json!(false)));

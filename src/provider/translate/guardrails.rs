@@ -198,7 +198,11 @@ mod tests {
     fn nothing_that_reaches_beyond_the_pod_is_allowed_by_default_and_each_by_its_guardrail() {
         let container = |security: Value| json!({"containers": [{}, {"securityContext": security}]});
         for (spec, field, allowing) in [
-            (json!({"hostNetwork": true}), "spec.hostNetwork", Guardrails { host_network: true, ..Guardrails::default() }),
+            (
+                json!({"hostNetwork": true}),
+                "spec.hostNetwork",
+                Guardrails { host_network: true, ..Guardrails::default() },
+            ),
             (json!({"hostPID": true}), "spec.hostPID", Guardrails { host_pid: true, ..Guardrails::default() }),
             (json!({"hostIPC": true}), "spec.hostIPC", Guardrails { host_ipc: true, ..Guardrails::default() }),
             (
@@ -277,7 +281,10 @@ mod tests {
     #[test]
     fn every_capability_may_be_added_by_all() {
         let spec = json!({"initContainers": [{"securityContext": {"capabilities": {"add": ["SYS_TIME", "ALL"]}}}]});
-        assert_eq!(held_by(&spec, Guardrails { added_capabilities: vec!["ALL".into()], ..Guardrails::default() }), None);
+        assert_eq!(
+            held_by(&spec, Guardrails { added_capabilities: vec!["ALL".into()], ..Guardrails::default() }),
+            None
+        );
         let one = Guardrails { added_capabilities: vec!["SYS_TIME".into()], ..Guardrails::default() };
         assert!(held_by(&spec, one).is_some());
     }

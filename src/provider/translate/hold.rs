@@ -42,12 +42,8 @@ const CERTIFICATE: &str = "certificates that home issues do not follow a pod to 
      does without, or let the pod run at home";
 
 /// Volumes of these kinds hold their pod.
-const VOLUMES: [(&str, &str); 4] = [
-    ("configMap", CONFIG_MAP),
-    ("secret", SECRET),
-    ("persistentVolumeClaim", CLAIM),
-    ("ephemeral", CLAIM),
-];
+const VOLUMES: [(&str, &str); 4] =
+    [("configMap", CONFIG_MAP), ("secret", SECRET), ("persistentVolumeClaim", CLAIM), ("ephemeral", CLAIM)];
 
 /// Sources of projected volumes of these kinds hold their pod.
 const SOURCES: [(&str, &str); 5] = [
@@ -217,16 +213,14 @@ mod tests {
             }
             assert_eq!(held(&json!({"ephemeralContainers": [container]})), None, "they are not created");
         }
-        let harmless = json!({"containers": [{"env": [{"valueFrom": {"fieldRef": {}}}], "envFrom": [{"novelRef": {}}]}]});
+        let harmless =
+            json!({"containers": [{"env": [{"valueFrom": {"fieldRef": {}}}], "envFrom": [{"novelRef": {}}]}]});
         assert_eq!(held(&harmless), None);
     }
 
     #[test]
     fn what_names_objects_of_home_holds_the_pod() {
-        for spec in [
-            json!({"imagePullSecrets": [{"name": "s"}]}),
-            json!({"resourceClaims": [{"name": "gpu"}]}),
-        ] {
+        for spec in [json!({"imagePullSecrets": [{"name": "s"}]}), json!({"resourceClaims": [{"name": "gpu"}]})] {
             let field = spec.as_object().and_then(|s| s.keys().next()).unwrap();
             assert_eq!(held(&spec), Some(format!("spec.{field}")));
         }

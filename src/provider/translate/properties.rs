@@ -255,7 +255,8 @@ fn swept(value: Value) -> Value {
     match value {
         Value::Array(entries) => entries.into_iter().filter(|entry| entry != GONE).map(swept).collect(),
         Value::Object(fields) => {
-            let fields = fields.into_iter().filter(|(_, value)| value != GONE).map(|(name, value)| (name, swept(value)));
+            let fields =
+                fields.into_iter().filter(|(_, value)| value != GONE).map(|(name, value)| (name, swept(value)));
             let empty = |value: &Value| *value == json!([]) || *value == json!({});
             Value::Object(fields.filter(|(_, value)| !empty(value)).collect::<Map<_, _>>())
         }
@@ -271,7 +272,9 @@ fn fits(expected: &Value, actual: &Value) -> bool {
         }
         (Value::Object(expected), Value::Object(actual)) => {
             actual.keys().all(|name| expected.contains_key(name))
-                && expected.iter().all(|(name, value)| value == CHANGED || actual.get(name).is_some_and(|a| fits(value, a)))
+                && expected
+                    .iter()
+                    .all(|(name, value)| value == CHANGED || actual.get(name).is_some_and(|a| fits(value, a)))
         }
         (expected, actual) => expected == CHANGED || expected == actual,
     }
