@@ -56,6 +56,7 @@ fn volumes_of_every_kind_are_accepted() -> Result<()> {
         "flocker": {"datasetName": "d"},
         "storageos": {"volumeName": "v"},
         "photonPersistentDisk": {"pdID": "p"},
+        "gitRepo": {"repository": "https://git.example/r"},
     });
     let volumes: Vec<_> = kinds
         .as_object()
@@ -73,7 +74,7 @@ fn fields_of_newer_versions_are_accepted() -> Result<()> {
     accepted(
         &world,
         "security",
-        &json!({"securityContext": {"supplementalGroupsPolicy": "Strict", "seLinuxChangePolicy": "MountOption",
+        &json!({"securityContext": {"supplementalGroupsPolicy": "Strict", "seLinuxChangePolicy": "Recursive",
             "fsGroup": 1, "fsGroupChangePolicy": "OnRootMismatch", "appArmorProfile": {"type": "Unconfined"},
             "seLinuxOptions": {"level": "s0"}}}),
     )?;

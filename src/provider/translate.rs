@@ -26,6 +26,8 @@ pub mod fingerprint;
 pub mod guardrails;
 pub mod update;
 
+#[cfg(test)]
+mod documented;
 mod downward;
 mod hold;
 mod label_keys;
