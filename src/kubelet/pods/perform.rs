@@ -100,6 +100,9 @@ impl Shell {
         match provider.create_pod(&pod).await {
             Ok(made) => {
                 tracing::info!(node = self.node, pod = %pod.key(), uid = %uid, "created");
+                for remark in &made.remarks {
+                    self.events.warn(&pod.key(), remark.clone());
+                }
                 self.table.made(uid, made, asked, Answer::Created)
             }
             Err(error) => self.refused(uid, &pod.key(), &error),

@@ -8,6 +8,7 @@ fn pod(uid: &str, version: u64) -> PodDocument {
 
 fn instance(uid: &str, instance: &str) -> ProviderPod {
     ProviderPod {
+        remarks: vec![],
         key: PodKey { namespace: "ns".into(), name: "web-0".into(), uid: uid.into() },
         instance: Instance { uid: instance.into(), version: 1, sent: 0, deleting: None, obstacle: None },
         status: json!({"phase": "Running"}),
