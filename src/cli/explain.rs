@@ -289,13 +289,13 @@ mod tests {
     fn configuration() -> Configuration {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("provider.yaml");
-        let mut text = String::new();
-        for target in ["east", "west", "lonely"] {
-            text += &format!(
+        let target = |target: &str| {
+            format!(
                 "---\napiVersion: longshore.dev/v1alpha1\nkind: Target\nmetadata: {{name: {target}}}\n\
                  spec: {{kubeconfig: {{file: {target}.yaml}}}}\n"
-            );
-        }
+            )
+        };
+        let mut text = ["east", "west", "lonely"].map(target).concat();
         text += "---\napiVersion: longshore.dev/v1alpha1\nkind: VirtualNode\nmetadata: {name: both}\n\
                  spec: {targets: [{name: east}, {name: west}]}\n";
         std::fs::write(&path, text).unwrap();

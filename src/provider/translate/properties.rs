@@ -207,7 +207,10 @@ fn steps(path: &str) -> Vec<String> {
     let mut within = false;
     for c in path.chars() {
         match c {
-            '[' if !within => (within, _) = (true, steps.push(String::new())),
+            '[' if !within => {
+                within = true;
+                steps.push(String::new());
+            }
             ']' if within => within = false,
             '.' if !within => steps.push(String::new()),
             _ => steps.last_mut().unwrap().push(c),
