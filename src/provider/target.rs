@@ -12,13 +12,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::feedback::Addresses;
+use super::follow::Follow;
+use super::follow::accounts::Accounts;
+use super::follow::copy::Owner;
 use super::requests::Requests;
 use super::translate::{self, Site, namespace_owner};
 use super::tunnel::Streams;
 use crate::kubelet::provider::{
-    ByteStream, Deletion, ExecOptions, Instance, LogOptions, NodeProvider, NodeReport, PodDocument, PodError, PodKey,
-    PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError, StreamHandler, Tunnel,
-    Upgrade,
+    ByteStream, Deletion, ExecOptions, HostView, Instance, LogOptions, NodeProvider, NodeReport, PodDocument, PodError,
+    PodKey, PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError, StreamHandler,
+    Tunnel, Upgrade,
 };
 
 mod delegates;
@@ -55,6 +58,10 @@ pub struct TargetSetup {
     pub addresses: Addresses,
     /// Somebody wants to know what the delegates ask for.
     pub count_load: bool,
+    /// Home, for what pods refer to.
+    pub view: Arc<dyn HostView>,
+    /// Whose tokens delegates have.
+    pub accounts: Accounts,
 }
 
 /// Runs pods in a target.
@@ -65,6 +72,7 @@ pub struct TargetProvider {
     namespaces: Arc<Namespaces>,
     streams: Streams,
     health: Arc<Health>,
+    follow: Arc<Follow>,
     /// The watches of namespaces and nodes, which end with this.
     _watches: JoinSet<()>,
 }
@@ -80,6 +88,8 @@ impl TargetProvider {
         let mut watches = JoinSet::new();
         watches.spawn(namespaces.clone().watch());
         watches.spawn(nodes::watch(client.clone(), health.clone()));
+        let owner = Owner { host_id: setup.host_id.clone(), node: setup.node_name.clone() };
+        let follow = Arc::new(Follow::start(client.clone(), setup.view.clone(), owner));
         let delegates = Delegates::new(
             client.clone(),
             &setup.host_id,
@@ -87,6 +97,7 @@ impl TargetProvider {
             setup.addresses,
             health.clone(),
             setup.count_load,
+            follow.clone(),
         );
         Self {
             delegates,
@@ -94,6 +105,7 @@ impl TargetProvider {
             streams: Streams::new(setup.streaming.clone()),
             client,
             health,
+            follow,
             setup,
             _watches: watches,
         }
@@ -116,6 +128,8 @@ impl TargetProvider {
             node_labels: self.setup.node_labels.clone(),
             namespace: namespace.into(),
             owner: Some(namespace_owner(namespace, uid)),
+            names: self.follow.names().clone(),
+            accounts: self.setup.accounts.clone(),
         }
     }
 }
@@ -130,12 +144,18 @@ impl PodLifecycleHandler for TargetProvider {
     async fn create_pod(&self, pod: &PodDocument) -> Result<ProviderPod, PodError> {
         let namespace = mapped(pod.namespace());
         // Held pods must not leave namespaces behind.
-        translate::translate(pod, &self.site(namespace, ""))?;
+        let preview = translate::translate(pod, &self.site(namespace, ""))?;
         for attempt in 0.. {
             let uid = self.namespaces.ensure(namespace).await?;
-            let delegate = translate::translate(pod, &self.site(namespace, &uid))?.delegate;
+            let prepared = self.follow.prepare(pod, &preview, namespace, &uid).await?;
+            let site = Site { names: prepared.names.clone(), ..self.site(namespace, &uid) };
+            let mut delegate = translate::translate(pod, &site)?.delegate;
+            delegate.metadata.annotations.get_or_insert_default().extend(prepared.annotations.iter().cloned());
             match self.delegates.create(&delegate, &pod.key()).await? {
-                Some(made) => return Ok(made),
+                Some(made) => {
+                    prepared.made();
+                    return Ok(made);
+                }
                 // The namespace that was known has gone meanwhile.
                 None if attempt == 0 => self.namespaces.forget(namespace),
                 None => break,
@@ -172,6 +192,7 @@ impl PodLifecycleHandler for TargetProvider {
 #[async_trait]
 impl PodNotifier for TargetProvider {
     async fn notify(&self, notices: mpsc::Sender<PodNotice>) {
+        self.follow.tell(notices.clone());
         self.delegates.watch(notices).await;
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
-use kube::{Api, ResourceExt};
+use kube::{Api, Config, ResourceExt};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -14,11 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{NodeSetup, NodeTarget, Shared, StartError, client};
 use crate::api::clients;
-use crate::api::target::PodIps;
+use crate::api::target::{AccountMode, PodIps, ServiceAccounts};
 use crate::api::virtual_node::{Strategy as Declared, Taint};
 use crate::kubelet::contact::{self, Contact};
 use crate::kubelet::events::Events;
-use crate::kubelet::host::Host;
 use crate::kubelet::node::{NodeController, NodeIdentity, status};
 use crate::kubelet::pods::{PodController, PodSetup};
 use crate::kubelet::provider::NodeProvider;
@@ -26,6 +25,7 @@ use crate::kubelet::server::{Authenticator, Authorizer, Server, ServingCertifica
 use crate::kubelet::sites::{self, Site, SiteStreams, Sites};
 use crate::provider::feedback::Addresses;
 use crate::provider::fleet::{Fleet, Member};
+use crate::provider::follow::accounts::{Accounts, ApiServer};
 use crate::provider::placement::Strategy;
 use crate::provider::target::{TargetProvider, TargetSetup};
 
@@ -77,7 +77,7 @@ impl Unit {
         let pods = PodController::new(PodSetup {
             node: node.name.clone(),
             node_ip: ip.clone(),
-            host: Host::new(host.clone()),
+            host: shared.view.clone(),
             sites: sites.clone(),
             events: Events::start(host.clone(), &node.name),
             partitions,
@@ -204,7 +204,21 @@ async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Resu
             PodIps::Publish => Addresses::Publish,
         },
         count_load: node.targets.len() > 1,
+        view: Arc::new(shared.view.clone()),
+        accounts: accounts(&target.spec.service_accounts, &shared.setup.host),
     })))
+}
+
+/// The provider's word for what the user wants.
+fn accounts(spec: &ServiceAccounts, host: &Config) -> Accounts {
+    match spec.mode {
+        AccountMode::None => Accounts::None,
+        AccountMode::Remote => Accounts::Remote(spec.name.clone().unwrap_or_default()),
+        AccountMode::Host => match spec.api_server(&host.cluster_url.to_string()) {
+            Some((host, port)) => Accounts::Host(ApiServer { host, port }),
+            None => Accounts::None,
+        },
+    }
 }
 
 fn taints(taints: &[Taint]) -> Vec<Value> {
