@@ -45,6 +45,9 @@ mod watches;
 /// How long a copy outlives the last pod that needs it: the next pod often comes at once.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// After what time it is looked again for what was missing a moment ago: when the answer that it is missing has been taken in.
+const DOUBT: Duration = Duration::from_millis(500);
+
 /// How often it is looked whether tokens are to be renewed, in memory.
 const TICK: Duration = Duration::from_secs(10);
 
@@ -158,7 +161,7 @@ impl Follow {
         let place = Place { pod, namespace: namespace.into(), namespace_uid };
         let found = join_all(translation.references.iter().map(|reference| shared.copy_one(&place, reference))).await;
         let mut needs = vec![];
-        let mut missing: Vec<String> = vec![];
+        let (mut missing, mut absent) = (vec![], vec![]);
         let mut failed = None;
         for (result, reference) in found.into_iter().zip(&translation.references) {
             match result {
@@ -168,7 +171,10 @@ impl Follow {
                     }
                     needs.push(need);
                 }
-                Err(PodError::Waiting { reason, message }) if reason == MISSING => missing.push(message),
+                Err(PodError::Waiting { reason, message }) if reason == MISSING => {
+                    missing.push(message);
+                    absent.push((reference.kind, reference.name.as_str()));
+                }
                 Err(error) => failed = Some(error),
             }
         }
@@ -190,6 +196,13 @@ impl Follow {
             // It counts for a while, so that home's watch goes on and can wake it.
             prepared.made = true;
             shared.needs().wait(pod.uid(), Instant::now());
+            // What has appeared since it was looked for has told nobody.
+            for (kind, name) in absent {
+                let key = key(&place.namespace, kind.into(), &shared.names.of(kind, name));
+                if let Some(copy) = shared.copies.get(&key) {
+                    shared.look(copy.value(), DOUBT);
+                }
+            }
             return Err(error);
         }
         if !needs.is_empty() {
@@ -334,7 +347,7 @@ impl Shared {
         let Some(uid) = delegate.label(annotations::UID) else { return };
         let phase = delegate.status.get("phase").and_then(serde_json::Value::as_str);
         if matches!(phase, Some("Succeeded" | "Failed")) {
-            self.needs().gone(uid);
+            self.needs().ended(uid);
             return self.sweep();
         }
         if self.needs().knows(uid) {

@@ -77,6 +77,8 @@ pub(super) struct State {
     pub(super) outcome: Option<Outcome>,
     pub(super) attempts: u32,
     uid: Option<Arc<str>>,
+    /// The last one that was written, by which it is known again if somebody takes our labels off.
+    written: Option<Arc<str>>,
     version: u64,
     home_version: u64,
     namespace_uid: Box<str>,
@@ -147,13 +149,12 @@ impl Shared {
         if !needed && !self.needs().is_complete() {
             return;
         }
-        let was = state.outcome;
         let result =
             if needed { self.bring(copy, &mut state, None).await } else { self.release(copy, &mut state).await };
         match result {
             Ok(outcome) => {
                 state.attempts = 0;
-                if needed && outcome == Outcome::Present && was != Some(outcome) {
+                if needed && outcome == Outcome::Present {
                     self.wake(&copy.key);
                 }
             }
@@ -288,6 +289,7 @@ impl Shared {
                         tracing::info!(copy = %key, "copied to the target");
                     }
                     state.uid = written.metadata.uid.as_deref().map(Into::into);
+                    state.written.clone_from(&state.uid);
                     state.version = version(&written.metadata);
                     return Ok(());
                 }
@@ -301,7 +303,9 @@ impl Shared {
                 }
                 (Err(kube::Error::Api(status)), None) if status.is_already_exists() => {
                     let Some(found) = self.metadata(key).await? else { continue };
+                    let known = found.uid.is_some() && found.uid.as_deref() == state.written.as_deref();
                     match copy::holder(found.labels.as_ref(), &self.owner) {
+                        _ if known => state.uid = found.uid.map(Into::into),
                         Holder::Ours => state.uid = found.uid.map(Into::into),
                         Holder::OtherHost => return Err(Trouble::OtherHost),
                         Holder::Stranger => return Err(Trouble::Stranger),

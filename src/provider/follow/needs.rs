@@ -116,7 +116,7 @@ impl Needs {
         }
     }
 
-    /// Those that wait, or are being created, and need this.
+    /// Those that wait and need this.
     pub fn waiting(&self, key: &Key) -> Vec<Arc<str>> {
         let waits = |pin: &Pin| matches!(pin.state, PinState::Waiting(_)) && pin.keys.contains(key);
         self.pins.iter().filter(|(_, pin)| waits(pin)).map(|(uid, _)| Arc::from(&**uid)).collect()
@@ -158,7 +158,15 @@ impl Needs {
         }
     }
 
-    /// A delegate has gone, or has ended and needs nothing any more.
+    /// A delegate has ended, and needs nothing any more although it is there.
+    pub fn ended(&mut self, uid: &str) {
+        if let Some(Pin { state: PinState::Creating { seen }, .. }) = self.pins.get_mut(uid) {
+            *seen = true;
+        }
+        self.gone(uid);
+    }
+
+    /// A delegate has gone.
     pub fn gone(&mut self, uid: &str) {
         match self.pins.get_mut(uid).map(|pin| &mut pin.state) {
             // What is being created is another one, unless it was seen already.
@@ -275,6 +283,19 @@ mod tests {
         assert!(needs.has(&key("a")), "the answer is still to come");
         needs.made("u-1", &[key("a")]);
         assert!(!needs.has(&key("a")));
+    }
+
+    #[test]
+    fn one_that_has_ended_needs_nothing() {
+        let mut needs = Needs::default();
+        list(&mut needs, &[("u-1", "a")]);
+        needs.ended("u-1");
+        assert!(!needs.has(&key("a")));
+        needs.begin("u-2");
+        needs.pin("u-2", &key("a"));
+        needs.ended("u-2");
+        needs.made("u-2", &[key("a")]);
+        assert!(!needs.has(&key("a")), "it has ended before the answer came");
     }
 
     #[test]
