@@ -339,7 +339,8 @@ pub(crate) fn lab() -> Result<&'static Lab> {
 fn test_file() -> String {
     let program = env::args_os().next().unwrap_or_default();
     let stem = Path::new(&program).file_stem().and_then(|stem| stem.to_str()).unwrap_or("tests").to_owned();
-    stem.rsplit_once('-').map_or(stem.clone(), |(file, _)| file.to_owned())
+    // A node cannot have an underscore in its name.
+    stem.rsplit_once('-').map_or(stem.clone(), |(file, _)| file.to_owned()).replace('_', "-")
 }
 
 /// A name that no earlier run has left anything of.

@@ -45,6 +45,9 @@ pub const RENEWAL: &str = "longshore.dev/renewal";
 pub const NEEDED_BY: &str = "node.longshore.dev/";
 /// Label of what is made for pods in a target; its value is [`FIELD_MANAGER`].
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Annotation of a proxy: the node of the target that its delegate has to run on, where the target allows to name one.
+pub const PIN: &str = "longshore.dev/pin-to-node";
+
 /// Annotation of a proxy, which says nothing to its delegate: tolerations that were lifted.
 pub use crate::kubelet::tolerations::LIFTED;
 

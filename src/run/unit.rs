@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
-use kube::{Api, Config, ResourceExt};
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::rules::{accounts, node_labels, rules};
 use super::{NodeSetup, NodeTarget, Shared, StartError, client};
 use crate::api::clients;
-use crate::api::target::{AccountMode, PodIps, ServiceAccounts};
+use crate::api::target::PodIps;
 use crate::api::virtual_node::{Strategy as Declared, Taint};
 use crate::kubelet::contact::{self, Contact};
 use crate::kubelet::events::Events;
@@ -25,7 +26,6 @@ use crate::kubelet::server::{Authenticator, Authorizer, Server, ServingCertifica
 use crate::kubelet::sites::{self, Site, SiteStreams, Sites};
 use crate::provider::feedback::Addresses;
 use crate::provider::fleet::{Fleet, Member};
-use crate::provider::follow::accounts::{Accounts, ApiServer};
 use crate::provider::placement::Strategy;
 use crate::provider::target::{TargetProvider, TargetSetup};
 
@@ -197,7 +197,8 @@ async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Resu
             .map_err(|source| StartError::BuildClient { what, source })?,
         host_id: shared.setup.host_id.clone(),
         node_name: node.name.clone(),
-        node_labels: node.labels.clone(),
+        node_labels: node_labels(&node.labels),
+        rules: Arc::new(rules(&target.spec)),
         create_namespaces: target.spec.namespaces.create,
         addresses: match target.spec.pod_ips {
             PodIps::Withhold => Addresses::Withhold,
@@ -205,20 +206,8 @@ async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Resu
         },
         count_load: node.targets.len() > 1,
         view: Arc::new(shared.view.clone()),
-        accounts: accounts(&target.spec.service_accounts, &shared.setup.host),
+        accounts: accounts(&target.spec, &shared.setup.host.cluster_url.to_string()),
     })))
-}
-
-/// The provider's word for what the user wants.
-fn accounts(spec: &ServiceAccounts, host: &Config) -> Accounts {
-    match spec.mode {
-        AccountMode::None => Accounts::None,
-        AccountMode::Remote => Accounts::Remote(spec.name.clone().unwrap_or_default()),
-        AccountMode::Host => match spec.api_server(&host.cluster_url.to_string()) {
-            Some((host, port)) => Accounts::Host(ApiServer { host, port }),
-            None => Accounts::None,
-        },
-    }
 }
 
 fn taints(taints: &[Taint]) -> Vec<Value> {

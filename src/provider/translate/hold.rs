@@ -1,11 +1,11 @@
 //! What keeps a pod at home: everything that its delegate could not have, so that its containers would start in a world
-//! that lacks something, and everything that reaches beyond the pod into the machine below.
+//! that lacks something.
 
 use serde_json::Value;
 
 use super::super::follow::accounts::Accounts;
 use super::residue;
-use super::spec::{Object, containers, entries, get, list, text};
+use super::spec::{Object, entries, get, list, text};
 use crate::kubelet::document::PodDocument;
 use crate::kubelet::provider::PodError;
 
@@ -35,17 +35,11 @@ const TOKEN: &str = "no tokens of service accounts are mounted in this target; s
      or Remote, remove the source if the pod does without, or let the pod run at home";
 const CLAIM: &str = "storage that is claimed at home cannot be mounted in a target; use an emptyDir or a network volume \
      that both sides reach, or let the pod run at home";
-const HOST_PATH: &str = "a directory of a node's disk is another one in a target, and reaches beyond the pod; use an \
-     emptyDir, or let the pod run at home";
 const CERTIFICATE: &str = "certificates that home issues do not follow a pod to its target; remove the source if the pod \
      does without, or let the pod run at home";
-const NAMESPACES: &str =
-    "a pod may not share its node's namespaces in a target; remove the field, or let the pod run at home";
-const PRIVILEGE: &str = "a pod may not have more than ordinary rights in a target; remove the field, or let the pod run at \
-     home";
 
 /// Volumes of these kinds hold their pod.
-const VOLUMES: [(&str, &str); 3] = [("persistentVolumeClaim", CLAIM), ("ephemeral", CLAIM), ("hostPath", HOST_PATH)];
+const VOLUMES: [(&str, &str); 2] = [("persistentVolumeClaim", CLAIM), ("ephemeral", CLAIM)];
 
 /// Sources of projected volumes of these kinds hold their pod.
 const SOURCES: [(&str, &str); 2] = [("clusterTrustBundle", CERTIFICATE), ("podCertificate", CERTIFICATE)];
@@ -75,11 +69,6 @@ pub(super) fn check_metadata(proxy: &PodDocument) -> Result<(), Hold> {
 
 /// Holds pods whose spec needs what the target does not have.
 pub(super) fn check(spec: &Object, accounts: &Accounts) -> Result<(), Hold> {
-    for field in ["hostNetwork", "hostPID", "hostIPC"] {
-        if spec.get(field) == Some(&Value::Bool(true)) {
-            return Err(Hold::new(format!("spec.{field}"), NAMESPACES));
-        }
-    }
     if !entries(spec, "resourceClaims").is_empty() {
         let message = "devices that are claimed at home are not in a target; request them as an extended resource, or let \
              the pod run at home";
@@ -91,7 +80,7 @@ pub(super) fn check(spec: &Object, accounts: &Accounts) -> Result<(), Hold> {
             check_volume(&format!("spec.volumes[{i}]"), volume, accounts)?;
         }
     }
-    containers(spec).try_for_each(|(path, container)| check_container(&path, container))
+    Ok(())
 }
 
 fn check_volume(path: &str, volume: &Value, accounts: &Accounts) -> Result<(), Hold> {
@@ -113,17 +102,6 @@ fn check_volume(path: &str, volume: &Value, accounts: &Accounts) -> Result<(), H
     Ok(())
 }
 
-fn check_container(path: &str, container: &Value) -> Result<(), Hold> {
-    let Some(security) = container.get("securityContext") else { return Ok(()) };
-    if security.get("privileged") == Some(&Value::Bool(true)) {
-        return Err(Hold::new(format!("{path}.securityContext.privileged"), PRIVILEGE));
-    }
-    if security.get("capabilities").is_some_and(|capabilities| !list(capabilities, "add").is_empty()) {
-        return Err(Hold::new(format!("{path}.securityContext.capabilities.add"), PRIVILEGE));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,7 +116,6 @@ mod tests {
         for (volume, field) in [
             (json!({"persistentVolumeClaim": {"claimName": "p"}}), "persistentVolumeClaim"),
             (json!({"ephemeral": {}}), "ephemeral"),
-            (json!({"hostPath": {"path": "/"}}), "hostPath"),
             (
                 json!({"projected": {"sources": [{"clusterTrustBundle": {}}]}}),
                 "projected.sources[0].clusterTrustBundle",
@@ -171,33 +148,9 @@ mod tests {
     }
 
     #[test]
-    fn containers_that_need_home_hold_the_pod() {
-        for (container, field) in [
-            (json!({"securityContext": {"privileged": true}}), "securityContext.privileged"),
-            (json!({"securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}}), "securityContext.capabilities.add"),
-        ] {
-            for kind in ["containers", "initContainers"] {
-                assert_eq!(held(&json!({kind: [{}, container]})), Some(format!("spec.{kind}[1].{field}")));
-            }
-            assert_eq!(held(&json!({"ephemeralContainers": [container]})), None, "they are not created");
-        }
-        let harmless = json!({"containers": [{"env": [{"valueFrom": {"fieldRef": {}}}], "envFrom": [{"novelRef": {}}],
-            "securityContext": {"privileged": false, "capabilities": {"drop": ["ALL"], "add": []}}}]});
-        assert_eq!(held(&harmless), None);
-    }
-
-    #[test]
-    fn what_shares_the_node_or_names_objects_of_home_holds_the_pod() {
-        for spec in [
-            json!({"hostNetwork": true}),
-            json!({"hostPID": true}),
-            json!({"hostIPC": true}),
-            json!({"resourceClaims": [{"name": "gpu"}]}),
-        ] {
-            let field = spec.as_object().and_then(|s| s.keys().next()).unwrap();
-            assert_eq!(held(&spec), Some(format!("spec.{field}")));
-        }
-        assert_eq!(held(&json!({"hostNetwork": false, "resourceClaims": null})), None);
+    fn what_names_objects_of_home_holds_the_pod() {
+        assert_eq!(held(&json!({"resourceClaims": [{"name": "gpu"}]})), Some("spec.resourceClaims".into()));
+        assert_eq!(held(&json!({"resourceClaims": null})), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::report::Report;
 use super::spec::{CONTAINERS, Object, containers, drop_entries, entries, entries_mut, list, text};
 
 /// Fields of the spec that a delegate never has.
-const FIELDS: [(&str, &str); 9] = [
+const FIELDS: [(&str, &str); 10] = [
     ("nodeName", "the target's scheduler chooses a node of the target"),
     ("priority", "the host's admission computes it from the class, and the target's does so from its own"),
     ("preemptionPolicy", "the host's admission takes it from the class, and the target's does so from its own"),
@@ -16,6 +16,7 @@ const FIELDS: [(&str, &str); 9] = [
     ("serviceAccount", "it is the old name of serviceAccountName"),
     ("readinessGates", "home evaluates them, where their conditions are set"),
     ("schedulingGates", "they hold back home's scheduler, which is done"),
+    ("workloadRef", "it names a Workload of home, by which home's scheduler has placed the pod"),
     ("ephemeralContainers", "a pod is not created with them"),
 ];
 
@@ -37,10 +38,6 @@ pub(super) fn strip(spec: &mut Object, accounts: &Accounts, report: &mut Report)
     if let Accounts::Remote(name) = accounts {
         spec.insert("serviceAccountName".into(), name.as_str().into());
         report.changed("spec.serviceAccountName", "the Target names the account that its pods have there");
-    }
-    if spec.get("schedulerName").and_then(Value::as_str) == Some("default-scheduler") {
-        spec.remove("schedulerName");
-        report.dropped("spec.schedulerName", "it is the host's default, and the target has its own");
     }
     for (field, value, why) in [
         ("automountServiceAccountToken", automount, "only the accounts that the Target names have tokens there"),
@@ -124,7 +121,7 @@ mod tests {
         let (after, report) = stripped(
             json!({"nodeName": "n", "priority": 0, "preemptionPolicy": "PreemptLowerPriority",
             "overhead": {}, "serviceAccountName": "s", "serviceAccount": "s", "readinessGates": [{"conditionType": "x"}],
-            "schedulingGates": [], "ephemeralContainers": [{"name": "e"}], "schedulerName": "default-scheduler",
+            "schedulingGates": [], "ephemeralContainers": [{"name": "e"}], "workloadRef": {"name": "w"},
             "priorityClassName": "high", "runtimeClassName": "gvisor", "enableServiceLinks": true}),
         );
         let left = json!({"priorityClassName": "high", "runtimeClassName": "gvisor", "enableServiceLinks": false,

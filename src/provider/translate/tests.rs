@@ -14,7 +14,8 @@ fn site() -> Site {
         namespace: "far".into(),
         owner: Some(namespace_owner("far", "n-1")),
         names: Names::new("home"),
-        accounts: Accounts::None,
+        target: "east".into(),
+        ..Site::default()
     }
 }
 
@@ -81,9 +82,9 @@ fn an_ordinary_pod_becomes_an_ordinary_delegate() {
             "spec.preemptionPolicy",
             "spec.serviceAccountName",
             "spec.serviceAccount",
-            "spec.schedulerName",
             "spec.automountServiceAccountToken",
             "spec.enableServiceLinks",
+            "spec.schedulerName",
         ]
     );
 }
