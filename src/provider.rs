@@ -3,6 +3,7 @@
 pub mod capacity;
 pub mod feedback;
 pub mod fleet;
+pub mod follow;
 pub mod names;
 pub mod placement;
 pub mod quantity;

@@ -3,10 +3,19 @@
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-const CORE: &[&str] =
-    &["pods", "events", "configmaps", "serviceaccounts", "persistentvolumeclaims", "services", "namespaces", "nodes"];
+const CORE: &[&str] = &[
+    "pods",
+    "events",
+    "configmaps",
+    "secrets",
+    "serviceaccounts",
+    "persistentvolumeclaims",
+    "services",
+    "namespaces",
+    "nodes",
+];
 const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
-const RBAC: &[&str] = &["clusterroles", "clusterrolebindings"];
+const RBAC: &[&str] = &["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
 const CLUSTER_SCOPED: &[&str] =
     &["namespaces", "nodes", "clusterroles", "clusterrolebindings", "priorityclasses", "runtimeclasses"];
 

@@ -1,13 +1,13 @@
 //! `longshore check`: a line for each cluster, with what is wrong.
 
 use crate::api::diagnosis::{Trouble, Version, diagnose_config};
-use crate::api::rights::{Right, host_rights, rules, target_rights};
+use crate::api::rights::{Right, host_follow_rights, host_rights, rules, target_rights};
 
 use super::{CliError, ConfigurationArgs};
 
 pub(super) async fn check(args: &ConfigurationArgs) -> Result<(), CliError> {
     let clusters = args.load().await?;
-    let needed = host_rights();
+    let needed = [host_rights(), host_follow_rights()].concat();
     let host = async { ("host".to_owned(), diagnose_config(&clusters.host, &needed).await) };
     let targets = clusters.configuration.targets.iter().zip(&clusters.targets).map(|(target, config)| async move {
         let title = format!("target {}", target.name);

@@ -12,13 +12,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::feedback::Addresses;
+use super::follow::Follow;
+use super::follow::accounts::Accounts;
+use super::follow::copy::Owner;
 use super::requests::Requests;
 use super::translate::{self, Rules, Site, Translation, classes, namespace_owner};
 use super::tunnel::Streams;
 use crate::kubelet::provider::{
-    ByteStream, Deletion, ExecOptions, Instance, LogOptions, NodeProvider, NodeReport, Obstacle, PodDocument, PodError,
-    PodKey, PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError, StreamHandler,
-    Tunnel, Upgrade,
+    ByteStream, Deletion, ExecOptions, HostView, Instance, LogOptions, NodeProvider, NodeReport, Obstacle, PodDocument,
+    PodError, PodKey, PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError,
+    StreamHandler, Tunnel, Upgrade,
 };
 
 mod absent;
@@ -59,6 +62,10 @@ pub struct TargetSetup {
     pub addresses: Addresses,
     /// Somebody wants to know what the delegates ask for.
     pub count_load: bool,
+    /// Home, for what pods refer to.
+    pub view: Arc<dyn HostView>,
+    /// Whose tokens delegates have.
+    pub accounts: Accounts,
 }
 
 /// Runs pods in a target.
@@ -69,6 +76,7 @@ pub struct TargetProvider {
     namespaces: Arc<Namespaces>,
     streams: Streams,
     health: Arc<Health>,
+    follow: Arc<Follow>,
     /// The priority classes that the target has said to lack.
     absent: Absent,
     /// The watches of namespaces and nodes, which end with this.
@@ -86,6 +94,8 @@ impl TargetProvider {
         let mut watches = JoinSet::new();
         watches.spawn(namespaces.clone().watch());
         watches.spawn(nodes::watch(client.clone(), health.clone()));
+        let owner = Owner { host_id: setup.host_id.clone(), node: setup.node_name.clone() };
+        let follow = Arc::new(Follow::start(client.clone(), setup.view.clone(), owner));
         let delegates = Delegates::new(
             client.clone(),
             &setup.host_id,
@@ -93,6 +103,7 @@ impl TargetProvider {
             setup.addresses,
             health.clone(),
             setup.count_load,
+            follow.clone(),
         );
         Self {
             delegates,
@@ -100,6 +111,7 @@ impl TargetProvider {
             streams: Streams::new(setup.streaming.clone()),
             client,
             health,
+            follow,
             absent: Absent::default(),
             setup,
             _watches: watches,
@@ -125,8 +137,9 @@ impl TargetProvider {
             rules: self.setup.rules.clone(),
             absent_priority_classes: self.absent.names(),
             namespace: namespace.into(),
-            // Known when the delegate is about to be created, which is when it is needed.
             owner: None,
+            names: self.follow.names().clone(),
+            accounts: self.setup.accounts.clone(),
         }
     }
 }
@@ -168,17 +181,25 @@ impl PodLifecycleHandler for TargetProvider {
     async fn create_pod(&self, pod: &PodDocument) -> Result<ProviderPod, PodError> {
         let namespace = mapped(pod.namespace());
         // Before the namespace: pods that are held must leave none behind.
-        let mut translation = translate::translate(pod, &self.site(namespace))?;
+        let mut preview = translate::translate(pod, &self.site(namespace))?;
         for attempt in 0.. {
             let uid = self.namespaces.ensure(namespace).await?;
-            translation.delegate.metadata.owner_references = Some(vec![namespace_owner(namespace, &uid)]);
+            let prepared = self.follow.prepare(pod, &preview, namespace, &uid).await?;
+            let site = Site { names: prepared.names.clone(), ..self.site(namespace) };
+            let mut translation = translate::translate(pod, &site)?;
+            let metadata = &mut translation.delegate.metadata;
+            metadata.owner_references = Some(vec![namespace_owner(namespace, &uid)]);
+            metadata.annotations.get_or_insert_default().extend(prepared.annotations.iter().cloned());
             match self.delegates.create(&translation.delegate, &pod.key()).await {
-                Ok(Some(made)) => return Ok(ProviderPod { remarks: losses(&translation), ..made }),
+                Ok(Some(made)) => {
+                    prepared.made();
+                    return Ok(ProviderPod { remarks: losses(&translation), ..made });
+                }
                 // The namespace that was known has gone meanwhile.
                 Ok(None) if attempt == 0 => self.namespaces.forget(namespace),
                 Ok(None) => break,
                 Err(PodError::Refused { message, .. }) if attempt == 0 && self.learn(&message) => {
-                    translation = translate::translate(pod, &self.site(namespace))?;
+                    preview = translate::translate(pod, &self.site(namespace))?;
                 }
                 Err(error) => return Err(self.with_remedy(error)),
             }
@@ -214,6 +235,7 @@ impl PodLifecycleHandler for TargetProvider {
 #[async_trait]
 impl PodNotifier for TargetProvider {
     async fn notify(&self, notices: mpsc::Sender<PodNotice>) {
+        self.follow.tell(notices.clone());
         self.delegates.watch(notices).await;
     }
 }

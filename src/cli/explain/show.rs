@@ -38,7 +38,7 @@ pub(super) struct Held {
 impl Explanation {
     pub(super) fn new(pod: &str, site: &Site, translation: Result<Translation, Hold>, notes: Vec<String>) -> Self {
         let (delegate, report, held) = match translation {
-            Ok(Translation { delegate, report }) => (Some(delegate), report, None),
+            Ok(Translation { delegate, report, .. }) => (Some(delegate), report, None),
             Err(Hold { field, message }) => (None, vec![], Some(Held { field, message })),
         };
         let (target, node) = (site.target.clone(), site.node_name.clone());

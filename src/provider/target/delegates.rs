@@ -12,6 +12,7 @@ use super::health::Health;
 use super::load::Load;
 use crate::kubelet::provider::{Deletion, Instance, PodDocument, PodError, PodKey, PodNotice, ProviderPod};
 use crate::provider::feedback::{Addresses, provider_pod};
+use crate::provider::follow::Follow;
 use crate::provider::names;
 use crate::provider::translate::update_patch;
 
@@ -26,6 +27,7 @@ pub(super) struct Delegates {
     addresses: Addresses,
     health: Arc<Health>,
     load: Load,
+    follow: Arc<Follow>,
 }
 
 impl Delegates {
@@ -36,9 +38,10 @@ impl Delegates {
         addresses: Addresses,
         health: Arc<Health>,
         count_load: bool,
+        follow: Arc<Follow>,
     ) -> Self {
         let selector = format!("{}={host_id},{}={node}", names::HOST, names::NODE);
-        Self { client, host_id: host_id.into(), selector, addresses, health, load: Load::new(count_load) }
+        Self { client, host_id: host_id.into(), selector, addresses, health, load: Load::new(count_load), follow }
     }
 
     /// What they ask for.
@@ -137,6 +140,7 @@ impl Delegates {
                 // The watcher yields this before it asks for the list.
                 Ok(Some(watcher::Event::Init)) => {
                     self.load.listing();
+                    self.follow.listing();
                     if !PodNotice::listing(&notices).await {
                         return;
                     }
@@ -144,10 +148,12 @@ impl Delegates {
                 }
                 Ok(Some(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
                     self.load.seen(&pod);
+                    self.follow.seen(&pod);
                     self.read_or_tell(&pod).map(|pod| PodNotice::Seen(Box::new(pod)))
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
                     self.load.listed();
+                    self.follow.listed();
                     self.health.works(WATCH);
                     Some(PodNotice::Listed)
                 }
@@ -176,6 +182,7 @@ impl Delegates {
         }
         let pod = self.read_or_tell(&pod)?;
         self.load.gone(&pod.key.uid);
+        self.follow.gone(&pod.key.uid);
         Some(PodNotice::Gone { key: pod.key, instance: pod.instance.uid })
     }
 
