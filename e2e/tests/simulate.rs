@@ -66,11 +66,12 @@ fn pods_start_complete_end_and_go() -> Result<()> {
     cluster.wait("the Job to complete", &["get", "jobs"], |jobs| condition(&jobs[0], "Complete") == "True")?;
 
     // Asked again, it changes what is there; from now on pods take their time.
-    cluster.0.simulate(NAME, &Simulation { nodes: 1, pace: secs(2), ..simulation })?;
-    ensure!(cluster.items(&["get", "nodes"])?.len() == 1, "the second one goes");
+    cluster.0.simulate(NAME, &Simulation { pace: secs(2), ..simulation.clone() })?;
     cluster.kubectl(&["delete", "deployment/web", "job/sum", "--wait=false"], &Value::Null)?;
     let ended = |pods: &[Value]| pods.iter().any(|pod| pod["status"]["phase"] == "Succeeded");
     cluster.wait("pods to end", &["get", "pods", "-l", "app=web"], ended)?;
     cluster.wait("all pods to go", &["get", "pods"], <[Value]>::is_empty)?;
+    cluster.0.simulate(NAME, &Simulation { nodes: 1, ..simulation })?;
+    ensure!(cluster.items(&["get", "nodes"])?.len() == 1, "the second one goes");
     Ok(())
 }
