@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use e2e::{Berth, Cut, Frozen, Longshore};
 use lab::Lab;
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
 use crate::cluster::{Cluster, pod_path};
 use crate::judge::{Deeds, Side};
@@ -19,6 +20,8 @@ use crate::workload::NAMESPACES;
 
 /// The process of the clusters that serves their API.
 const API_SERVER: &str = "kube-apiserver";
+
+const SCHEDULER: &str = "kube-scheduler";
 
 /// How often is looked for what somebody else has broken.
 const LOOK: Duration = Duration::from_secs(2);
@@ -221,7 +224,7 @@ impl Storm {
     }
 
     /// Mends whatever is due.
-    pub(crate) async fn mend(&mut self, now: Instant) {
+    pub(crate) fn mend(&mut self, runtime: &Runtime, now: Instant) {
         let names = self.names.clone();
         for (index, replica) in self.replicas.iter_mut().enumerate() {
             if replica.frozen.as_ref().is_some_and(|(until, _)| *until <= now) {
@@ -260,7 +263,7 @@ impl Storm {
                 }
             }
         }
-        self.clear_the_way(now).await;
+        runtime.block_on(self.clear_the_way(now));
         self.look(now);
     }
 
@@ -300,24 +303,28 @@ impl Storm {
     }
 
     /// Mends everything, also what others have broken; fails if that is not possible.
-    pub(crate) async fn calm(&mut self) -> Result<()> {
+    pub(crate) fn calm(&mut self, runtime: &Runtime) -> Result<()> {
         let far = Instant::now() + Duration::from_secs(3600);
         for task in std::mem::take(&mut self.silent).into_values() {
             _ = join(task);
         }
         // Repairs processes and links alike.
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        for name in &names {
+            // A scheduler that lost an answer in a restart of its API server may believe a pod to be bound that is not.
+            self.lab.stop(name, SCHEDULER)?;
+        }
         self.lab.up(&names).context("the clusters cannot be mended")?;
         let end = Instant::now() + Duration::from_secs(60);
         while Instant::now() < end {
-            self.mend(far).await;
+            self.mend(runtime, far);
             if self.in_the_way.is_empty() && self.replicas.iter().all(|replica| replica.down.is_none()) {
                 for replica in &self.replicas {
                     replica.longshore.wake()?;
                 }
                 return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            thread::sleep(Duration::from_millis(200));
         }
         Err(anyhow!("not everything can be mended: {:?}", self.in_the_way))
     }

@@ -50,7 +50,7 @@ impl Drop for Down {
 impl World {
     /// Brings up new clusters; whatever is left of an interrupted run goes first.
     pub(crate) fn up(settings: &Settings) -> Result<Self> {
-        let path = std::env::temp_dir().join("longshore-chaos.lock");
+        let path = std::env::temp_dir().join("longshore-storm.lock");
         let lock = File::options().create(true).truncate(false).write(true).open(&path)?;
         ensure!(lock.try_lock().is_ok(), "another `make chaos` is under way on this machine");
         let lab = Lab::open()?;
