@@ -61,6 +61,8 @@ pub(crate) struct Storm {
     pub(crate) missed: u64,
     /// What was broken by others.
     pub(crate) by_hand: Vec<String>,
+    /// Starts that failed since the host did not answer, as they should; whoever runs Longshore starts it again.
+    pub(crate) without_host: u64,
     /// Replicas that ended by themselves.
     pub(crate) crashes: Vec<String>,
 }
@@ -78,6 +80,7 @@ impl Storm {
             done: BTreeMap::new(),
             missed: 0,
             by_hand: vec![],
+            without_host: 0,
             crashes: vec![],
         }
     }
@@ -254,6 +257,10 @@ impl Storm {
                         // Whoever ends a process by hand does it by a signal.
                         if status.signal().is_some() || status.success() {
                             self.by_hand.push(format!("replica {index} was ended: {status}"));
+                        } else if status.code() == Some(1)
+                            && replica.longshore.log().trim_end().lines().next_back().is_some_and(has_no_host)
+                        {
+                            self.without_host += 1;
                         } else {
                             self.crashes.push(format!("replica {index} has ended by itself: {status}"));
                         }
@@ -328,6 +335,11 @@ impl Storm {
         }
         Err(anyhow!("not everything can be mended: {:?}", self.in_the_way))
     }
+}
+
+/// The last words of a start in vain.
+fn has_no_host(line: &str) -> bool {
+    line.starts_with("longshore: failed to use the host cluster:")
 }
 
 async fn has(cluster: &Cluster, path: &str, uid: &str) -> bool {

@@ -264,10 +264,13 @@ impl Workload {
 
     /// The users delete everything.
     pub(crate) async fn delete_all(&mut self, host: &Cluster, deeds: &mut Deeds) -> Result<()> {
-        for controller in self.controllers.iter_mut().filter(|controller| controller.exists) {
+        // Also those whose making was not answered.
+        for controller in &mut self.controllers {
             let path = format!("{}/{}", controller.path, controller.name);
-            host.delete(&path, &json!({"propagationPolicy": "Background"})).await?;
-            controller.exists = false;
+            match host.delete(&path, &json!({"propagationPolicy": "Background"})).await {
+                Err(error) if host.get(&path).await.is_ok() => return Err(error),
+                _ => controller.exists = false,
+            }
         }
         for pod in host.pods(SELECTOR).await?.into_iter().filter(|pod| pod.controller.is_empty()) {
             deeds.deleted.insert(pod.uid.clone());
