@@ -193,7 +193,7 @@ pub struct Memo {
     pub sought: bool,
     /// That it went was an answer, and the watch may still tell of the time before.
     pub watch_behind: bool,
-    /// Why the last create or update did not work; shown at home until it does.
+    /// Why the last create or update did not work; shown at home until it does, or is not needed any more.
     pub obstacle: Option<Obstacle>,
     /// Create and update wait for [`Event::Retry`], or for a change of [`ProxyView::want`].
     pub blocked: bool,
@@ -525,6 +525,9 @@ fn see_proxy(record: &mut Record, proxy: ProxyView) {
     if proxy.want != record.memo.tried {
         record.memo.blocked = false;
     }
+    if record.instance.there().is_some_and(|instance| instance.sent == proxy.want) {
+        record.memo.obstacle = None;
+    }
     record.proxy = Presence::There(proxy);
 }
 
@@ -537,7 +540,11 @@ fn see_instance(record: &mut Record, instance: InstanceView) {
     {
         return;
     }
-    record.memo.obstacle = None;
+    // What an update has met stays until the instance follows.
+    let follows = record.proxy.there().is_none_or(|proxy| proxy.want == instance.sent);
+    if follows || record.instance.there().is_none_or(|known| known.uid != instance.uid) {
+        record.memo.obstacle = None;
+    }
     record.memo.doubt = false;
     record.memo.sought = false;
     record.memo.ran |= instance.started;

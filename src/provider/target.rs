@@ -1,7 +1,7 @@
 //! One remote cluster as a provider: the shell around the pure functions beside it.
 //!
 //! Nothing is installed in a target. What Longshore has there are plain pods with labels that name host, virtual node and
-//! proxy; one watch on them, one on the namespaces, one on the nodes.
+//! proxy; one watch on them, one on events about them, one on the namespaces, one on the nodes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +26,9 @@ mod health;
 mod load;
 mod namespaces;
 mod nodes;
+mod tales;
+
+pub use tales::Tales;
 
 use delegates::Delegates;
 use health::Health;
@@ -53,6 +56,8 @@ pub struct TargetSetup {
     pub create_namespaces: bool,
     /// Whether delegates' addresses are shown at home.
     pub addresses: Addresses,
+    /// Which events of the delegates are shown at home.
+    pub tales: Tales,
     /// Somebody wants to know what the delegates ask for.
     pub count_load: bool,
 }
@@ -80,14 +85,7 @@ impl TargetProvider {
         let mut watches = JoinSet::new();
         watches.spawn(namespaces.clone().watch());
         watches.spawn(nodes::watch(client.clone(), health.clone()));
-        let delegates = Delegates::new(
-            client.clone(),
-            &setup.host_id,
-            &setup.node_name,
-            setup.addresses,
-            health.clone(),
-            setup.count_load,
-        );
+        let delegates = Delegates::new(&setup, health.clone());
         Self {
             delegates,
             namespaces,
@@ -134,6 +132,7 @@ impl PodLifecycleHandler for TargetProvider {
         for attempt in 0.. {
             let uid = self.namespaces.ensure(namespace).await?;
             let delegate = translate::translate(pod, &self.site(namespace, &uid))?.delegate;
+            let delegate = translate::created(delegate, pod);
             match self.delegates.create(&delegate, &pod.key()).await? {
                 Some(made) => return Ok(made),
                 // The namespace that was known has gone meanwhile.
@@ -148,8 +147,8 @@ impl PodLifecycleHandler for TargetProvider {
     }
 
     async fn update_pod(&self, pod: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let translation = translate::translate(pod, &self.site(mapped(pod.namespace()), ""))?;
-        self.delegates.update(&translation.delegate, instance).await
+        let fresh = translate::refresh(pod, &self.site(mapped(pod.namespace()), ""))?;
+        self.delegates.update(fresh, instance).await
     }
 
     async fn delete_pod(&self, key: &PodKey, instance: &str, grace: Option<u32>) -> Result<Deletion, PodError> {

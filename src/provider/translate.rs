@@ -10,12 +10,13 @@
 //! 4. `residue`: what the host's admission filled in, the target's fills in again;
 //! 5. `metadata`: labels, annotations and the owner.
 //!
-//! [`update`] makes the patch with which a live delegate follows its proxy, and [`mod@fingerprint`] says when it has to.
+//! [`mod@update`] makes the patches with which a live delegate follows its proxy, and [`mod@fingerprint`] says when it has to.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
+use crate::kubelet::annotations::without_returned;
 use crate::kubelet::document::PodDocument;
 
 pub mod fingerprint;
@@ -35,7 +36,7 @@ mod tests;
 pub use fingerprint::{fingerprint, sent};
 pub use hold::Hold;
 pub use report::{Change, What};
-pub use update::update_patch;
+pub use update::{Refreshed, Update, created, refresh};
 
 /// Where a delegate goes, and where it comes from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -79,6 +80,7 @@ pub struct Translation {
 
 /// Translates a proxy pod.
 pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> {
+    let proxy = &*without_returned(proxy);
     hold::check_metadata(proxy)?;
     let Value::Object(spec) = &proxy.spec else {
         return Err(Hold::new("spec", "the pod has no spec, so that there is nothing to run"));

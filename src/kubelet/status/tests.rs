@@ -22,7 +22,7 @@ fn running() -> Value {
 }
 
 fn facts<'a>(home: &'a Home, home_status: &'a Value, instance: &'a Value) -> Facts<'a> {
-    Facts { home, home_status, instance, obstacle: None, current: true, node_ip: "10.0.0.1", now: NOW }
+    Facts { home, home_status, instance, obstacle: None, update: None, current: true, node_ip: "10.0.0.1", now: NOW }
 }
 
 fn find<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
@@ -62,7 +62,8 @@ fn an_instance_is_mirrored_without_what_is_not_its_own() {
     assert_eq!(status["observedGeneration"], 3);
     assert!(status.get("qosClass").is_none(), "immutable at home");
     assert_eq!(status["containerStatuses"].as_array().unwrap().len(), 1, "the target's sidecar is not the user's");
-    assert!(find(&status, "PodScheduled").is_none() && find(&status, "their/Thing").is_none());
+    assert!(find(&status, "their/Thing").is_none());
+    assert_eq!(find(&status, "PodScheduled").unwrap()["status"], "True", "at home it is");
     assert_eq!(find(&status, "Ready").unwrap()["status"], "True");
     assert_eq!(find(&status, DELEGATED).unwrap()["status"], "True");
 }
