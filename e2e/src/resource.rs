@@ -3,11 +3,29 @@
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-const CORE: &[&str] =
-    &["pods", "events", "configmaps", "serviceaccounts", "persistentvolumeclaims", "services", "namespaces", "nodes"];
+const CORE: &[&str] = &[
+    "pods",
+    "events",
+    "configmaps",
+    "serviceaccounts",
+    "persistentvolumeclaims",
+    "services",
+    "namespaces",
+    "nodes",
+    "resourcequotas",
+    "limitranges",
+];
 const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
 const RBAC: &[&str] = &["clusterroles", "clusterrolebindings"];
-const CLUSTER_SCOPED: &[&str] = &["namespaces", "nodes", "clusterroles", "clusterrolebindings"];
+const ADMISSION: &[&str] = &["validatingadmissionpolicies", "validatingadmissionpolicybindings"];
+const CLUSTER_SCOPED: &[&str] = &[
+    "namespaces",
+    "nodes",
+    "clusterroles",
+    "clusterrolebindings",
+    "validatingadmissionpolicies",
+    "validatingadmissionpolicybindings",
+];
 
 /// The path of a resource's objects, in `namespace` unless they have none.
 pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
@@ -15,6 +33,7 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
         _ if CORE.contains(&plural) => "/api/v1",
         _ if APPS.contains(&plural) => "/apis/apps/v1",
         _ if RBAC.contains(&plural) => "/apis/rbac.authorization.k8s.io/v1",
+        _ if ADMISSION.contains(&plural) => "/apis/admissionregistration.k8s.io/v1",
         "jobs" => "/apis/batch/v1",
         _ => bail!("the tests do not know the resource {plural}; add it to e2e/src/resource.rs"),
     };
@@ -25,9 +44,10 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
     })
 }
 
-/// The resource of an object: all that tests use have a regular plural.
+/// The resource of an object: all that tests use have a regular plural, in one of two ways.
 pub(crate) fn plural(object: &Value) -> String {
-    format!("{}s", object["kind"].as_str().unwrap_or_default().to_lowercase())
+    let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
+    kind.strip_suffix("cy").map_or_else(|| format!("{kind}s"), |stem| format!("{stem}cies"))
 }
 
 /// Sets `apiVersion` for the kinds that tests use, so that they need not say it.
@@ -35,6 +55,7 @@ pub(crate) fn with_api_version(mut object: Value) -> Value {
     if object["apiVersion"].is_null() {
         let version = match plural(&object).as_str() {
             plural if APPS.contains(&plural) => "apps/v1",
+            plural if ADMISSION.contains(&plural) => "admissionregistration.k8s.io/v1",
             plural if RBAC.contains(&plural) => "rbac.authorization.k8s.io/v1",
             "jobs" => "batch/v1",
             _ => "v1",
