@@ -15,7 +15,11 @@ fn refused(world: &World, name: &str, words: &str) -> Result<Pod> {
     })?;
     let shown = begin.elapsed();
     let message = world.host.wait_for_event(name, "TargetRefused")?;
-    println!("{words}: condition {} ms, event {} ms after the pod was created", shown.as_millis(), begin.elapsed().as_millis());
+    println!(
+        "{words}: condition {} ms, event {} ms after the pod was created",
+        shown.as_millis(),
+        begin.elapsed().as_millis()
+    );
     assert!(message.contains(words), "{message}");
     assert_eq!(proxy.phase(), "Pending");
     assert_eq!(proxy.container("main")["state"]["waiting"]["reason"], "TargetRefused", "kubectl get shows it");
@@ -34,7 +38,9 @@ fn solved(world: &World, name: &str) -> Result<()> {
 fn an_exceeded_quota_is_told_and_gone_when_raised() -> Result<()> {
     let world = World::new("quota")?;
     world.create_target_namespace()?;
-    world.east.create(json!({"kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": {"pods": "0"}}}))?;
+    world
+        .east
+        .create(json!({"kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": {"pods": "0"}}}))?;
     world.east.wait("the quota to count", secs(30), |east| {
         ensure!(east.get("resourcequotas", "few")?["status"]["hard"]["pods"] == "0", "not yet");
         Ok(())
@@ -67,9 +73,12 @@ fn a_limit_and_a_policy_are_told() -> Result<()> {
         "validations": [{"expression": "!object.metadata.name.startsWith('odd')", "message": "no odd pods here"}],
     }}))?;
     let binding = json!({"policyName": name, "validationActions": ["Deny"]});
-    world.east.create(json!({"kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name}, "spec": binding}))?;
+    world
+        .east
+        .create(json!({"kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": name}, "spec": binding}))?;
     // The policy counts from a moment on that nobody tells.
-    let probe = json!({"kind": "Pod", "metadata": {"name": "odd-probe"}, "spec": {"containers": [container("main", IDLE)]}});
+    let probe =
+        json!({"kind": "Pod", "metadata": {"name": "odd-probe"}, "spec": {"containers": [container("main", IDLE)]}});
     let armed = world.east.wait("the policy to count", secs(30), |east| {
         if east.create(probe.clone()).is_ok() {
             east.delete_with("pods", "odd-probe", "gracePeriodSeconds=0")?;
@@ -105,37 +114,22 @@ fn a_namespace_that_is_going_is_told() -> Result<()> {
 #[test]
 fn an_unschedulable_delegate_is_told_with_the_schedulers_words() -> Result<()> {
     let world = World::new("unschedulable")?;
-    let mut spec = json!({"containers": [container("main", IDLE)]});
-    spec["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-        {"matchExpressions": [{"key": "example.com/nowhere", "operator": "Exists"}]},
-        {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [world.longshore().node()]}]},
-    ]}}});
-    // What selects the virtual node chooses none of the target: the pod needs another reason not to fit there.
-    let mut main = container("main", IDLE);
-    main["ports"] = json!([{"containerPort": 9999, "hostPort": 9999}]);
-    spec["affinity"] = Value::Null;
-    spec["containers"] = json!([main]);
-    let twin = |name: &str| {
-        let mut pod = world.pod_of(name, spec.clone());
-        pod["metadata"]["labels"]["twins"] = "yes".into();
-        pod["spec"]["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
-            {"topologyKey": "kubernetes.io/os", "labelSelector": {"matchLabels": {"never": "matches"}}}]}});
-        pod
-    };
-    // The target has one node, which is full when somebody there has its port.
+    let rack = format!("example.com/{}", world.namespace);
+    let mut pod = world.pod("stuck", &[container("main", IDLE)]);
+    // Home's scheduler would not let it pass: no node of home has this label, and none of the target yet.
+    pod["spec"]["nodeName"] = world.longshore().node().into();
+    pod["spec"]["nodeSelector"][&rack] = "1".into();
     world.create_target_namespace()?;
-    let holder = json!({"kind": "Pod", "metadata": {"name": "holder"}, "spec": {
-        "containers": spec["containers"], "terminationGracePeriodSeconds": 1}});
-    world.east.create(holder)?;
-    world.east.wait_for_ready("holder")?;
     let history = world.record_target()?;
-    world.host.create(twin("stuck"))?;
+    world.host.create(pod)?;
     history.wait("the target's scheduler to give up", secs(60), |all| {
         let no = |pod: &Pod| pod.name() == "stuck" && pod.condition("PodScheduled")["status"] == "False";
         all.iter().any(|one| no(&one.pod)).then_some(())
     })?;
     let begin = Instant::now();
-    let proxy = world.host.wait_for_pod("stuck", "unschedulable", |pod| pod.condition(DELEGATED)["reason"] == "Unschedulable")?;
+    let proxy = world
+        .host
+        .wait_for_pod("stuck", "unschedulable", |pod| pod.condition(DELEGATED)["reason"] == "Unschedulable")?;
     println!("unschedulable: condition {} ms after the target's word", begin.elapsed().as_millis());
     let message = proxy.condition(DELEGATED)["message"].to_string();
     assert!(message.contains("nodes are available"), "{message}");
@@ -150,8 +144,11 @@ fn an_unschedulable_delegate_is_told_with_the_schedulers_words() -> Result<()> {
     assert_eq!(mirrored["reportingComponent"], "east.longshore.dev/default-scheduler", "{mirrored}");
     assert_eq!(mirrored["type"], "Warning");
 
-    world.east.delete("pods", "holder")?;
-    let proxy = world.host.wait_for_ready("stuck")?;
+    let label = |value: Value| json!({"metadata": {"labels": {&rack: value}}});
+    world.east.patch("nodes", "east-node", &label("1".into()))?;
+    let proxy = world.host.wait_for_ready("stuck");
+    world.east.patch("nodes", "east-node", &label(Value::Null))?;
+    let proxy = proxy?;
     assert_eq!(proxy.condition(DELEGATED)["status"], "True");
     Ok(())
 }
@@ -188,13 +185,14 @@ fn a_refused_change_has_a_condition_while_the_pod_runs_on() -> Result<()> {
     let proxy = world.host.wait_for_ready("steady")?;
     let limit = json!({"type": "Container", "max": {"memory": "48Mi"}});
     world.east.create(json!({"kind": "LimitRange", "metadata": {"name": "small"}, "spec": {"limits": [limit]}}))?;
-    let larger = json!({"spec": {"containers": [{"name": "main", "resources": {"limits": {"memory": "64Mi"}}}]}}).to_string();
+    let larger =
+        json!({"spec": {"containers": [{"name": "main", "resources": {"limits": {"memory": "64Mi"}}}]}}).to_string();
     world.host.kubectl(&["patch", "pod", "steady", "--subresource", "resize", "--patch", &larger])?.ok()?;
     world.host.patch("pods", "steady", &json!({"metadata": {"labels": {"follows": "yes"}}}))?;
     let begin = Instant::now();
-    let shown = world.host.wait_for_pod("steady", "behind", |pod| {
-        pod.condition("longshore.dev/UpToDate")["status"] == "False"
-    })?;
+    let shown = world
+        .host
+        .wait_for_pod("steady", "behind", |pod| pod.condition("longshore.dev/UpToDate")["status"] == "False")?;
     println!("refused change: condition {} ms after it", begin.elapsed().as_millis());
     assert!(shown.is_ready(), "it runs on");
     let message = world.host.wait_for_event("steady", "TargetRefused")?;

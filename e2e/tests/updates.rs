@@ -40,7 +40,9 @@ fn kubectl_debug_works_on_an_offloaded_pod() -> Result<()> {
     let stranger = ["debug", "sick", &image, "--image-pull-policy=IfNotPresent", "--container=stranger"];
     let command = [&stranger[..], &["--", "sh", "-c", IDLE]].concat();
     world.east.kubectl(&command)?.ok()?;
-    world.east.wait_for_pod("sick", "debugged there", |pod| ephemeral(pod, "stranger")["state"]["running"].is_object())?;
+    world
+        .east
+        .wait_for_pod("sick", "debugged there", |pod| ephemeral(pod, "stranger")["state"]["running"].is_object())?;
     world.host.patch("pods", "sick", &json!({"metadata": {"labels": {"later": "yes"}}}))?;
     world.east.wait_for_pod("sick", "labelled", |pod| pod.label("later") == "yes")?;
     let shown = world.host.pod("sick")?;
@@ -53,10 +55,12 @@ fn kubectl_debug_works_on_an_offloaded_pod() -> Result<()> {
 fn a_resize_reaches_the_delegate_and_its_outcome_home() -> Result<()> {
     let world = World::new("resize")?;
     let mut main = container("main", IDLE);
-    main["resources"] = json!({"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"cpu": "500m", "memory": "64Mi"}});
+    main["resources"] =
+        json!({"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"cpu": "500m", "memory": "64Mi"}});
     world.host.create(world.pod("grows", &[main]))?;
     let proxy = world.host.wait_for_ready("grows")?;
-    let patch = json!({"spec": {"containers": [{"name": "main", "resources": {"requests": {"cpu": "80m"}}}]}}).to_string();
+    let patch =
+        json!({"spec": {"containers": [{"name": "main", "resources": {"requests": {"cpu": "80m"}}}]}}).to_string();
     world.host.kubectl(&["patch", "pod", "grows", "--subresource", "resize", "--patch", &patch])?.ok()?;
     world.east.wait_for_pod("grows", "of its new size", |pod| {
         pod.text("/spec/containers/0/resources/requests/cpu") == "80m"
@@ -135,8 +139,12 @@ fn a_gate_at_home_opens_within_a_second() -> Result<()> {
     let world = World::new("gate")?;
     let gate = "example.com/open";
     let containers = json!([container("main", IDLE)]);
-    world.host.create(world.pod_of("gated", json!({"containers": containers, "readinessGates": [{"conditionType": gate}]})))?;
-    world.host.wait_for_pod("gated", "ready but for its gate", |pod| pod.condition("ContainersReady")["status"] == "True")?;
+    world.host.create(
+        world.pod_of("gated", json!({"containers": containers, "readinessGates": [{"conditionType": gate}]})),
+    )?;
+    world
+        .host
+        .wait_for_pod("gated", "ready but for its gate", |pod| pod.condition("ContainersReady")["status"] == "True")?;
     let gated = world.host.wait_for_pod("gated", "held by its gate", |pod| {
         pod.condition("Ready")["reason"] == "ReadinessGatesNotReady"
     })?;

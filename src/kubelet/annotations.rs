@@ -77,6 +77,15 @@ impl Annotations {
     }
 }
 
+/// The annotations of a proxy that its user made: those that did not come back from its instance.
+pub fn users(proxy: &PodDocument) -> BTreeMap<&str, &str> {
+    let record = Record::of(proxy);
+    let all = proxy.metadata.annotations.iter().flatten();
+    all.filter(|(key, value)| *key != RETURNED && !record.holds(key, value))
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect()
+}
+
 /// The proxy as its user made it: without the annotations that came back from its instance.
 pub fn without_returned(proxy: &PodDocument) -> Cow<'_, PodDocument> {
     if proxy.annotation(RETURNED).is_none() {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::kubelet::annotations::without_returned;
+use crate::kubelet::annotations;
 use crate::kubelet::document::PodDocument;
 use crate::provider::names;
 
@@ -20,12 +20,12 @@ const IGNORED: [&str; 2] = ["nodeName", "schedulingGates"];
 /// It is taken before the translation rather than after it, so that it depends neither on the target nor on the labels of
 /// the virtual node, and so that a pod that is held has one too.
 pub fn fingerprint(proxy: &PodDocument) -> u64 {
-    let proxy = &*without_returned(proxy);
     let mut digest = Digest::new();
-    digest.strings(proxy.metadata.labels.iter().flatten());
+    digest.strings(proxy.metadata.labels.iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())));
     // What we write on a proxy ourselves changes no delegate; lifted tolerations are put back before anybody sees them here.
     let ours = [names::LIFTED, names::CHOICE];
-    digest.strings(proxy.metadata.annotations.iter().flatten().filter(|(key, _)| !ours.contains(&key.as_str())));
+    let users = annotations::users(proxy);
+    digest.strings(users.iter().map(|(key, value)| (*key, *value)).filter(|(key, _)| !ours.contains(key)));
     match &proxy.spec {
         Value::Object(spec) => digest.object(spec.iter().filter(|(field, _)| !IGNORED.contains(&field.as_str()))),
         other => digest.value(other),
@@ -80,7 +80,7 @@ impl Digest {
     }
 
     /// A map in order of its keys.
-    fn strings<'a>(&mut self, map: impl Iterator<Item = (&'a String, &'a String)> + Clone) {
+    fn strings<'a>(&mut self, map: impl Iterator<Item = (&'a str, &'a str)> + Clone) {
         self.head(b'm', map.clone().count());
         for (key, value) in map {
             self.bytes(b's', key.as_bytes());
