@@ -95,7 +95,7 @@ impl Writer {
         match telling {
             Telling::Own { warning, what } => {
                 let same = [&*key.uid, &*what.reason, &*what.message].join("\n");
-                let event = self.event(key, warning, what, CONTROLLER.into(), self.node.clone());
+                let event = event(key, warning, what, CONTROLLER.into(), self.node.clone());
                 match self.thrift.again(&same) {
                     Some(Repetition { name, count }) if self.count(key, &name, count, now).await? => Ok(()),
                     _ => {
@@ -112,7 +112,7 @@ impl Writer {
                 // The same event has the same name in every process: whoever tells it again meets it.
                 let name = name_of(&key.name, &told.id);
                 let what = Obstacle { reason: told.reason, message: told.message };
-                let event = self.event(key, told.warning, what, told.controller, told.instance);
+                let event = event(key, told.warning, what, told.controller, told.instance);
                 if self.thrift.knows(&told.id) && self.count(key, &name, told.count, now).await? {
                     return Ok(());
                 }
@@ -122,19 +122,6 @@ impl Writer {
                 }
                 Ok(())
             }
-        }
-    }
-
-    fn event(&self, key: &PodKey, warning: bool, what: Obstacle, controller: String, instance: String) -> Event {
-        Event {
-            action: Some("Offload".into()),
-            note: Some(shorten(what.message, NOTE_BYTES)),
-            reason: Some(shorten(what.reason, WORD_BYTES - '…'.len_utf8())),
-            regarding: Some(reference(key)),
-            reporting_controller: Some(controller),
-            reporting_instance: Some(shorten(instance, WORD_BYTES - '…'.len_utf8())),
-            type_: Some(if warning { "Warning" } else { "Normal" }.into()),
-            ..Event::default()
         }
     }
 
@@ -162,6 +149,19 @@ impl Writer {
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
             patched => patched.map(|_| true),
         }
+    }
+}
+
+fn event(key: &PodKey, warning: bool, what: Obstacle, controller: String, instance: String) -> Event {
+    Event {
+        action: Some("Offload".into()),
+        note: Some(shorten(what.message, NOTE_BYTES)),
+        reason: Some(shorten(what.reason, WORD_BYTES - '…'.len_utf8())),
+        regarding: Some(reference(key)),
+        reporting_controller: Some(controller),
+        reporting_instance: Some(shorten(instance, WORD_BYTES - '…'.len_utf8())),
+        type_: Some(if warning { "Warning" } else { "Normal" }.into()),
+        ..Event::default()
     }
 }
 

@@ -137,11 +137,11 @@ fn from_instance(facts: &Facts<'_>) -> Value {
     let mut conditions = vec![condition(facts, POD_SCHEDULED, "True", "", "")];
     conditions.push(match theirs("PodReadyToStartContainers") {
         Some(c) => copy(c),
-        None => condition(facts, "PodReadyToStartContainers", is(facts.instance_started(phase)), "", ""),
+        None => condition(facts, "PodReadyToStartContainers", is(phase == Phase::Running), "", ""),
     });
     conditions.push(match theirs("Initialized") {
         Some(c) => copy(c),
-        None => initialized(facts, phase == Phase::Succeeded || facts.instance_started(phase)),
+        None => initialized(facts, matches!(phase, Phase::Running | Phase::Succeeded)),
     });
     conditions.extend(["PodResizePending", "PodResizeInProgress"].into_iter().filter_map(theirs).map(copy));
     conditions.extend(readiness(facts, phase, theirs("ContainersReady").or_else(|| theirs("Ready")), &status));
@@ -159,13 +159,6 @@ fn from_instance(facts: &Facts<'_>) -> Value {
     }
     status.insert("conditions".into(), Value::Array(conditions));
     Value::Object(status)
-}
-
-impl Facts<'_> {
-    /// Whether regular containers of the instance have started, as far as its phase says.
-    fn instance_started(&self, phase: Phase) -> bool {
-        phase == Phase::Running
-    }
 }
 
 fn is(truth: bool) -> &'static str {

@@ -110,14 +110,14 @@ impl Events {
                     continue;
                 }
             };
-            match self.owner(&event) {
-                Some(uid) => {
-                    if !self.tell(uid, &event, &notices).await {
-                        return;
-                    }
+            let Some(uid) = self.owner(&event) else {
+                if early.len() < WAITING {
+                    early.push_back((Instant::now(), event));
                 }
-                None if early.len() < WAITING => early.push_back((Instant::now(), event)),
-                None => {}
+                continue;
+            };
+            if !self.tell(uid, &event, &notices).await {
+                return;
             }
         }
     }

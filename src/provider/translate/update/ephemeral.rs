@@ -43,10 +43,10 @@ pub fn refresh(proxy: &PodDocument, site: &Site) -> Result<Refreshed, Hold> {
     }
     match translate(&all, site) {
         Ok(translation) => Ok(Refreshed { delegate: apart(translation, proxy), held: None }),
-        Err(hold) => match of_added(&hold, count) {
-            Some(held) => Ok(Refreshed { delegate: translate(proxy, site)?.delegate, held: Some(held) }),
-            None => Err(hold),
-        },
+        Err(hold) => {
+            let Some(own) = of_added(&hold, count) else { return Err(hold) };
+            Ok(Refreshed { delegate: translate(proxy, site)?.delegate, held: Some(own) })
+        }
     }
 }
 
