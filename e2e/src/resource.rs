@@ -23,6 +23,8 @@ const CLUSTER_SCOPED: &[&str] = &[
     "nodes",
     "clusterroles",
     "clusterrolebindings",
+    "priorityclasses",
+    "runtimeclasses",
     "validatingadmissionpolicies",
     "validatingadmissionpolicybindings",
 ];
@@ -35,6 +37,8 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
         _ if RBAC.contains(&plural) => "/apis/rbac.authorization.k8s.io/v1",
         _ if ADMISSION.contains(&plural) => "/apis/admissionregistration.k8s.io/v1",
         "jobs" => "/apis/batch/v1",
+        "priorityclasses" => "/apis/scheduling.k8s.io/v1",
+        "runtimeclasses" => "/apis/node.k8s.io/v1",
         _ => bail!("the tests do not know the resource {plural}; add it to e2e/src/resource.rs"),
     };
     Ok(if CLUSTER_SCOPED.contains(&plural) {
@@ -44,10 +48,13 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
     })
 }
 
-/// The resource of an object: all that tests use have a regular plural, in one of two ways.
+/// The resource of an object.
 pub(crate) fn plural(object: &Value) -> String {
     let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
-    kind.strip_suffix("cy").map_or_else(|| format!("{kind}s"), |stem| format!("{stem}cies"))
+    match kind.strip_suffix("cy") {
+        Some(stem) => format!("{stem}cies"),
+        None => format!("{kind}{}", if kind.ends_with('s') { "es" } else { "s" }),
+    }
 }
 
 /// Sets `apiVersion` for the kinds that tests use, so that they need not say it.
@@ -58,6 +65,8 @@ pub(crate) fn with_api_version(mut object: Value) -> Value {
             plural if ADMISSION.contains(&plural) => "admissionregistration.k8s.io/v1",
             plural if RBAC.contains(&plural) => "rbac.authorization.k8s.io/v1",
             "jobs" => "batch/v1",
+            "priorityclasses" => "scheduling.k8s.io/v1",
+            "runtimeclasses" => "node.k8s.io/v1",
             _ => "v1",
         };
         object["apiVersion"] = version.into();

@@ -42,6 +42,9 @@ pub struct ProviderPod {
     /// Annotations that somebody on the provider's side has given it and that the proxy shows too, unless its user has some
     /// of the same key. They go in a status patch that goes anyway, or some seconds later.
     pub annotations: BTreeMap<String, String>,
+    /// What its owner should know of how it was made, such as what it asked for and did not get. Told in an event when it was
+    /// created.
+    pub remarks: Vec<Obstacle>,
 }
 
 /// One incarnation of a pod in the provider.
