@@ -233,6 +233,10 @@ fn started(status: &Value) -> bool {
 /// keep their end.
 fn replaceable(pod: &PodDocument) -> bool {
     let policy = text(&pod.spec, "restartPolicy");
+    // More may have started over there than home knows of.
+    if policy == "Never" && started(&pod.status) {
+        return false;
+    }
     started_containers(&pod.status).all(|(list, status)| {
         // Whoever ran when the instance vanished counts as killed.
         let code = status.pointer("/state/terminated/exitCode").and_then(Value::as_i64).unwrap_or(137);
