@@ -14,11 +14,11 @@ fn normalized(pod: &Pod) -> Value {
     let conditions = fields["conditions"].as_array_mut().expect("conditions are a list");
     conditions.retain(|condition| condition["type"] != "longshore.dev/Delegated");
     conditions.sort_by_key(|condition| condition["type"].to_string());
-    scrub(&mut status);
+    scrub(&mut status, &pod.0["metadata"]["generation"]);
     status
 }
 
-fn scrub(value: &mut Value) {
+fn scrub(value: &mut Value, generation: &Value) {
     match value {
         Value::Object(fields) => {
             for (field, value) in fields.iter_mut() {
@@ -26,17 +26,19 @@ fn scrub(value: &mut Value) {
                     "lastTransitionTime" | "startedAt" | "finishedAt" | "containerID" if value.is_string() => {
                         *value = "…".into();
                     }
+                    // Lifting the limits of default tolerations from an old proxy makes a generation of its own.
+                    "observedGeneration" => *value = json!({"is the newest": value == generation}),
                     // Two that crash are at different restarts.
                     "restartCount" if value.as_u64() > Some(0) => *value = "some".into(),
                     // It names the pod with its namespace and its UID.
                     "message" if value.as_str().is_some_and(|text| text.contains("back-off")) => {
                         *value = "back-off".into()
                     }
-                    _ => scrub(value),
+                    _ => scrub(value, generation),
                 }
             }
         }
-        Value::Array(all) => all.iter_mut().for_each(scrub),
+        Value::Array(all) => all.iter_mut().for_each(|one| scrub(one, generation)),
         _ => {}
     }
 }

@@ -33,6 +33,10 @@ struct Earlier {
     /// `lastState.terminated`, until there is a newer one.
     #[serde(default)]
     last: Value,
+    /// The list of statuses that it is in.
+    list: String,
+    /// The image that it had.
+    image: Value,
 }
 
 impl Before {
@@ -43,7 +47,8 @@ impl Before {
             for (name, status) in named(&proxy.status, list) {
                 if let Some(last) = end(status) {
                     let restarts = status.get("restartCount").and_then(Value::as_i64).unwrap_or_default() + 1;
-                    before.containers.insert(name, Earlier { restarts, last });
+                    let image = status.get("image").cloned().unwrap_or_else(|| "".into());
+                    before.containers.insert(name, Earlier { restarts, last, list: list.into(), image });
                 }
             }
         }
@@ -71,6 +76,17 @@ impl Before {
 
     /// Adds it to the delegate's own status.
     pub(super) fn add(&self, status: &mut Map<String, Value>) {
+        // Before its kubelet has taken the delegate up, it says nothing of its containers.
+        for (name, earlier) in &self.containers {
+            let list = status.entry(earlier.list.as_str()).or_insert_with(|| json!([]));
+            let is_known = |own: &Value| own.get("name").and_then(Value::as_str) == Some(name);
+            if let Some(list) = list.as_array_mut().filter(|list| !list.iter().any(is_known)) {
+                list.push(
+                    json!({"name": name, "image": earlier.image, "imageID": "", "ready": false, "started": false,
+                    "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}),
+                );
+            }
+        }
         for list in ["containerStatuses", "initContainerStatuses"] {
             for own in status.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
                 let name = own.get("name").and_then(Value::as_str).unwrap_or_default();
@@ -163,6 +179,17 @@ mod tests {
         assert_eq!((&last["exitCode"], &last["containerID"]), (&json!(137), &json!("old")));
         assert_eq!((&all[1]["restartCount"], &all[1]["lastState"]["terminated"]["exitCode"]), (&json!(4), &json!(9)));
         assert_eq!(all[2], json!({"name": "waits", "restartCount": 0}));
+    }
+
+    #[test]
+    fn a_delegate_that_says_nothing_yet_shows_what_was() {
+        let shown_before = json!({"containerStatuses": [{"name": "c", "image": "i", "restartCount": 1,
+            "state": {"running": {}}}]});
+        let status = shown(&Before::of(&proxy(&shown_before)).unwrap(), json!({}));
+        let c = &status["containerStatuses"][0];
+        assert_eq!((&c["restartCount"], &c["image"]), (&json!(2), &json!("i")));
+        assert_eq!(c["lastState"]["terminated"]["exitCode"], 137);
+        assert!(c["state"]["waiting"].is_object());
     }
 
     #[test]

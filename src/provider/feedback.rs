@@ -64,8 +64,12 @@ const RETURNED_BYTES: usize = 4 << 10;
 /// delegate's changes rather than the proxy's, and the target's word that it is not scheduled: at home it is, and the
 /// [`obstacle`] says the rest.
 pub fn home_status(delegate: &PodDocument, addresses: Addresses) -> Value {
-    let Value::Object(status) = &delegate.status else { return Value::Null };
-    let mut status = status.clone();
+    let before = Before::read(delegate);
+    let mut status = match &delegate.status {
+        Value::Object(status) => status.clone(),
+        _ if before.is_some() => Map::new(),
+        _ => return Value::Null,
+    };
     status.retain(|field, _| !NOT_HOMES.contains(&field.as_str()));
     if addresses == Addresses::Withhold {
         status.remove("podIP");
@@ -93,7 +97,7 @@ pub fn home_status(delegate: &PodDocument, addresses: Addresses) -> Value {
             status.remove("ephemeralContainerStatuses");
         }
     }
-    if let Some(before) = Before::read(delegate) {
+    if let Some(before) = before {
         before.add(&mut status);
     }
     Value::Object(status)
