@@ -136,7 +136,7 @@ mod tests {
         let logs = [log.to_owned()];
         let sources = Sources { begun: SystemTime::UNIX_EPOCH, events: &events, deeds: &deeds, logs: &logs };
         let story = tell(&sources, "uid-p");
-        let starts: Vec<&str> = story.lines().map(|line| line.trim_start()).map(|line| &line[..24]).collect();
+        let starts: Vec<&str> = story.lines().map(str::trim_start).map(|line| &line[..24]).collect();
         assert_eq!(
             starts,
             [
