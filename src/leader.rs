@@ -15,11 +15,11 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
-use kube::{Client, Config};
+use kube::Client;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::clients::{self, ClientsError};
+use crate::api::clients::{self, Access, ClientsError};
 
 /// How long a claim holds without renewal.
 const DURATION: Duration = Duration::from_secs(10);
@@ -51,8 +51,8 @@ impl Replica {
     ///
     /// # Errors
     /// When there is no client.
-    pub async fn new(config: &Config, namespace: &str, identity: String) -> Result<Self, ClientsError> {
-        let client: Client = clients::streaming_client(config).await?;
+    pub async fn new(access: &Access, namespace: &str, identity: String) -> Result<Self, ClientsError> {
+        let client: Client = clients::streaming_client(access).await?;
         Ok(Self { leases: Api::namespaced(client, namespace), identity, held: Arc::default() })
     }
 

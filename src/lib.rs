@@ -2,6 +2,7 @@
 
 pub mod api;
 mod backoff;
+mod relist;
 pub mod cli;
 pub mod errors;
 pub mod kubelet;

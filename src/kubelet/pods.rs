@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,7 +21,7 @@ use super::document::{PodDocument, PodKey};
 use super::events::Events;
 use super::host::Host;
 use super::partition::Policy;
-use super::provider::{PodNotice, Provider};
+use super::provider::{Obstacle, PodNotice, Provider};
 use super::queue::Queue;
 use super::sites::{Index, Sites};
 use super::step::{Action, Event, Reach};
@@ -64,6 +64,8 @@ struct Shell {
     move_after: Option<Duration>,
     table: Arc<Table>,
     queue: Queue,
+    /// The host is listed anew after this long.
+    relist_after: Option<Duration>,
     /// A site is to be listed anew; by its index.
     relist: Vec<Notify>,
 }
@@ -86,12 +88,14 @@ pub struct PodSetup {
     pub unsure: bool,
     /// A pod that could not be scheduled for so long moves to another site in which it fits, if at all.
     pub move_after: Option<Duration>,
+    /// The host is listed anew after this long, lest an event that was lost stays so for ever.
+    pub relist_after: Option<Duration>,
 }
 
 impl PodController {
     /// A controller that does nothing yet.
     pub fn new(setup: PodSetup) -> Self {
-        let PodSetup { node, node_ip, host, sites, events, partitions, unsure, move_after } = setup;
+        let PodSetup { node, node_ip, host, sites, events, partitions, unsure, move_after, relist_after } = setup;
         let count = sites.iter().count();
         let shell = Shell {
             node,
@@ -101,6 +105,7 @@ impl PodController {
             events,
             partitions,
             move_after,
+            relist_after,
             table: Arc::new(Table::new(count, unsure)),
             queue: Queue::default(),
             relist: (0..count).map(|_| Notify::new()).collect(),
@@ -145,7 +150,7 @@ impl Shell {
     /// Follows the host's pods that are bound to this node.
     async fn watch_host(self: Arc<Self>) {
         let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node));
-        let mut stream = watcher(self.host.pods(), config).backoff(crate::backoff::of_watches()).boxed();
+        let mut stream = crate::relist::watch(self.host.pods(), config, self.relist_after).boxed();
         loop {
             match stream.try_next().await {
                 Ok(Some(watcher::Event::Init)) => self.table.listing(Side::Host),
@@ -161,6 +166,13 @@ impl Shell {
     }
 
     fn proxy_seen(&self, pod: PodDocument) {
+        if let Some(what) = &pod.unreadable {
+            let key = pod.key();
+            tracing::warn!(node = self.node, pod = %key, error = &**what, "a pod of the host cannot be read; leaving it as it is");
+            let message = format!("it is left as it is, since it cannot be read: {what}");
+            self.events.warn(&key, Obstacle { reason: "Unreadable".into(), message });
+            return self.table.proxy_unclear(&key);
+        }
         if pod.annotation(MIRROR).is_some() {
             return;
         }
@@ -228,6 +240,7 @@ impl Shell {
                 let _ = taken.send(());
             }
             PodNotice::Seen(pod) => self.queue.add(&self.table.instance_seen(site, *pod)),
+            PodNotice::Unclear(instance) => self.table.instance_unclear(site, &instance),
             PodNotice::Gone { key, instance } => {
                 let (uid, actions) = self.instance_gone(&key, &instance);
                 self.start_timers(&uid, &actions);

@@ -15,7 +15,7 @@ use super::view::{CONTAINER_LISTS, Container, DELEGATED, FOREIGN_FIELDS, Home, O
 pub struct Facts<'a> {
     /// The proxy as home shows it.
     pub home: &'a Home,
-    /// Its whole status, where the evidence asks for it ([`needs_whole_status`]); else null.
+    /// Its whole status, where it is needed ([`needs_whole_status`]); else null.
     pub home_status: &'a Value,
     /// The instance's status in home's terms; null where there is none.
     pub instance: &'a Value,
@@ -30,8 +30,20 @@ pub struct Facts<'a> {
 }
 
 /// Whether rendering this needs the container statuses that home shows.
-pub fn needs_whole_status(evidence: &Evidence) -> bool {
-    matches!(evidence, Evidence::Ended | Evidence::Lost | Evidence::GivenUp)
+pub fn needs_whole_status(evidence: &Evidence, home: &Home, instance: &Value) -> bool {
+    match evidence {
+        Evidence::Ended | Evidence::Lost | Evidence::GivenUp => true,
+        Evidence::Instance => CONTAINER_LISTS.iter().zip(&home.containers).any(|((_, field), containers)| {
+            items(instance, field).any(|c| containers.iter().any(|known| undoes(known, c)))
+        }),
+        Evidence::Leaving | Evidence::Waiting(_) => false,
+    }
+}
+
+/// Whether a container's status would take back an end that home shows for good, which the API server refuses: the init
+/// containers of a new delegate run again, for the first time as far as it is concerned.
+fn undoes(known: &Container, status: &Value) -> bool {
+    known.done && known.name == text(status, "name") && status.pointer("/state/terminated").is_none()
 }
 
 /// The status that home should show, in as far as it is ours. Conditions carry their transition times.
@@ -91,6 +103,11 @@ fn from_instance(facts: &Facts<'_>) -> Value {
         if let Some(list) = status.get_mut(*field).and_then(Value::as_array_mut) {
             // What the target added (sidecars of a mesh) is not the user's.
             list.retain(|c| containers.iter().any(|known| known.name == text(c, "name")));
+            for c in list.iter_mut().filter(|c| containers.iter().any(|known| undoes(known, c))) {
+                if let Some(shown) = items(facts.home_status, field).find(|shown| text(shown, "name") == text(c, "name")) {
+                    *c = shown.clone();
+                }
+            }
             if list.is_empty() {
                 status.remove(*field);
             }

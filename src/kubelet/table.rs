@@ -266,6 +266,24 @@ impl Table {
         uid
     }
 
+    /// The host shows a proxy that cannot be read: it is there, and stays what it was.
+    pub fn proxy_unclear(&self, key: &PodKey) {
+        let uid = if key.uid.is_empty() { self.named(&key.namespace, &key.name) } else { Some(key.uid.as_str().into()) };
+        if let Some(mut entry) = uid.and_then(|uid| self.entries.get_mut(&uid)) {
+            entry.seen_host = self.host.epoch.load(Ordering::SeqCst);
+        }
+    }
+
+    /// A site shows an instance that cannot be read: it is there, and stays what it was.
+    pub fn instance_unclear(&self, site: Index, instance: &Arc<str>) {
+        let epoch = self.epoch(Side::Site(site));
+        for mut entry in self.entries.iter_mut() {
+            if entry.record.instance.there().is_some_and(|there| there.uid == *instance) {
+                entry.seen_site = epoch;
+            }
+        }
+    }
+
     /// The host shows that a proxy has gone.
     pub fn proxy_gone(&self, key: &PodKey) -> Uid {
         let uid = Uid::from(key.uid.as_str());

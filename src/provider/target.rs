@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kube::Client;
@@ -55,6 +56,8 @@ pub struct TargetSetup {
     pub addresses: Addresses,
     /// Somebody wants to know what the delegates ask for.
     pub count_load: bool,
+    /// The delegates are listed anew after this long, lest an event that was lost stays so for ever.
+    pub relist_after: Option<Duration>,
 }
 
 /// Runs pods in a target.
@@ -87,6 +90,7 @@ impl TargetProvider {
             setup.addresses,
             health.clone(),
             setup.count_load,
+            setup.relist_after,
         );
         Self {
             delegates,

@@ -166,3 +166,21 @@ fn a_leaving_instance_is_not_ready_but_not_over() {
     assert_eq!(find(&status, "Ready").unwrap()["status"], "False");
     assert!(!shows(&home, &status));
 }
+
+#[test]
+fn an_end_that_home_shows_for_good_is_not_taken_back() {
+    let spec = json!({"restartPolicy": "OnFailure", "initContainers": [{"name": "i", "image": "i"}],
+        "containers": [{"name": "c", "image": "i"}]});
+    let shown = json!({"phase": "Running",
+        "initContainerStatuses": [{"name": "i", "state": {"terminated": {"exitCode": 0, "finishedAt": BEFORE}}}],
+        "containerStatuses": [{"name": "c", "state": {"running": {}}}]});
+    let home = Home::of(&proxy(spec, shown.clone()));
+    let again = json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"running": {}}}],
+        "containerStatuses": [{"name": "c", "state": {"waiting": {"reason": "PodInitializing"}}}]});
+    assert!(needs_whole_status(&Evidence::Instance, &home, &again));
+    let status = desired(&Evidence::Instance, &facts(&home, &shown, &again));
+    assert_eq!(status["initContainerStatuses"], shown["initContainerStatuses"]);
+    assert_eq!(status["containerStatuses"], again["containerStatuses"]);
+    let ended = json!({"initContainerStatuses": [{"name": "i", "state": {"terminated": {"exitCode": 0}}}]});
+    assert!(!needs_whole_status(&Evidence::Instance, &home, &ended), "it has ended again");
+}
