@@ -38,7 +38,7 @@ unit: ## Unit tests: pure decisions, and the shells around them over fake servic
 e2e: ## End-to-end tests on real clusters of this machine (brings up `host` and `east`; needs root)
 	hack/clusters deps
 	hack/clusters build
-	$(CARGO) build --bin longshore
+	$(CARGO) build --bin longshore --features crash-points
 	hack/clusters up host east
 	$(CARGO) test --package e2e -- $(E2E_ARGS)
 

@@ -4,10 +4,18 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 const CORE: &[&str] =
-    &["pods", "events", "configmaps", "serviceaccounts", "persistentvolumeclaims", "services", "namespaces", "nodes"];
+    &["pods", "events", "configmaps", "serviceaccounts", "persistentvolumeclaims", "services", "namespaces", "nodes", "limitranges"];
 const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
 const RBAC: &[&str] = &["clusterroles", "clusterrolebindings"];
-const CLUSTER_SCOPED: &[&str] = &["namespaces", "nodes", "clusterroles", "clusterrolebindings"];
+const ADMISSION: &[&str] = &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
+const CLUSTER_SCOPED: &[&str] = &[
+    "namespaces",
+    "nodes",
+    "clusterroles",
+    "clusterrolebindings",
+    "mutatingwebhookconfigurations",
+    "validatingwebhookconfigurations",
+];
 
 /// The path of a resource's objects, in `namespace` unless they have none.
 pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
@@ -15,6 +23,7 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
         _ if CORE.contains(&plural) => "/api/v1",
         _ if APPS.contains(&plural) => "/apis/apps/v1",
         _ if RBAC.contains(&plural) => "/apis/rbac.authorization.k8s.io/v1",
+        _ if ADMISSION.contains(&plural) => "/apis/admissionregistration.k8s.io/v1",
         "jobs" => "/apis/batch/v1",
         _ => bail!("the tests do not know the resource {plural}; add it to e2e/src/resource.rs"),
     };
@@ -36,6 +45,7 @@ pub(crate) fn with_api_version(mut object: Value) -> Value {
         let version = match plural(&object).as_str() {
             plural if APPS.contains(&plural) => "apps/v1",
             plural if RBAC.contains(&plural) => "rbac.authorization.k8s.io/v1",
+            plural if ADMISSION.contains(&plural) => "admissionregistration.k8s.io/v1",
             "jobs" => "batch/v1",
             _ => "v1",
         };

@@ -33,17 +33,27 @@ pub struct Facts<'a> {
 pub fn needs_whole_status(evidence: &Evidence, home: &Home, instance: &Value) -> bool {
     match evidence {
         Evidence::Ended | Evidence::Lost | Evidence::GivenUp => true,
-        Evidence::Instance => CONTAINER_LISTS.iter().zip(&home.containers).any(|((_, field), containers)| {
-            items(instance, field).any(|c| containers.iter().any(|known| undoes(known, c)))
-        }),
+        Evidence::Instance => {
+            let mut lists = CONTAINER_LISTS.iter().zip(&home.containers);
+            !restarts(home, instance) && lists.any(|((_, field), containers)| !undone(containers, instance, field).is_empty())
+        }
         Evidence::Leaving | Evidence::Waiting(_) => false,
     }
 }
 
-/// Whether a container's status would take back an end that home shows for good, which the API server refuses: the init
-/// containers of a new delegate run again, for the first time as far as it is concerned.
-fn undoes(known: &Container, status: &Value) -> bool {
-    known.done && known.name == text(status, "name") && status.pointer("/state/terminated").is_none()
+/// Whether a new instance has taken the place of one that had started, and tells nothing of its containers yet.
+fn restarts(home: &Home, instance: &Value) -> bool {
+    home.started && !Phase::parse(text(instance, "phase")).terminal() && items(instance, "containerStatuses").next().is_none()
+}
+
+/// Those containers whose end home shows for good, and of which the instance's status takes it back. The API server refuses
+/// that, and home should not: the init containers of a new instance run again, for the first time as far as it is concerned.
+fn undone<'a>(containers: &'a [Container], instance: &Value, field: &str) -> Vec<&'a str> {
+    let ended = |known: &&Container| {
+        let status = items(instance, field).find(|status| text(status, "name") == known.name);
+        status.is_some_and(|status| status.pointer("/state/terminated").is_some())
+    };
+    containers.iter().filter(|known| known.done && !ended(known)).map(|known| known.name.as_str()).collect()
 }
 
 /// The status that home should show, in as far as it is ours. Conditions carry their transition times.
@@ -92,6 +102,13 @@ fn partial_digest(home: &Home, desired: &Value) -> u64 {
 }
 
 fn from_instance(facts: &Facts<'_>) -> Value {
+    if restarts(facts.home, facts.instance) {
+        // What the last one showed stays until there is something new to tell, as while nothing is there at all.
+        return match facts.obstacle {
+            Some(obstacle) => not_ready(facts, &obstacle.reason, &obstacle.message),
+            None => not_ready(facts, "DelegateStarting", "a new delegate is about to start in place of one that vanished"),
+        };
+    }
     let mut status = facts.instance.as_object().cloned().unwrap_or_default();
     for field in FOREIGN_FIELDS {
         status.remove(field);
@@ -103,14 +120,18 @@ fn from_instance(facts: &Facts<'_>) -> Value {
         if let Some(list) = status.get_mut(*field).and_then(Value::as_array_mut) {
             // What the target added (sidecars of a mesh) is not the user's.
             list.retain(|c| containers.iter().any(|known| known.name == text(c, "name")));
-            for c in list.iter_mut().filter(|c| containers.iter().any(|known| undoes(known, c))) {
-                if let Some(shown) = items(facts.home_status, field).find(|shown| text(shown, "name") == text(c, "name")) {
-                    *c = shown.clone();
-                }
-            }
             if list.is_empty() {
                 status.remove(*field);
             }
+        }
+        let undone = undone(containers, facts.instance, field);
+        let kept: Vec<_> = items(facts.home_status, field).filter(|c| undone.contains(&text(c, "name"))).cloned().collect();
+        if !kept.is_empty() {
+            let mut list = status.remove(*field).and_then(|list| list.as_array().cloned()).unwrap_or_default();
+            list.retain(|c| !undone.contains(&text(c, "name")));
+            list.extend(kept);
+            list.sort_by(|a, b| text(a, "name").cmp(text(b, "name")));
+            status.insert((*field).into(), list.into());
         }
     }
     set_start_time(&mut status, facts);
