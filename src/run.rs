@@ -37,7 +37,7 @@ pub struct Setup {
     pub node_ip: IpAddr,
     /// The address on which the kubelet API listens.
     pub bind_address: IpAddr,
-    /// How many pods are worked on at the same time.
+    /// How many pods of each target are worked on at the same time.
     pub workers: usize,
     /// Pods on both sides are listed anew after this long; `None` means never.
     pub relist_after: Option<Duration>,

@@ -49,8 +49,8 @@ fn rotated_credentials_are_used_without_a_restart() -> Result<()> {
     let used = |text: &str| world.longshore().log().matches(text).count();
     world.host.wait("both new kubeconfigs to be used", secs(20), |_| {
         let count = used("the kubeconfig has changed; using its credentials");
-        // Of each cluster: requests, streams; of the host also its two leases.
-        ensure!(count >= 6, "{count}\n{}", world.longshore().log());
+        // Requests and streams of the target; requests and two leases of the host.
+        ensure!(count >= 5, "{count}\n{}", world.longshore().log());
         Ok(())
     })?;
 

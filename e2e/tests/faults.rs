@@ -152,7 +152,7 @@ fn an_answer_that_breaks_off_or_comes_late_is_no_answer() -> Result<()> {
     scene.home.times(1, |asked| asked.method == "PATCH" && pods(asked), Fault::Cut(40));
     scene.home.times(1, deletion, Fault::Cut(0));
     scene.ensure_works("cut")?;
-    ensure!(scene.target.asked().iter().filter(|asked| creation(asked)).count() > 1, "nobody has asked again");
+    ensure!(scene.target.asked().iter().any(|asked| creation(asked) && asked.status == 201), "it was not created");
 
     // Slower than the heartbeat waits, and no reason to give anything up.
     let steady = scene.running("steady")?;
@@ -254,12 +254,50 @@ fn a_target_that_refuses_us_for_a_while_loses_nothing() -> Result<()> {
     let mut late = scene.world.pod("late", &[container("main", IDLE)]);
     late["spec"]["nodeName"] = node.into();
     scene.world.host.create(late)?;
-    scene.world.host.wait_for_event("late", "TargetRefused")?;
+    let message = scene.world.host.wait_for_event("late", "TargetUnreachable")?;
+    assert!(message.contains("conditions of the node"), "it says where to look: {message}");
     assert_eq!(scene.world.host.pod("late")?.phase(), "Pending");
     scene.target.stop();
     scene.world.host.wait_for_ready("late")?;
     scene.ensure_untouched(&steady)?;
     let failed = home.observations()?.into_iter().any(|one| one.pod.is_finished());
     assert!(!failed, "{}", home.tell());
+    Ok(())
+}
+
+#[test]
+fn a_slow_target_keeps_nobody_from_the_others() -> Result<()> {
+    World::lab()?.up(&["west"])?;
+    let slow = Meddler::before(&World::cluster("east", "default")?)?;
+    let world = World::changed("slow", |options| {
+        options.target = slow.kubeconfig();
+        options.more_targets = vec![("west".to_owned(), World::lab().expect("it is up").kubeconfig("west").expect("a file"))];
+        options.flags = vec!["--workers".to_owned(), "2".to_owned()];
+    })?;
+    world.wait_for_node()?;
+    let west = World::cluster("west", &world.namespace)?;
+    world.create_target_namespace()?;
+    let chosen = |name: &str, target: &str| {
+        let mut pod = world.pod(name, &[container("main", IDLE)]);
+        pod["metadata"]["annotations"] = json!({"longshore.dev/target": target});
+        pod
+    };
+    slow.always(creation, Fault::Late(secs(7)));
+    for name in ["a", "b", "c", "d"] {
+        world.host.create(chosen(name, "east"))?;
+    }
+    world.host.wait("the slow target to be asked", secs(20), |_| {
+        let asked = slow.asked().iter().filter(|asked| creation(asked)).count();
+        ensure!(asked >= 2, "{asked}");
+        Ok(())
+    })?;
+    let begin = Instant::now();
+    world.host.create(chosen("quick", "west"))?;
+    west.wait("the delegate in the other target", secs(20), |west| west.find_pod("quick")?.context("none yet"))?;
+    let (waited, answered) = (begin.elapsed(), slow.asked().iter().filter(|asked| asked.status == 201).count());
+    ensure!(answered == 0, "after {waited:?} the slow one has answered {answered} times");
+    for name in ["a", "b", "c", "d", "quick"] {
+        world.host.wait_for_ready(name)?;
+    }
     Ok(())
 }

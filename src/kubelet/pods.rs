@@ -20,6 +20,7 @@ use super::contact::Contact;
 use super::document::{PodDocument, PodKey};
 use super::events::Events;
 use super::host::Host;
+use super::lanes::{Lane, Lanes};
 use super::partition::Policy;
 use super::provider::{Obstacle, PodNotice, Provider};
 use super::queue::Queue;
@@ -118,12 +119,14 @@ impl PodController {
         self.shell.table.clone()
     }
 
-    /// Works with this many workers until it is told to stop; an action that is under way is finished first. `contacts`
-    /// say whether each site answers, by its index.
+    /// Works on so many pods of each site at a time until it is told to stop; an action that is under way is finished first.
+    /// `contacts` say whether each site answers, by its index.
     pub async fn run(self, workers: usize, contacts: Vec<watch::Receiver<Contact>>, shutdown: CancellationToken) {
         let tasks = TaskTracker::new();
-        for _ in 0..workers.max(1) {
-            tasks.spawn(self.shell.clone().work(shutdown.clone()));
+        // As many as all sites can keep busy, and those pods that have none yet.
+        let lanes = Arc::new(Lanes::new(workers));
+        for _ in 0..workers.max(1).saturating_mul(self.shell.sites.iter().count() + 1) {
+            tasks.spawn(self.shell.clone().work(lanes.clone(), shutdown.clone()));
         }
         let (shell, stop) = (self.shell.clone(), shutdown.clone());
         tasks.spawn(async move {
@@ -274,24 +277,37 @@ impl Shell {
         }
     }
 
-    /// A worker: one key after the other.
-    async fn work(self: Arc<Self>, shutdown: CancellationToken) {
+    /// A worker: one key after the other. A pod whose site has enough to do keeps none of them waiting.
+    async fn work(self: Arc<Self>, lanes: Arc<Lanes>, shutdown: CancellationToken) {
         loop {
             let uid = tokio::select! {
                 () = shutdown.cancelled() => return,
                 uid = self.queue.next() => uid,
             };
-            self.settle(&uid).await;
-            self.queue.done(&uid);
+            let lane = self.table.site(&uid);
+            let mut next = lanes.enter(lane, &uid).then_some(uid);
+            while let Some(uid) = next {
+                self.settle(&uid, lane).await;
+                self.queue.done(&uid);
+                if shutdown.is_cancelled() {
+                    return;
+                }
+                next = lanes.leave(lane);
+            }
         }
     }
 
-    /// Does what there is to do for a pod, until there is nothing left or it has to wait.
-    async fn settle(self: &Arc<Self>, uid: &Uid) {
+    /// Does what there is to do for a pod, until there is nothing left or it has to wait. One that turns out to belong to
+    /// another site than `lane` goes on there.
+    async fn settle(self: &Arc<Self>, uid: &Uid, lane: Lane) {
         let mut actions = self.table.step(uid, Event::Look);
         for _ in 0..PATIENCE {
             if actions.is_empty() {
                 return;
+            }
+            if self.table.site(uid).is_some_and(|site| lane != Some(site)) {
+                self.start_timers(uid, &actions);
+                return self.queue.add(uid);
             }
             actions = match self.perform(uid, actions.remove(0)).await {
                 Some(answered) => answered,
