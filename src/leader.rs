@@ -289,6 +289,18 @@ mod tests {
     }
 
     #[test]
+    fn clocks_that_jump_neither_free_a_claim_nor_hold_it() {
+        let start = Instant::now();
+        let times = ["1970-01-01T00:00:00Z", "2100-01-01T00:00:00Z"];
+        for time in times.map(|time| time.parse::<Timestamp>().unwrap()) {
+            let mut lease = lease("them", "1");
+            lease.spec.as_mut().unwrap().renew_time = Some(MicroTime(time));
+            let Verdict::Wait(seen) = judge(Some(&lease), None, "us", start) else { panic!("claimed at {time}") };
+            assert_eq!(judge(Some(&lease), Some(&seen), "us", start + DURATION), Verdict::Claim, "{time}");
+        }
+    }
+
+    #[test]
     fn a_renewal_counts_no_transition() {
         let taken = claimed(lease("them", "1"), "n", "us", true);
         let spec = taken.spec.clone().unwrap();
