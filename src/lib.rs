@@ -2,11 +2,11 @@
 
 pub mod api;
 mod backoff;
-mod relist;
 pub mod cli;
 pub mod errors;
 pub mod kubelet;
 pub mod leader;
 pub mod leftovers;
 pub mod provider;
+mod relist;
 pub mod run;

@@ -18,7 +18,11 @@ use tokio::time::Instant;
 type Item<K> = watcher::Result<watcher::Event<K>>;
 
 /// Follows objects; every `after`, if given, a list begins. A list that is under way is never cut short.
-pub(crate) fn watch<K>(api: Api<K>, config: watcher::Config, after: Option<Duration>) -> impl Stream<Item = Item<K>> + Send
+pub(crate) fn watch<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    after: Option<Duration>,
+) -> impl Stream<Item = Item<K>> + Send
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {

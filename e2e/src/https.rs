@@ -52,8 +52,11 @@ impl Drop for Https {
     }
 }
 
-async fn serve<F>(listener: TcpListener, tls: TlsAcceptor, answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static)
-where
+async fn serve<F>(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+) where
     F: Future<Output = Result<Answer>> + Send + 'static,
 {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };

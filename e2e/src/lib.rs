@@ -37,7 +37,7 @@ mod world;
 
 use std::time::Duration;
 
-pub use anyhow::{Context, Result, anyhow, bail, ensure};
+pub use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 pub use serde_json::{Value, json};
 
 pub use crate::{

@@ -3,8 +3,17 @@
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-const CORE: &[&str] =
-    &["pods", "events", "configmaps", "serviceaccounts", "persistentvolumeclaims", "services", "namespaces", "nodes", "limitranges"];
+const CORE: &[&str] = &[
+    "pods",
+    "events",
+    "configmaps",
+    "serviceaccounts",
+    "persistentvolumeclaims",
+    "services",
+    "namespaces",
+    "nodes",
+    "limitranges",
+];
 const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
 const RBAC: &[&str] = &["clusterroles", "clusterrolebindings"];
 const ADMISSION: &[&str] = &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];

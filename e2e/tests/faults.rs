@@ -127,7 +127,11 @@ fn watches_end_expire_and_break() -> Result<()> {
     let (home, target) = (scene.world.record_home()?, scene.world.record_target()?);
     for round in 0..3 {
         for meddler in [&scene.home, &scene.target] {
-            if round == 1 { meddler.expire_watches() } else { meddler.close_watches() }
+            if round == 1 {
+                meddler.expire_watches()
+            } else {
+                meddler.close_watches()
+            }
             if round == 2 {
                 // The list that follows is cut, and one that is cut says nothing of what is missing in it.
                 meddler.times(2, |asked| pods(asked) && !asked.is_watch() && !asked.is_write(), Fault::Cut(300));
@@ -271,7 +275,8 @@ fn a_slow_target_keeps_nobody_from_the_others() -> Result<()> {
     let slow = Meddler::before(&World::cluster("east", "default")?)?;
     let world = World::changed("slow", |options| {
         options.target = slow.kubeconfig();
-        options.more_targets = vec![("west".to_owned(), World::lab().expect("it is up").kubeconfig("west").expect("a file"))];
+        options.more_targets =
+            vec![("west".to_owned(), World::lab().expect("it is up").kubeconfig("west").expect("a file"))];
         options.flags = vec!["--workers".to_owned(), "2".to_owned()];
     })?;
     world.wait_for_node()?;

@@ -1,8 +1,6 @@
 //! Others have their hands in the target, or at home: they delete, edit, evict, limit and inject.
 
-use e2e::{
-    IDLE, Injector, Pod, Result, SIDECAR, World, bail, container, deployment, ensure, json, secs,
-};
+use e2e::{IDLE, Injector, Pod, Result, SIDECAR, World, bail, container, deployment, ensure, json, secs};
 
 /// A pod that runs on both sides, and its delegate.
 fn running(world: &World, pod: e2e::Value) -> Result<(Pod, Pod)> {
@@ -114,7 +112,10 @@ fn limits_of_the_target_are_obeyed_and_told() -> Result<()> {
     world.east.create(json!({"kind": "LimitRange", "metadata": {"name": "small"}, "spec": {"limits": [
         {"type": "Container", "default": {"memory": "64Mi"}, "defaultRequest": {"memory": "32Mi"}, "max": {"memory": "128Mi"}}]}}))?;
     let (proxy, delegate) = running(&world, world.pod("small", &[container("main", IDLE)]))?;
-    assert_eq!(delegate.0["spec"]["containers"][0]["resources"]["limits"]["memory"], "64Mi", "the target's own default");
+    assert_eq!(
+        delegate.0["spec"]["containers"][0]["resources"]["limits"]["memory"], "64Mi",
+        "the target's own default"
+    );
     assert!(proxy.0["spec"]["containers"][0]["resources"]["limits"].is_null());
 
     let mut big = container("main", IDLE);
@@ -151,9 +152,9 @@ fn a_sidecar_that_the_target_injects_stays_there() -> Result<()> {
     world.host.wait_for_ready("canary")?;
     let versions = (settled.resource_version().to_owned(), world.delegate(&proxy)?.resource_version().to_owned());
     world.host.delete("pods", "canary")?;
-    world.host.wait("the canary to go", secs(30), |host| {
-        host.find_pod("canary")?.map_or(Ok(()), |pod| bail!("{pod}"))
-    })?;
+    world
+        .host
+        .wait("the canary to go", secs(30), |host| host.find_pod("canary")?.map_or(Ok(()), |pod| bail!("{pod}")))?;
     let now = world.host.pod("steady")?;
     assert_eq!((now.resource_version(), world.delegate(&proxy)?.resource_version()), (&*versions.0, &*versions.1));
     world.host.delete("pods", "steady")?;

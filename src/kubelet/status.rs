@@ -35,7 +35,8 @@ pub fn needs_whole_status(evidence: &Evidence, home: &Home, instance: &Value) ->
         Evidence::Ended | Evidence::Lost | Evidence::GivenUp => true,
         Evidence::Instance => {
             let mut lists = CONTAINER_LISTS.iter().zip(&home.containers);
-            !restarts(home, instance) && lists.any(|((_, field), containers)| !undone(containers, instance, field).is_empty())
+            !restarts(home, instance)
+                && lists.any(|((_, field), containers)| !undone(containers, instance, field).is_empty())
         }
         Evidence::Leaving | Evidence::Waiting(_) => false,
     }
@@ -43,7 +44,9 @@ pub fn needs_whole_status(evidence: &Evidence, home: &Home, instance: &Value) ->
 
 /// Whether a new instance has taken the place of one that had started, and tells nothing of its containers yet.
 fn restarts(home: &Home, instance: &Value) -> bool {
-    home.started && !Phase::parse(text(instance, "phase")).terminal() && items(instance, "containerStatuses").next().is_none()
+    home.started
+        && !Phase::parse(text(instance, "phase")).terminal()
+        && items(instance, "containerStatuses").next().is_none()
 }
 
 /// Those containers whose end home shows for good, and of which the instance's status takes it back. The API server refuses
@@ -106,7 +109,9 @@ fn from_instance(facts: &Facts<'_>) -> Value {
         // What the last one showed stays until there is something new to tell, as while nothing is there at all.
         return match facts.obstacle {
             Some(obstacle) => not_ready(facts, &obstacle.reason, &obstacle.message),
-            None => not_ready(facts, "DelegateStarting", "a new delegate is about to start in place of one that vanished"),
+            None => {
+                not_ready(facts, "DelegateStarting", "a new delegate is about to start in place of one that vanished")
+            }
         };
     }
     let mut status = facts.instance.as_object().cloned().unwrap_or_default();
@@ -125,7 +130,8 @@ fn from_instance(facts: &Facts<'_>) -> Value {
             }
         }
         let undone = undone(containers, facts.instance, field);
-        let kept: Vec<_> = items(facts.home_status, field).filter(|c| undone.contains(&text(c, "name"))).cloned().collect();
+        let kept: Vec<_> =
+            items(facts.home_status, field).filter(|c| undone.contains(&text(c, "name"))).cloned().collect();
         if !kept.is_empty() {
             let mut list = status.remove(*field).and_then(|list| list.as_array().cloned()).unwrap_or_default();
             list.retain(|c| !undone.contains(&text(c, "name")));

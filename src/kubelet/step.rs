@@ -737,9 +737,10 @@ fn keep(record: &Record, proxy: &ProxyView) -> Vec<Action> {
 fn unlisted() -> Obstacle {
     Obstacle {
         reason: UNREACHABLE.into(),
-        message: "what runs in the target is not known yet: it has not been listed completely; the conditions of the node \
+        message:
+            "what runs in the target is not known yet: it has not been listed completely; the conditions of the node \
                   tell if anything is wrong"
-            .into(),
+                .into(),
     }
 }
 

@@ -268,7 +268,8 @@ impl Table {
 
     /// The host shows a proxy that cannot be read: it is there, and stays what it was.
     pub fn proxy_unclear(&self, key: &PodKey) {
-        let uid = if key.uid.is_empty() { self.named(&key.namespace, &key.name) } else { Some(key.uid.as_str().into()) };
+        let uid =
+            if key.uid.is_empty() { self.named(&key.namespace, &key.name) } else { Some(key.uid.as_str().into()) };
         if let Some(mut entry) = uid.and_then(|uid| self.entries.get_mut(&uid)) {
             entry.seen_host = self.host.epoch.load(Ordering::SeqCst);
         }

@@ -387,7 +387,8 @@ mod tests {
     #[test]
     fn init_containers_run_again_unless_the_pod_never_does() {
         let pod = |policy: &str| {
-            let spec = json!({"restartPolicy": policy, "initContainers": [{"name": "i"}], "containers": [{"name": "c"}]});
+            let spec =
+                json!({"restartPolicy": policy, "initContainers": [{"name": "i"}], "containers": [{"name": "c"}]});
             let status = json!({"initContainerStatuses": [{"name": "i", "state": {"terminated": {"exitCode": 0}}}],
                 "containerStatuses": [{"name": "c", "state": {"waiting": {}}}]});
             PodDocument::new(kube::core::ObjectMeta::default(), spec, status)

@@ -103,7 +103,9 @@ async fn guarded(token: &'static str) -> String {
 }
 
 fn kubeconfig(server: &str, token: &str) -> String {
-    KUBECONFIG.replace("https://user:hunter2@one.example:6443", server).replace("token: hunter2", &format!("token: {token}"))
+    KUBECONFIG
+        .replace("https://user:hunter2@one.example:6443", server)
+        .replace("token: hunter2", &format!("token: {token}"))
 }
 
 #[tokio::test]

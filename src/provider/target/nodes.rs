@@ -18,8 +18,9 @@ const WATCH: &str = "nodes";
 pub(super) async fn watch(client: Client, health: Arc<Health>) {
     let mut shares: HashMap<String, NodeShare> = HashMap::new();
     let mut listed: Option<HashMap<String, NodeShare>> = None;
-    let mut stream =
-        watcher(Api::<DeserializeGuard<Node>>::all(client), watcher::Config::default()).backoff(crate::backoff::of_watches()).boxed();
+    let mut stream = watcher(Api::<DeserializeGuard<Node>>::all(client), watcher::Config::default())
+        .backoff(crate::backoff::of_watches())
+        .boxed();
     loop {
         match stream.try_next().await {
             Ok(Some(watcher::Event::Init)) => listed = Some(HashMap::new()),
