@@ -29,18 +29,17 @@ where
     let begin = move || watcher(api.clone(), config.clone()).backoff(crate::backoff::of_watches()).boxed();
     unfold((begin(), begin, deadline(after), true), move |(mut stream, begin, mut due, mut listing)| async move {
         loop {
-            match next(&mut stream, due.filter(|_| !listing)).await {
-                Some(item) => {
-                    let item = item?;
-                    match &item {
-                        Ok(watcher::Event::Init) => listing = true,
-                        Ok(watcher::Event::InitDone) => (due, listing) = (deadline(after), false),
-                        _ => {}
-                    }
-                    return Some((item, (stream, begin, due, listing)));
-                }
-                None => (stream, listing) = (begin(), true),
+            let Some(item) = next(&mut stream, due.filter(|_| !listing)).await else {
+                (stream, listing) = (begin(), true);
+                continue;
+            };
+            let item = item?;
+            match &item {
+                Ok(watcher::Event::Init) => listing = true,
+                Ok(watcher::Event::InitDone) => (due, listing) = (deadline(after), false),
+                _ => {}
             }
+            return Some((item, (stream, begin, due, listing)));
         }
     })
 }

@@ -65,7 +65,7 @@ async fn serve<F>(
         let (tls, answer) = (tls.clone(), answer.clone());
         connections.spawn(async move {
             let Ok(stream) = tls.accept(stream).await else { return };
-            let service = service_fn(move |request| answer(request));
+            let service = service_fn(answer);
             _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }

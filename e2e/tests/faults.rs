@@ -106,7 +106,7 @@ fn storms_of_errors_pass() -> Result<()> {
             Ok(())
         })?;
         let (asked, time) = (scene.home.asked().len() + scene.target.asked().len() - before, begin.elapsed());
-        ensure!(asked as f64 / time.as_secs_f64() < 25.0, "{asked} requests in {time:?} are a storm too");
+        ensure!(u128::try_from(asked)? * 1000 < time.as_millis() * 25, "{asked} requests in {time:?} are a storm too");
         scene.ensure_untouched(&steady)?;
         scene.home.stop();
         scene.target.stop();
@@ -128,9 +128,9 @@ fn watches_end_expire_and_break() -> Result<()> {
     for round in 0..3 {
         for meddler in [&scene.home, &scene.target] {
             if round == 1 {
-                meddler.expire_watches()
+                meddler.expire_watches();
             } else {
-                meddler.close_watches()
+                meddler.close_watches();
             }
             if round == 2 {
                 // The list that follows is cut, and one that is cut says nothing of what is missing in it.

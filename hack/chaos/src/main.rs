@@ -112,6 +112,7 @@ fn storm(plan: &Plan, lab: &Lab) -> Result<bool> {
         target_spec: String::new(),
         more_targets: vec![],
         node_spec: String::new(),
+        flags: Vec::new(),
         berth: Some(berth.clone()),
     })?;
     let second = first.twin()?;
