@@ -18,6 +18,9 @@ compile_error!("the feature crash-points is for tests: build without it, or with
 
 const VARIABLE: &str = "LONGSHORE_CRASH_POINT";
 
+/// The writes of all clients of the process.
+static WRITES: AtomicUsize = AtomicUsize::new(0);
+
 /// Where the process stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Point {
@@ -82,8 +85,6 @@ where
         let Some(point) = Point::chosen().filter(|_| counts(request.method(), request.uri().path())) else {
             return Box::pin(self.0.call(request));
         };
-        /// Of all clients of the process.
-        static WRITES: AtomicUsize = AtomicUsize::new(0);
         let count = WRITES.fetch_add(1, Ordering::SeqCst) + 1;
         let write = format!("write {count}, {} {}", request.method(), request.uri().path());
         if point == Point::Before(count) {
