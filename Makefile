@@ -41,7 +41,7 @@ mutants: ## Shows that the checkers can fail: each mistake in hack/mutants is fo
 e2e: ## End-to-end tests on real clusters of this machine (brings up `host` and `east`; needs root)
 	hack/clusters deps
 	hack/clusters build
-	$(CARGO) build --bin longshore
+	$(CARGO) build --bin longshore --features crash-points
 	hack/clusters up host east
 	$(CARGO) test --package e2e -- $(E2E_ARGS)
 

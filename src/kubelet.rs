@@ -7,6 +7,7 @@ pub mod contact;
 pub mod document;
 pub mod events;
 pub mod host;
+pub mod lanes;
 pub mod node;
 pub mod partition;
 pub mod pods;

@@ -18,7 +18,12 @@ const CORE: &[&str] = &[
 ];
 const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
 const RBAC: &[&str] = &["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
-const ADMISSION: &[&str] = &["validatingadmissionpolicies", "validatingadmissionpolicybindings"];
+const ADMISSION: &[&str] = &[
+    "validatingadmissionpolicies",
+    "validatingadmissionpolicybindings",
+    "mutatingwebhookconfigurations",
+    "validatingwebhookconfigurations",
+];
 const CLUSTER_SCOPED: &[&str] = &[
     "namespaces",
     "nodes",
@@ -28,6 +33,8 @@ const CLUSTER_SCOPED: &[&str] = &[
     "runtimeclasses",
     "validatingadmissionpolicies",
     "validatingadmissionpolicybindings",
+    "mutatingwebhookconfigurations",
+    "validatingwebhookconfigurations",
 ];
 
 /// The path of a resource's objects, in `namespace` unless they have none.

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use clap::Args;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::api::clients::{self, ClientsError};
+use crate::api::clients::{self, Access, ClientsError};
 use crate::api::configuration::{Configuration, Declared};
 use crate::api::diagnosis::{self, Trouble, diagnose, diagnose_config};
 use crate::api::field::{FieldPath, Finding};
@@ -39,9 +40,12 @@ pub struct RunArgs {
     /// The port of the first node's kubelet API; further nodes get the next free ones
     #[arg(long, value_name = "PORT", default_value_t = 10250, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// How many pods are worked on at the same time
+    /// How many pods of each target are worked on at the same time
     #[arg(long, value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     workers: u16,
+    /// After how many seconds pods are listed anew on both sides, in case that an event was lost; 0 means never
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    relist: u32,
     /// The namespace of the leases by which replicas of Longshore share the virtual nodes
     #[arg(long, value_name = "NAMESPACE", default_value = "kube-node-lease")]
     lease_namespace: String,
@@ -114,9 +118,10 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     }
     let nodes = assemble(&configuration, &targets, &ports);
     let (bind_address, workers) = (args.bind_address, usize::from(args.workers));
+    let relist_after = (args.relist > 0).then(|| Duration::from_secs(args.relist.into()));
     let lease_namespace = args.lease_namespace.clone();
     let identity = args.identity.clone().unwrap_or_else(|| identity(node_ip, bind_address, args.port));
-    Ok(Setup { host, host_id, nodes, node_ip, bind_address, workers, lease_namespace, identity })
+    Ok(Setup { host, host_id, nodes, node_ip, bind_address, workers, relist_after, lease_namespace, identity })
 }
 
 /// Where this replica runs. No other one has it at the same time, since it could not listen on the same port; and one that
@@ -126,7 +131,7 @@ fn identity(node_ip: IpAddr, bind_address: IpAddr, port: u16) -> String {
     format!("{}_{node_ip}_{bind_address}_{port}", machine.trim())
 }
 
-async fn check_host(client: &Client, host: &Config) -> Result<(), RunError> {
+async fn check_host(client: &Client, host: &Access) -> Result<(), RunError> {
     match diagnose(client, &clients::address(host), &host_rights()).await {
         Ok(version) => {
             info!(version = version.0, "the host cluster can be used");
@@ -142,7 +147,7 @@ async fn check_host(client: &Client, host: &Config) -> Result<(), RunError> {
 
 /// Says what is wrong with targets. Nothing else follows from it: a restart must work while one of them is down, and
 /// rights may be granted later.
-async fn report_targets(targets: Vec<Declared<TargetSpec>>, configs: Vec<Config>) {
+async fn report_targets(targets: Vec<Declared<TargetSpec>>, configs: Vec<Access>) {
     let reports = targets.iter().zip(&configs).map(|(target, config)| async move {
         match diagnose_config(config, &target_rights(&target.spec)).await {
             Ok(version) => info!(target_name = target.name, version = version.0, "the target can be used"),
@@ -174,7 +179,7 @@ fn assign_ports(nodes: &[Declared<VirtualNodeSpec>], first: u16) -> Result<Vec<u
     nodes.iter().map(assign).collect()
 }
 
-fn assemble(configuration: &Configuration, targets: &[Config], ports: &[u16]) -> Vec<NodeSetup> {
+fn assemble(configuration: &Configuration, targets: &[Access], ports: &[u16]) -> Vec<NodeSetup> {
     let target = |reference: &TargetReference| {
         let mut known = configuration.targets.iter().zip(targets);
         let (target, config) = known.find(|(target, _)| target.name == reference.name)?;

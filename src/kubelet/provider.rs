@@ -167,6 +167,8 @@ pub enum PodNotice {
     Listing(oneshot::Sender<()>),
     /// A pod is there, or has changed.
     Seen(Box<ProviderPod>),
+    /// This instance is there, and no more can be said: its object cannot be read. It stays what it was.
+    Unclear(Arc<str>),
     /// This instance is gone for ever.
     Gone {
         /// Whose it was.

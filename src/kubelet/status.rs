@@ -10,8 +10,8 @@ use super::partition::{DISRUPTION, UNREACHABLE};
 use super::provider::Obstacle;
 use super::step::{Evidence, Phase};
 use super::view::{
-    CONTAINER_LISTS, Condition, DELEGATED, FOREIGN_FIELDS, Home, OWNED_CONDITIONS, POD_SCHEDULED, UP_TO_DATE, digest,
-    items, text,
+    CONTAINER_LISTS, Condition, Container, DELEGATED, FOREIGN_FIELDS, Home, OWNED_CONDITIONS, POD_SCHEDULED,
+    UP_TO_DATE, digest, items, text,
 };
 
 mod containers;
@@ -22,7 +22,7 @@ use containers::{blank, killed, sorted};
 pub struct Facts<'a> {
     /// The proxy as home shows it.
     pub home: &'a Home,
-    /// Its whole status, where the evidence asks for it ([`needs_whole_status`]); else null.
+    /// Its whole status, where it is needed ([`needs_whole_status`]); else null.
     pub home_status: &'a Value,
     /// The instance's status in home's terms; null where there is none.
     pub instance: &'a Value,
@@ -39,8 +39,33 @@ pub struct Facts<'a> {
 }
 
 /// Whether rendering this needs the container statuses that home shows.
-pub fn needs_whole_status(evidence: &Evidence) -> bool {
-    matches!(evidence, Evidence::Ended | Evidence::Lost | Evidence::GivenUp)
+pub fn needs_whole_status(evidence: &Evidence, home: &Home, instance: &Value) -> bool {
+    match evidence {
+        Evidence::Ended | Evidence::Lost | Evidence::GivenUp => true,
+        Evidence::Instance => {
+            let mut lists = CONTAINER_LISTS.iter().zip(&home.containers);
+            !restarts(home, instance)
+                && lists.any(|((_, field), containers)| !undone(containers, instance, field).is_empty())
+        }
+        Evidence::Leaving | Evidence::Waiting(_) => false,
+    }
+}
+
+/// Whether a new instance has taken the place of one that had started, and tells nothing of its containers yet.
+fn restarts(home: &Home, instance: &Value) -> bool {
+    home.started
+        && !Phase::parse(text(instance, "phase")).terminal()
+        && items(instance, "containerStatuses").next().is_none()
+}
+
+/// Those containers whose end home shows for good, and of which the instance's status takes it back. The API server refuses
+/// that, and home should not: the init containers of a new instance run again, for the first time as far as it is concerned.
+fn undone<'a>(containers: &'a [Container], instance: &Value, field: &str) -> Vec<&'a str> {
+    let ended = |known: &&Container| {
+        let status = items(instance, field).find(|status| text(status, "name") == known.name);
+        status.is_some_and(|status| status.pointer("/state/terminated").is_some())
+    };
+    containers.iter().filter(|known| known.done && !ended(known)).map(|known| known.name.as_str()).collect()
 }
 
 /// The status that home should show, in as far as it is ours. Conditions carry their transition times.
@@ -112,6 +137,15 @@ pub fn pressing(home: &Home, desired: &Value) -> bool {
 }
 
 fn from_instance(facts: &Facts<'_>) -> Value {
+    if restarts(facts.home, facts.instance) {
+        // What the last one showed stays until there is something new to tell, as while nothing is there at all.
+        return match facts.obstacle {
+            Some(obstacle) => not_ready(facts, &obstacle.reason, &obstacle.message),
+            None => {
+                not_ready(facts, "DelegateStarting", "a new delegate is about to start in place of one that vanished")
+            }
+        };
+    }
     let mut status = facts.instance.as_object().cloned().unwrap_or_default();
     for field in FOREIGN_FIELDS {
         status.remove(field);
@@ -128,6 +162,7 @@ fn from_instance(facts: &Facts<'_>) -> Value {
         }
     }
     containers::complete(&mut status, facts, phase);
+    keep_ends(&mut status, facts);
     set_start_time(&mut status, facts);
     set_host_ip(&mut status, facts);
     one_address_per_family(&mut status);
@@ -159,6 +194,21 @@ fn from_instance(facts: &Facts<'_>) -> Value {
     }
     status.insert("conditions".into(), Value::Array(conditions));
     Value::Object(status)
+}
+
+/// Ends that home shows for good stay as they are, whatever a new instance says of those containers ([`undone`]).
+fn keep_ends(status: &mut Map<String, Value>, facts: &Facts<'_>) {
+    for ((_, field), containers) in CONTAINER_LISTS.iter().zip(&facts.home.containers) {
+        let undone = undone(containers, facts.instance, field);
+        for kept in items(facts.home_status, field).filter(|c| undone.contains(&text(c, "name"))) {
+            let list = status.entry(*field).or_insert_with(|| json!([]));
+            let Some(list) = list.as_array_mut() else { continue };
+            match list.iter_mut().find(|c| text(c, "name") == text(kept, "name")) {
+                Some(one) => *one = kept.clone(),
+                None => list.push(kept.clone()),
+            }
+        }
+    }
 }
 
 fn is(truth: bool) -> &'static str {

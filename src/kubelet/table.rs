@@ -275,6 +275,26 @@ impl Table {
         uid
     }
 
+    /// The host shows a proxy that cannot be read: it is there, and stays what it was.
+    pub fn proxy_unclear(&self, key: &PodKey) {
+        let uid =
+            if key.uid.is_empty() { self.named(&key.namespace, &key.name) } else { Some(key.uid.as_str().into()) };
+        if let Some(mut entry) = uid.and_then(|uid| self.entries.get_mut(&uid)) {
+            entry.seen_host = self.host.epoch.load(Ordering::SeqCst);
+        }
+    }
+
+    /// A site shows an instance that cannot be read: it is there, and stays what it was.
+    pub fn instance_unclear(&self, site: Index, instance: &Arc<str>) {
+        let epoch = self.epoch(Side::Site(site));
+        for mut entry in self.entries.iter_mut() {
+            let seen = entry.record.instance.there().into_iter().chain(entry.record.elsewhere.as_deref());
+            if seen.into_iter().any(|there| there.uid == *instance) {
+                entry.see_site(site, epoch);
+            }
+        }
+    }
+
     /// The host shows that a proxy has gone.
     pub fn proxy_gone(&self, key: &PodKey) -> Uid {
         let uid = Uid::from(key.uid.as_str());
@@ -563,12 +583,17 @@ impl Entry {
         actions
     }
 
-    fn see_instance(&mut self, pod: ProviderPod, epoch: u32, view: &InstanceView, event: Event) -> Vec<Action> {
-        let actions = step(&mut self.record, event);
-        if self.seen_sites[0].0 != view.site {
+    /// The latest list of this site, or what came after it, has shown an instance.
+    fn see_site(&mut self, site: Index, epoch: u32) {
+        if self.seen_sites[0].0 != site {
             self.seen_sites.swap(0, 1);
         }
-        self.seen_sites[0] = (view.site, epoch);
+        self.seen_sites[0] = (site, epoch);
+    }
+
+    fn see_instance(&mut self, pod: ProviderPod, epoch: u32, view: &InstanceView, event: Event) -> Vec<Action> {
+        let actions = step(&mut self.record, event);
+        self.see_site(view.site, epoch);
         let known = self.record.instance.there();
         if known.is_some_and(|known| known.uid == view.uid && known.version == view.version) {
             self.status = serde_json::to_vec(&pod.status).unwrap_or_default().into();

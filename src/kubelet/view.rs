@@ -72,6 +72,8 @@ pub struct Container {
     pub name: String,
     /// Its image, as the spec has it.
     pub image: String,
+    /// Home shows that it has ended, and its restart policy would not start it again.
+    pub done: bool,
 }
 
 /// What the next report needs to know of the proxy as home shows it.
@@ -144,11 +146,18 @@ impl Home {
             deleting: pod.metadata.deletion_timestamp.is_some(),
             gates,
             conditions,
-            containers: CONTAINER_LISTS.map(|(field, _)| {
-                pod.list(field)
-                    .iter()
-                    .map(|c| Container { name: text(c, "name").into(), image: text(c, "image").into() })
-                    .collect()
+            containers: CONTAINER_LISTS.map(|(field, shown)| {
+                let done = |c: &Value| {
+                    let shown = items(status, shown).find(|shown| text(shown, "name") == text(c, "name"));
+                    let code = shown.and_then(exit_code);
+                    code.is_some_and(|code| field == "ephemeralContainers" || !starts_again(pod, c, Some(code)))
+                };
+                let container = |c: &Value| Container {
+                    name: text(c, "name").into(),
+                    image: text(c, "image").into(),
+                    done: done(c),
+                };
+                pod.list(field).iter().map(container).collect()
             }),
             fields: status.as_object().map(|o| o.keys().cloned().collect()).unwrap_or_default(),
             digest: digest(status),
@@ -172,7 +181,8 @@ pub fn proxy_view(pod: &PodDocument, want: u64, site: Option<Index>) -> ProxyVie
         deleting: pod.deleting(),
         health: health(&pod.status),
         replaceable: replaceable(pod),
-        once: text(&pod.spec, "restartPolicy") == "Never",
+        once: text(&pod.spec, "restartPolicy") == "Never"
+            && pod.list("containers").iter().any(|container| !starts_again(pod, container, None)),
         want,
         site,
         given_up: given_up(&pod.status),
@@ -220,28 +230,31 @@ fn begun(status: &Value) -> bool {
 
 /// Whether a container has started once.
 fn started(status: &Value) -> bool {
-    all_containers(status).any(|c| {
-        c.pointer("/state/running").is_some()
-            || c.pointer("/state/terminated").is_some()
-            || c.get("restartCount").and_then(Value::as_i64).unwrap_or_default() > 0
-    })
+    all_containers(status).any(has_started)
+}
+
+fn has_started(container: &Value) -> bool {
+    container.pointer("/state/running").is_some()
+        || container.pointer("/state/terminated").is_some()
+        || container.get("restartCount").and_then(Value::as_i64).unwrap_or_default() > 0
 }
 
 /// Whether a pod whose instance vanished may start anew: nothing has started yet, or each container that has would be
 /// started again by its restart policy, which is also what the API server allows to be shown
-/// (ValidateContainerStateTransition in pkg/apis/core/validation). Ephemeral containers are never started again, and
-/// keep their end.
+/// (ValidateContainerStateTransition in pkg/apis/core/validation). Init containers run again with every start of a pod, as
+/// on a kubelet that has lost the sandbox, unless the pod is never restarted; that home goes on to show their first end is
+/// the status' affair.
 fn replaceable(pod: &PodDocument) -> bool {
-    let policy = text(&pod.spec, "restartPolicy");
-    // More may have started over there than home knows of.
-    if policy == "Never" && started(&pod.status) {
-        return false;
+    if !started(&pod.status) {
+        return true;
     }
-    started_containers(&pod.status).all(|(list, status)| {
-        // Whoever ran when the instance vanished counts as killed.
-        let code = status.pointer("/state/terminated/exitCode").and_then(Value::as_i64).unwrap_or(137);
-        let container = pod.list(list).iter().find(|c| text(c, "name") == text(status, "name"));
-        restarts(container.unwrap_or(&Value::Null), policy, code)
+    let init = |status: &Value| pod.list("initContainers").iter().any(|c| text(c, "name") == text(status, "name"));
+    let spec = |status: &Value| pod.list("containers").iter().find(|c| text(c, "name") == text(status, "name"));
+    let never = text(&pod.spec, "restartPolicy") == "Never";
+    all_containers(&pod.status).filter(|status| has_started(status)).all(|status| match spec(status) {
+        Some(container) => starts_again(pod, container, exit_code(status)),
+        // An ephemeral container is never started again, and keeps nobody else from it.
+        None => !(never && init(status)),
     })
 }
 
@@ -255,28 +268,39 @@ fn started_containers(status: &Value) -> impl Iterator<Item = (&'static str, &Va
         .flat_map(move |(list, field)| items(status, field).filter(begun).map(move |c| (list, c)))
 }
 
-/// Whether a container that has ended with this code starts again (ContainerShouldRestart in pkg/api/v1/pod).
-fn restarts(container: &Value, pod_policy: &str, code: i64) -> bool {
+/// Whether the restart policy of a container, or else of its pod, starts it again after this exit code; without one, after a
+/// failure at least. Follows ContainerShouldRestart in pkg/api/v1/pod/util.go (KEP-5307).
+fn starts_again(pod: &PodDocument, container: &Value, exit_code: Option<i64>) -> bool {
     let own = text(container, "restartPolicy");
-    if !own.is_empty() && items(container, "restartPolicyRules").any(|rule| rule_restarts(rule, code)) {
-        return true;
-    }
-    match if own.is_empty() { pod_policy } else { own } {
-        "Never" => false,
-        "OnFailure" => code != 0,
-        _ => true,
-    }
+    let ruled = exit_code.is_some_and(|code| {
+        !own.is_empty() && items(container, "restartPolicyRules").find(|rule| matches(rule, code)).is_some_and(restarts)
+    });
+    let policy = if own.is_empty() { text(&pod.spec, "restartPolicy") } else { own };
+    ruled
+        || match policy {
+            "Never" => false,
+            "OnFailure" => exit_code != Some(0),
+            _ => true,
+        }
 }
 
-fn rule_restarts(rule: &Value, code: i64) -> bool {
-    let codes = rule.get("exitCodes").unwrap_or(&Value::Null);
-    let listed = items(codes, "values").any(|value| value.as_i64() == Some(code));
-    let matches = match text(codes, "operator") {
+/// Whether a restart rule is about this exit code.
+fn matches(rule: &Value, exit_code: i64) -> bool {
+    let Some(codes) = rule.get("exitCodes") else { return false };
+    let listed = items(codes, "values").any(|value| value.as_i64() == Some(exit_code));
+    match text(codes, "operator") {
         "In" => listed,
         "NotIn" => !listed,
         _ => false,
-    };
-    matches && text(rule, "action") == "Restart"
+    }
+}
+
+fn restarts(rule: &Value) -> bool {
+    text(rule, "action") == "Restart"
+}
+
+fn exit_code(status: &Value) -> Option<i64> {
+    status.pointer("/state/terminated/exitCode").and_then(Value::as_i64)
 }
 
 /// A digest of all in a status that is ours to write, so that what home shows can be compared with what it should show
@@ -367,11 +391,52 @@ mod tests {
     use serde_json::json;
 
     fn pod(policy: &str, status: Value) -> PodDocument {
-        PodDocument::new(kube::core::ObjectMeta::default(), json!({"restartPolicy": policy}), status)
+        let spec = json!({"restartPolicy": policy, "containers": [{"name": "c"}]});
+        PodDocument::new(kube::core::ObjectMeta::default(), spec, status)
     }
 
     fn terminated(code: i64) -> Value {
         json!({"containerStatuses": [{"name": "c", "state": {"terminated": {"exitCode": code}}}]})
+    }
+
+    #[test]
+    fn a_containers_own_restart_policy_counts() {
+        let pod = |policy: &str, container: Value, state: Value| {
+            let spec = json!({"restartPolicy": policy, "containers": [container]});
+            let status = json!({"containerStatuses": [{"name": "c", "state": state}]});
+            PodDocument::new(kube::core::ObjectMeta::default(), spec, status)
+        };
+        let running = || json!({"running": {}});
+        let ended = |code: i64| json!({"terminated": {"exitCode": code}});
+        let own = |policy: &str| json!({"name": "c", "restartPolicy": policy});
+        assert!(!replaceable(&pod("Always", own("Never"), running())));
+        assert!(replaceable(&pod("Never", own("Always"), running())));
+        assert!(replaceable(&pod("Never", own("OnFailure"), ended(1))));
+        assert!(!replaceable(&pod("Never", own("OnFailure"), ended(0))));
+        let ruled = |operator: &str| {
+            json!({"name": "c", "restartPolicy": "Never", "restartPolicyRules": [
+                {"action": "Restart", "exitCodes": {"operator": operator, "values": [42]}}]})
+        };
+        assert!(replaceable(&pod("Never", ruled("In"), ended(42))));
+        assert!(!replaceable(&pod("Never", ruled("In"), ended(1))));
+        assert!(replaceable(&pod("Never", ruled("NotIn"), ended(1))));
+        assert!(!replaceable(&pod("Never", ruled("In"), running())), "nobody knows how it would have ended");
+        assert!(!proxy_view(&pod("Never", own("Always"), running()), 0, None).once);
+        assert!(proxy_view(&pod("Never", json!({"name": "c"}), running()), 0, None).once);
+    }
+
+    #[test]
+    fn init_containers_run_again_unless_the_pod_never_does() {
+        let pod = |policy: &str| {
+            let spec =
+                json!({"restartPolicy": policy, "initContainers": [{"name": "i"}], "containers": [{"name": "c"}]});
+            let status = json!({"initContainerStatuses": [{"name": "i", "state": {"terminated": {"exitCode": 0}}}],
+                "containerStatuses": [{"name": "c", "state": {"waiting": {}}}]});
+            PodDocument::new(kube::core::ObjectMeta::default(), spec, status)
+        };
+        assert!(replaceable(&pod("Always")) && replaceable(&pod("OnFailure")) && !replaceable(&pod("Never")));
+        let done = |policy| Home::of(&pod(policy)).containers[1][0].done;
+        assert!(!done("Always") && done("OnFailure") && done("Never"), "what the API server lets go back");
     }
 
     #[test]

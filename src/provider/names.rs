@@ -91,7 +91,7 @@ pub fn owns_annotation(key: &str) -> bool {
         FOLLOWS,
         TOKENS,
     ]
-        .contains(&key)
+    .contains(&key)
         || key.starts_with(HOME_LABEL)
         || key.starts_with(HOME_ANNOTATION)
 }

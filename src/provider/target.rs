@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kube::Client;
@@ -71,6 +72,8 @@ pub struct TargetSetup {
     pub view: Arc<dyn HostView>,
     /// Whose tokens delegates have.
     pub accounts: Accounts,
+    /// The delegates are listed anew after this long, lest an event that was lost stays so for ever.
+    pub relist_after: Option<Duration>,
 }
 
 /// Runs pods in a target.

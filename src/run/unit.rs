@@ -14,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::rules::{accounts, node_labels, rules};
 use super::{NodeSetup, NodeTarget, Shared, StartError, client};
-use crate::api::clients;
+use crate::api::clients::{self, Access};
 use crate::api::target::{Events as MirroredEvents, PodIps};
 use crate::api::virtual_node::{Strategy as Declared, Taint};
 use crate::kubelet::contact::{self, Contact};
 use crate::kubelet::events::Events;
-use crate::kubelet::node::{NodeController, NodeIdentity, status};
+use crate::kubelet::node::{Connect, NodeController, NodeIdentity, status};
 use crate::kubelet::pods::{PodController, PodSetup};
 use crate::kubelet::provider::NodeProvider;
 use crate::kubelet::server::{Authenticator, Authorizer, Server, ServingCertificate, server_config};
@@ -82,6 +82,7 @@ impl Unit {
             events: Events::start(host.clone(), &node.name),
             partitions,
             unsure,
+            relist_after: setup.relist_after,
             move_after: match node.placement.move_after_seconds {
                 0 => None,
                 seconds => Some(Duration::from_secs(seconds.into())),
@@ -103,7 +104,7 @@ impl Unit {
             taints: taints(&node.taints),
             choice: several && !unsure,
         };
-        let keeper = NodeController::new(identity, host.clone(), setup.host.clone(), status, whole);
+        let keeper = NodeController::new(identity, host.clone(), lease_client(setup.host.clone()), status, whole);
         Ok(Self { server, listener: listener.clone(), pods, keeper, heartbeats, contacts })
     }
 
@@ -142,6 +143,14 @@ impl Unit {
         }
         outcome
     }
+}
+
+/// What makes a client for the node's lease.
+fn lease_client(host: Access) -> Connect {
+    Arc::new(move || {
+        let host = host.clone();
+        Box::pin(async move { Ok(clients::streaming_client(&host).await?) })
+    })
 }
 
 /// The sites of a node, what it is made of as a whole, and whether that answers.
@@ -212,6 +221,7 @@ async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Resu
         count_load: node.targets.len() > 1,
         view: Arc::new(shared.view.clone()),
         accounts: accounts(&target.spec, &shared.setup.host.cluster_url.to_string()),
+        relist_after: shared.setup.relist_after,
     })))
 }
 

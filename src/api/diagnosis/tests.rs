@@ -1,5 +1,6 @@
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use kube::Config;
 use kube::client::Body;
 use serde_json::{Value, json};
 
@@ -139,7 +140,7 @@ async fn a_closed_port_is_refused_by_a_real_connection() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let text = diagnose_config(&Config::new(url.parse().unwrap()), &[]).await.unwrap_err().to_string();
+    let text = diagnose_config(&Config::new(url.parse().unwrap()).into(), &[]).await.unwrap_err().to_string();
     assert_eq!(text, format!("failed to reach {url}: connection refused: nothing listens there"));
 }
 
@@ -147,7 +148,7 @@ async fn a_closed_port_is_refused_by_a_real_connection() {
 async fn an_unknown_name_is_told_from_a_closed_port() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = Config::new("https://nowhere.invalid".parse().unwrap());
-    let text = diagnose_config(&config, &[]).await.unwrap_err().to_string();
+    let text = diagnose_config(&config.into(), &[]).await.unwrap_err().to_string();
     assert!(text.contains("cannot be resolved"), "{text}");
 }
 
@@ -175,7 +176,7 @@ async fn certificates_are_judged_by_a_real_handshake() {
     let reason = async |address: std::net::SocketAddr, trusted: Vec<u8>| {
         let mut config = Config::new(format!("https://{address}").parse().unwrap());
         config.root_cert = Some(vec![trusted]);
-        diagnose_config(&config, &[]).await.unwrap_err().to_string()
+        diagnose_config(&config.into(), &[]).await.unwrap_err().to_string()
     };
     let (local, own) = tls_server("127.0.0.1").await;
     let (named, other) = tls_server("east.example").await;

@@ -145,7 +145,7 @@ impl Shell {
 
     async fn report(self: &Arc<Self>, uid: &Uid, evidence: &Evidence, urgent: bool) -> Option<Vec<Action>> {
         let Some(snapshot) = self.table.snapshot(uid) else { return Some(vec![]) };
-        let home_status = if needs_whole_status(evidence) {
+        let home_status = if needs_whole_status(evidence, &snapshot.home, &snapshot.status) {
             match self.host.pod(&snapshot.key).await {
                 Ok(Some(pod)) => pod.status,
                 Ok(None) => return Some(self.table.step(uid, Event::Answer(Answer::ProxyMissing))),
@@ -248,6 +248,7 @@ impl Shell {
                 tracing::warn!(node = self.node, pod = %was.key, error = chain(&error), "the status was not written");
                 if let WriteError::Refused(message) = error {
                     self.events.warn(&was.key, Obstacle { reason: "StatusRefused".into(), message });
+                    return self.table.step(uid, Event::Answer(Answer::StatusRefused));
                 }
                 self.table.step(uid, Event::Answer(Answer::HostFailed))
             }

@@ -282,3 +282,36 @@ fn containers_whose_turn_never_came_are_not_killed() {
     assert!(init[1]["state"]["waiting"].is_object() && status["containerStatuses"][0]["state"]["waiting"].is_object());
     assert_eq!(status["phase"], "Failed");
 }
+
+#[test]
+fn an_end_that_home_shows_for_good_is_not_taken_back() {
+    let spec = json!({"restartPolicy": "OnFailure", "initContainers": [{"name": "i", "image": "i"}],
+        "containers": [{"name": "c", "image": "i"}]});
+    let shown = json!({"phase": "Running",
+        "initContainerStatuses": [{"name": "i", "state": {"terminated": {"exitCode": 0, "finishedAt": BEFORE}}}],
+        "containerStatuses": [{"name": "c", "state": {"running": {}}}]});
+    let home = Home::of(&proxy(spec, shown.clone()));
+    let again = json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"running": {}}}],
+        "containerStatuses": [{"name": "c", "state": {"waiting": {"reason": "PodInitializing"}}}]});
+    assert!(needs_whole_status(&Evidence::Instance, &home, &again));
+    let status = desired(&Evidence::Instance, &facts(&home, &shown, &again));
+    assert_eq!(status["initContainerStatuses"], shown["initContainerStatuses"]);
+    assert_eq!(status["containerStatuses"], again["containerStatuses"]);
+    let ended = json!({"initContainerStatuses": [{"name": "i", "state": {"terminated": {"exitCode": 0}}}],
+        "containerStatuses": [{"name": "c", "state": {"waiting": {}}}]});
+    assert!(!needs_whole_status(&Evidence::Instance, &home, &ended), "it has ended again");
+}
+
+#[test]
+fn a_new_instance_that_tells_nothing_yet_takes_nothing_back() {
+    let home = Home::of(&proxy(one_container(), running()));
+    for fresh in [Value::Null, json!({"phase": "Pending", "qosClass": "BestEffort"})] {
+        assert!(!needs_whole_status(&Evidence::Instance, &home, &fresh));
+        let status = desired(&Evidence::Instance, &facts(&home, &Value::Null, &fresh));
+        assert!(status.get("phase").is_none() && status.get("containerStatuses").is_none(), "{status}");
+        assert_eq!(find(&status, "Ready").unwrap()["reason"], "DelegateStarting");
+    }
+    let unstarted = Home::of(&proxy(one_container(), json!({"phase": "Pending"})));
+    let status = desired(&Evidence::Instance, &facts(&unstarted, &Value::Null, &json!({"phase": "Pending"})));
+    assert_eq!(status["phase"], "Pending");
+}

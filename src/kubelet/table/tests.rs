@@ -211,6 +211,23 @@ fn the_list_of_a_site_says_nothing_of_another() {
 }
 
 #[test]
+fn what_cannot_be_read_is_not_gone() {
+    let table = listed();
+    table.proxy_seen(pod("a", 1), 0, Some(0));
+    table.instance_seen(0, instance("a", "i"));
+    for side in [Side::Host, Side::Site(0)] {
+        table.listing(side);
+        table.proxy_unclear(&PodKey { namespace: "ns".into(), name: "web-0".into(), uid: String::new() });
+        table.instance_unclear(0, &uid("i"));
+        table.listed(side);
+        assert!(table.snapshot(&uid("a")).is_some() && table.instance(&uid("a")).is_some(), "{side:?}");
+    }
+    table.listing(Side::Host);
+    table.listed(Side::Host);
+    assert!(table.snapshot(&uid("a")).is_none());
+}
+
+#[test]
 fn a_list_of_one_site_says_nothing_of_an_instance_at_another() {
     let table = Table::new(2, false);
     for side in [Side::Host, Side::Site(0), Side::Site(1)] {

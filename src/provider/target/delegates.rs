@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use tokio::sync::mpsc;
 
 use super::TargetSetup;
@@ -32,6 +33,7 @@ pub(super) struct Delegates {
     load: Load,
     events: Events,
     follow: Arc<Follow>,
+    relist_after: Option<Duration>,
 }
 
 impl Delegates {
@@ -42,6 +44,7 @@ impl Delegates {
             events: Events::new(client.clone(), &setup.name, setup.tales),
             addresses: setup.addresses,
             load: Load::new(setup.count_load),
+            relist_after: setup.relist_after,
             client,
             host_id,
             health,
@@ -59,6 +62,7 @@ impl Delegates {
     }
 
     fn read(&self, delegate: &PodDocument) -> Result<ProviderPod, PodError> {
+        readable(delegate)?;
         provider_pod(delegate, self.addresses).map_err(|error| PodError::Stranger(error.to_string()))
     }
 
@@ -80,6 +84,7 @@ impl Delegates {
         let Some(holder) = self.api(namespace).get_opt(name).await.map_err(|error| refusal(error, "pods"))? else {
             return Err(PodError::Namesake(format!("{namespace}/{name} has just gone")));
         };
+        readable(&holder)?;
         if holder.label(names::HOST) != Some(&self.host_id) {
             return Err(PodError::Stranger(format!(
                 "the target has a pod {namespace}/{name} that is not ours; rename one of the two, or delete the one there"
@@ -132,6 +137,7 @@ impl Delegates {
 
     pub(super) async fn get(&self, namespace: &str, key: &PodKey) -> Result<Option<ProviderPod>, PodError> {
         let found = self.api(namespace).get_opt(&key.name).await.map_err(|error| refusal(error, "pods"))?;
+        found.as_ref().map(readable).transpose()?;
         found.filter(|pod| pod.label(names::UID) == Some(&key.uid)).map(|pod| self.read(&pod)).transpose()
     }
 
@@ -158,7 +164,7 @@ impl Delegates {
         let mut listed = None;
         let config = watcher::Config::default().labels(&self.selector);
         let mut stream =
-            watcher(Api::<PodDocument>::all(self.client.clone()), config).backoff(crate::backoff::of_watches()).boxed();
+            crate::relist::watch(Api::<PodDocument>::all(self.client.clone()), config, self.relist_after).boxed();
         loop {
             let notice = match stream.try_next().await {
                 // The watcher yields this before it asks for the list.
@@ -174,13 +180,14 @@ impl Delegates {
                 Ok(Some(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
                     self.load.seen(&pod);
                     self.follow.seen(&pod);
-                    self.read_or_tell(&pod).map(|pod| {
+                    let unclear = PodNotice::Unclear(pod.uid().into());
+                    Some(self.read_or_tell(&pod).map_or(unclear, |pod| {
                         self.events.seen(&pod);
                         if let Some(listed) = &mut listed {
                             listed.insert(pod.instance.uid.clone());
                         }
                         PodNotice::Seen(Box::new(pod))
-                    })
+                    }))
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
                     self.load.listed();
@@ -237,6 +244,13 @@ impl Delegates {
         );
         api.patch(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await.ok()
     }
+}
+
+/// Nothing may be concluded from a pod that can only be read in part, not even that it is somebody else's.
+fn readable(pod: &PodDocument) -> Result<(), PodError> {
+    let Some(what) = &pod.unreadable else { return Ok(()) };
+    let message = format!("pod {}/{} of the target cannot be read: {what}", pod.namespace(), pod.name());
+    Err(PodError::Refused { reason: "Unreadable".into(), message })
 }
 
 /// What a failed request means for the pod: an answer that says no, or none that counts.
