@@ -10,7 +10,7 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessR
 use kube::api::{Api, PostParams};
 use kube::{Client, core::ObjectMeta};
 
-use super::target::TargetSpec;
+use super::target::{Events, TargetSpec};
 
 /// So many questions at a time: quick on a remote cluster, and no flood there.
 const CONCURRENCY: usize = 8;
@@ -139,6 +139,8 @@ pub fn target_rights(spec: &TargetSpec) -> Vec<Right> {
     let copies = &["get", "list", "watch", "create", "patch", "delete"];
     let mut rights = [
         On("", "pods").verbs(&["get", "list", "watch", "create", "patch", "delete"], "run delegate pods"),
+        On("", "pods/ephemeralcontainers").verbs(&["patch"], "serve kubectl debug"),
+        On("", "pods/resize").verbs(&["patch"], "resize pods in place"),
         On("", "pods/log").verbs(&["get"], "serve kubectl logs"),
         On("", "pods/exec").verbs(both, "serve kubectl exec"),
         On("", "pods/attach").verbs(both, "serve kubectl attach"),
@@ -149,6 +151,9 @@ pub fn target_rights(spec: &TargetSpec) -> Vec<Right> {
         On("", "secrets").verbs(copies, "hold copies of what pods refer to"),
     ]
     .concat();
+    if spec.events != Events::None {
+        rights.extend(On("", "events").verbs(&["list", "watch"], "show warnings about delegates on their proxies"));
+    }
     if spec.namespaces.create {
         rights.extend(On("", "namespaces").verbs(&["create"], "create the delegates' namespaces"));
     }

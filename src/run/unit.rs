@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::rules::{accounts, node_labels, rules};
 use super::{NodeSetup, NodeTarget, Shared, StartError, client};
 use crate::api::clients;
-use crate::api::target::PodIps;
+use crate::api::target::{Events as MirroredEvents, PodIps};
 use crate::api::virtual_node::{Strategy as Declared, Taint};
 use crate::kubelet::contact::{self, Contact};
 use crate::kubelet::events::Events;
@@ -27,7 +27,7 @@ use crate::kubelet::sites::{self, Site, SiteStreams, Sites};
 use crate::provider::feedback::Addresses;
 use crate::provider::fleet::{Fleet, Member};
 use crate::provider::placement::Strategy;
-use crate::provider::target::{TargetProvider, TargetSetup};
+use crate::provider::target::{Tales, TargetProvider, TargetSetup};
 
 /// The parts of one virtual node, ready to run.
 pub(super) struct Unit {
@@ -203,6 +203,11 @@ async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Resu
         addresses: match target.spec.pod_ips {
             PodIps::Withhold => Addresses::Withhold,
             PodIps::Publish => Addresses::Publish,
+        },
+        tales: match target.spec.events {
+            MirroredEvents::Warnings => Tales::Warnings,
+            MirroredEvents::All => Tales::All,
+            MirroredEvents::None => Tales::None,
         },
         count_load: node.targets.len() > 1,
         view: Arc::new(shared.view.clone()),
