@@ -1,12 +1,15 @@
 //! The Kubernetes provider: all that knows of target clusters.
 
 pub mod capacity;
+pub mod claims;
 pub mod feedback;
 pub mod fleet;
 pub mod names;
 pub mod placement;
 pub mod quantity;
 pub mod requests;
+pub mod services;
 pub mod target;
+pub mod teller;
 pub mod translate;
 pub mod tunnel;

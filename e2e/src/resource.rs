@@ -3,11 +3,22 @@
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-const CORE: &[&str] =
-    &["pods", "events", "configmaps", "serviceaccounts", "persistentvolumeclaims", "services", "namespaces", "nodes"];
+const CORE: &[&str] = &[
+    "pods",
+    "events",
+    "configmaps",
+    "serviceaccounts",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "resourcequotas",
+    "services",
+    "namespaces",
+    "nodes",
+];
 const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
 const RBAC: &[&str] = &["clusterroles", "clusterrolebindings"];
-const CLUSTER_SCOPED: &[&str] = &["namespaces", "nodes", "clusterroles", "clusterrolebindings"];
+const CLUSTER_SCOPED: &[&str] =
+    &["namespaces", "nodes", "persistentvolumes", "storageclasses", "clusterroles", "clusterrolebindings"];
 
 /// The path of a resource's objects, in `namespace` unless they have none.
 pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
@@ -16,6 +27,8 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
         _ if APPS.contains(&plural) => "/apis/apps/v1",
         _ if RBAC.contains(&plural) => "/apis/rbac.authorization.k8s.io/v1",
         "jobs" => "/apis/batch/v1",
+        "storageclasses" => "/apis/storage.k8s.io/v1",
+        "ingresses" => "/apis/networking.k8s.io/v1",
         _ => bail!("the tests do not know the resource {plural}; add it to e2e/src/resource.rs"),
     };
     Ok(if CLUSTER_SCOPED.contains(&plural) {
@@ -27,7 +40,9 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
 
 /// The resource of an object: all that tests use have a regular plural.
 pub(crate) fn plural(object: &Value) -> String {
-    format!("{}s", object["kind"].as_str().unwrap_or_default().to_lowercase())
+    let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
+    let ending = if kind.ends_with('s') { "es" } else { "s" };
+    kind + ending
 }
 
 /// Sets `apiVersion` for the kinds that tests use, so that they need not say it.
@@ -37,6 +52,8 @@ pub(crate) fn with_api_version(mut object: Value) -> Value {
             plural if APPS.contains(&plural) => "apps/v1",
             plural if RBAC.contains(&plural) => "rbac.authorization.k8s.io/v1",
             "jobs" => "batch/v1",
+            "storageclasses" => "storage.k8s.io/v1",
+            "ingresses" => "networking.k8s.io/v1",
             _ => "v1",
         };
         object["apiVersion"] = version.into();

@@ -13,7 +13,7 @@ use crate::api::clients::{self, ClientsError};
 use crate::api::configuration::{Configuration, Declared};
 use crate::api::diagnosis::{self, Trouble, diagnose, diagnose_config};
 use crate::api::field::{FieldPath, Finding};
-use crate::api::rights::{host_rights, target_rights};
+use crate::api::rights::{Features, host_rights, target_rights};
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
 
@@ -101,8 +101,9 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     let ports = assign_ports(&configuration.nodes, args.port)?;
     let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
     // Beside everything else: a target that is down would delay the start by its whole deadline.
-    tokio::spawn(report_targets(configuration.targets.clone(), targets.clone()));
-    check_host(&client, &host).await?;
+    let features = configuration.targets.iter().map(|one| Features::of_target(&configuration.nodes, &one.name)).collect();
+    tokio::spawn(report_targets(configuration.targets.clone(), targets.clone(), features));
+    check_host(&client, &host, Features::of_nodes(&configuration.nodes)).await?;
     let host_id = identify(&client, &clients::address(&host)).await?;
     let node_ip = match args.node_ip {
         Some(address) => address,
@@ -126,8 +127,8 @@ fn identity(node_ip: IpAddr, bind_address: IpAddr, port: u16) -> String {
     format!("{}_{node_ip}_{bind_address}_{port}", machine.trim())
 }
 
-async fn check_host(client: &Client, host: &Config) -> Result<(), RunError> {
-    match diagnose(client, &clients::address(host), &host_rights()).await {
+async fn check_host(client: &Client, host: &Config, features: Features) -> Result<(), RunError> {
+    match diagnose(client, &clients::address(host), &host_rights(features)).await {
         Ok(version) => {
             info!(version = version.0, "the host cluster can be used");
             Ok(())
@@ -142,9 +143,9 @@ async fn check_host(client: &Client, host: &Config) -> Result<(), RunError> {
 
 /// Says what is wrong with targets. Nothing else follows from it: a restart must work while one of them is down, and
 /// rights may be granted later.
-async fn report_targets(targets: Vec<Declared<TargetSpec>>, configs: Vec<Config>) {
-    let reports = targets.iter().zip(&configs).map(|(target, config)| async move {
-        match diagnose_config(config, &target_rights(&target.spec)).await {
+async fn report_targets(targets: Vec<Declared<TargetSpec>>, configs: Vec<Config>, features: Vec<Features>) {
+    let reports = targets.iter().zip(&configs).zip(features).map(|((target, config), features)| async move {
+        match diagnose_config(config, &target_rights(&target.spec, features)).await {
             Ok(version) => info!(target_name = target.name, version = version.0, "the target can be used"),
             Err(trouble) => {
                 let remedy = "pods for this target wait until this is mended";
@@ -190,6 +191,8 @@ fn assemble(configuration: &Configuration, targets: &[Config], ports: &[u16]) ->
             labels: node.spec.labels.clone(),
             taints: node.spec.taints_of(&node.name),
             port,
+            claims: node.spec.claims,
+            services: node.spec.services,
         })
     };
     configuration.nodes.iter().zip(ports).filter_map(node).collect()

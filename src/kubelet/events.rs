@@ -60,7 +60,7 @@ impl Events {
     }
 }
 
-fn shorten(mut note: String) -> String {
+pub(crate) fn shorten(mut note: String) -> String {
     if note.len() > NOTE_BYTES {
         let mut end = NOTE_BYTES;
         while !note.is_char_boundary(end) {

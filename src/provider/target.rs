@@ -11,6 +11,7 @@ use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::claims::{Claims, claims_of};
 use super::feedback::Addresses;
 use super::requests::Requests;
 use super::translate::{self, Site, namespace_owner};
@@ -26,6 +27,8 @@ mod health;
 mod load;
 mod namespaces;
 mod nodes;
+
+pub(in crate::provider) use delegates::refusal;
 
 use delegates::Delegates;
 use health::Health;
@@ -55,6 +58,8 @@ pub struct TargetSetup {
     pub addresses: Addresses,
     /// Somebody wants to know what the delegates ask for.
     pub count_load: bool,
+    /// Where home's claims are kept; `None` where none are.
+    pub claims: Option<Arc<Claims>>,
 }
 
 /// Runs pods in a target.
@@ -109,12 +114,47 @@ impl TargetProvider {
         self.delegates.load().has(proxy_uid)
     }
 
+    /// How to reach it.
+    pub(in crate::provider) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The namespace there for one of home's; it is made if it is missing and that is allowed.
+    pub(in crate::provider) async fn namespace(&self, home: &str) -> Result<String, PodError> {
+        self.namespaces.ensure(mapped(home)).await?;
+        Ok(mapped(home).to_owned())
+    }
+
+    /// A namespace there is not what it was.
+    pub(in crate::provider) fn forget_namespace(&self, namespace: &str) {
+        self.namespaces.forget(namespace);
+    }
+
+    /// From home's names of a pod's claims to those in this target.
+    async fn claims(&self, pod: &PodDocument) -> Result<BTreeMap<String, String>, PodError> {
+        match &self.setup.claims {
+            Some(claims) => claims.names(pod, &self.setup.name).await,
+            None => match claims_of(pod).pop() {
+                None => Ok(BTreeMap::new()),
+                Some(mount) => Err(PodError::Held {
+                    field: mount.field,
+                    message: format!(
+                        "claim {} does not follow the pod to its target; set spec.claims in the VirtualNode {}, or let \
+                         the pod run at home",
+                        mount.claim, self.setup.node_name
+                    ),
+                }),
+            },
+        }
+    }
+
     fn site(&self, namespace: &str, uid: &str) -> Site {
         Site {
             host_id: self.setup.host_id.clone(),
             node_name: self.setup.node_name.clone(),
             node_labels: self.setup.node_labels.clone(),
             namespace: namespace.into(),
+            claims: BTreeMap::new(),
             owner: Some(namespace_owner(namespace, uid)),
         }
     }
@@ -131,9 +171,11 @@ impl PodLifecycleHandler for TargetProvider {
         let namespace = mapped(pod.namespace());
         // Held pods must not leave namespaces behind.
         translate::translate(pod, &self.site(namespace, ""))?;
+        let claims = self.claims(pod).await?;
         for attempt in 0.. {
             let uid = self.namespaces.ensure(namespace).await?;
-            let delegate = translate::translate(pod, &self.site(namespace, &uid))?.delegate;
+            let site = Site { claims: claims.clone(), ..self.site(namespace, &uid) };
+            let delegate = translate::translate(pod, &site)?.delegate;
             match self.delegates.create(&delegate, &pod.key()).await? {
                 Some(made) => return Ok(made),
                 // The namespace that was known has gone meanwhile.

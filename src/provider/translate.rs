@@ -8,7 +8,8 @@
 //! 2. `downward`: the downward API goes on telling what it tells at home;
 //! 3. `scheduling`: what chose the virtual node would choose no node of the target;
 //! 4. `residue`: what the host's admission filled in, the target's fills in again;
-//! 5. `metadata`: labels, annotations and the owner.
+//! 5. [`claims`](super::claims): volumes name the target's claims;
+//! 6. `metadata`: labels, annotations and the owner.
 //!
 //! [`update`] makes the patch with which a live delegate follows its proxy, and [`mod@fingerprint`] says when it has to.
 
@@ -48,6 +49,8 @@ pub struct Site {
     pub node_labels: BTreeMap<String, String>,
     /// The namespace of the delegate in the target.
     pub namespace: String,
+    /// From home's names of the pod's claims to those in the target.
+    pub claims: BTreeMap<String, String>,
     /// The owner of the delegate ([`namespace_owner`]); `None` for a preview, never for a delegate that is created, since
     /// a ReplicaSet of the target with the same selector would adopt it.
     pub owner: Option<OwnerReference>,
@@ -90,6 +93,9 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
     let carried = downward::redirect(&mut spec, proxy, &site.node_name, &mut report);
     scheduling::detach(&mut spec, site, &mut report);
     residue::strip(&mut spec, &mut report);
+    for (field, why) in super::claims::rename(&mut spec, proxy.name(), &site.claims) {
+        report.changed(field, why);
+    }
     let metadata = metadata::build(proxy, site, carried, &spec, &mut report)?;
 
     let delegate = PodDocument::new(metadata, Value::Object(spec), Value::Null);

@@ -24,6 +24,7 @@ use crate::kubelet::pods::{PodController, PodSetup};
 use crate::kubelet::provider::NodeProvider;
 use crate::kubelet::server::{Authenticator, Authorizer, Server, ServingCertificate, server_config};
 use crate::kubelet::sites::{self, Site, SiteStreams, Sites};
+use crate::provider::claims::{self, Claims, Keeper, KeeperSetup};
 use crate::provider::feedback::Addresses;
 use crate::provider::fleet::{Fleet, Member};
 use crate::provider::placement::Strategy;
@@ -38,6 +39,8 @@ pub(super) struct Unit {
     heartbeats: Vec<Heartbeat>,
     /// Whether each site answers.
     contacts: Vec<watch::Receiver<Contact>>,
+    /// Where claims are kept.
+    claims: Option<Keeper>,
 }
 
 /// Something that is asked whether it answers.
@@ -56,8 +59,11 @@ impl Unit {
     ) -> Result<Self, StartError> {
         let (setup, host) = (&shared.setup, &shared.host);
         let (mut members, mut heartbeats, mut contacts, mut partitions) = (vec![], vec![], vec![], vec![]);
+        let book = node.claims.then(|| Claims::new(host.clone(), &node.name));
+        let mut claim_sites = vec![];
         for target in &node.targets {
-            let provider = connect(shared, node, target).await?;
+            let provider = connect(shared, node, target, book.clone()).await?;
+            claim_sites.push(claims::Site { name: target.name.clone(), provider: provider.clone() });
             let contact = watch::Sender::default();
             contacts.push(contact.subscribe());
             partitions.push(target.spec.partition.policy());
@@ -69,7 +75,11 @@ impl Unit {
             });
             heartbeats.push(Heartbeat { provider, silence: target.spec.heartbeat.timeout(), contact });
         }
-        let (sites, status, whole) = join(members, node, &contacts, &mut heartbeats);
+        let (sites, status, whole, fleet) = join(members, node, &contacts, &mut heartbeats, book.clone());
+        let claims = book.map(|claims| {
+            let (host_id, node) = (setup.host_id.clone(), node.name.clone());
+            Keeper::new(KeeperSetup { host: host.clone(), host_id, node, sites: claim_sites, fleet, claims })
+        });
 
         let several = node.targets.len() > 1;
         let unsure = several && had_no_choice(shared, &node.name).await;
@@ -104,12 +114,12 @@ impl Unit {
             choice: several && !unsure,
         };
         let keeper = NodeController::new(identity, host.clone(), setup.host.clone(), status, whole);
-        Ok(Self { server, listener: listener.clone(), pods, keeper, heartbeats, contacts })
+        Ok(Self { server, listener: listener.clone(), pods, keeper, heartbeats, contacts, claims })
     }
 
     /// Runs until it is told to stop, or one of the parts fails; then every action that is under way is finished.
     pub(super) async fn run(self, workers: usize, shutdown: CancellationToken) -> Result<(), StartError> {
-        let Self { server, listener, pods, keeper, heartbeats, contacts } = self;
+        let Self { server, listener, pods, keeper, heartbeats, contacts, claims } = self;
         let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
         let stop = || shutdown.clone();
         let (a, b, c) = (stop(), stop(), stop());
@@ -122,6 +132,13 @@ impl Unit {
             pods.run(workers, contacts, b).await;
             Ok(())
         });
+        if let Some(claims) = claims {
+            let stop = stop();
+            tasks.spawn(async move {
+                claims.run(stop).await;
+                Ok(())
+            });
+        }
         for Heartbeat { provider, silence, contact } in heartbeats {
             let stop = stop();
             tasks.spawn(async move {
@@ -150,9 +167,10 @@ fn join(
     node: &NodeSetup,
     contacts: &[watch::Receiver<Contact>],
     heartbeats: &mut Vec<Heartbeat>,
-) -> (Sites, Arc<dyn NodeProvider>, watch::Receiver<Contact>) {
+    claims: Option<Arc<Claims>>,
+) -> (Sites, Arc<dyn NodeProvider>, watch::Receiver<Contact>, Option<Arc<Fleet>>) {
     if let ([only], [contact]) = (members.as_slice(), contacts) {
-        return (Sites::one(only.provider.clone()), only.provider.clone(), contact.clone());
+        return (Sites::one(only.provider.clone()), only.provider.clone(), contact.clone(), None);
     }
     let site = |member: &Member| Site { name: member.name.as_str().into(), provider: member.provider.clone() };
     let sites = members.iter().map(site).collect();
@@ -163,11 +181,11 @@ fn join(
     };
     // The node is silent when its last target is: after that target's own time.
     let silence = heartbeats.iter().map(|one| one.silence).max().unwrap_or_default();
-    let fleet = Arc::new(Fleet::new(members, strategy));
+    let fleet = Arc::new(Fleet::new(members, strategy, claims));
     let contact = watch::Sender::default();
     let whole = contact.subscribe();
     heartbeats.push(Heartbeat { provider: fleet.clone(), silence, contact });
-    (Sites::several(sites, fleet.clone()), fleet, whole)
+    (Sites::several(sites, fleet.clone()), fleet.clone(), whole, Some(fleet))
 }
 
 /// Whether the node may have pods of a time in which it had one target, and nothing was written on them. Who cannot tell
@@ -187,7 +205,12 @@ async fn had_no_choice(shared: &Shared, node: &str) -> bool {
 }
 
 /// The Kubernetes provider of a target, for a node.
-async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Result<Arc<TargetProvider>, StartError> {
+async fn connect(
+    shared: &Shared,
+    node: &NodeSetup,
+    target: &NodeTarget,
+    claims: Option<Arc<Claims>>,
+) -> Result<Arc<TargetProvider>, StartError> {
     let what = format!("target {}", target.name);
     Ok(Arc::new(TargetProvider::start(TargetSetup {
         name: target.name.clone(),
@@ -204,6 +227,7 @@ async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Resu
             PodIps::Publish => Addresses::Publish,
         },
         count_load: node.targets.len() > 1,
+        claims,
     })))
 }
 

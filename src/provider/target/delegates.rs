@@ -203,7 +203,7 @@ impl Delegates {
 }
 
 /// What a failed request means for the pod: an answer that says no, or none that counts.
-pub(super) fn refusal(error: kube::Error, resource: &str) -> PodError {
+pub(in crate::provider) fn refusal(error: kube::Error, resource: &str) -> PodError {
     match error {
         kube::Error::Api(status) if (400..500).contains(&status.code) && !matches!(status.code, 408 | 409 | 429) => {
             let reason = if status.reason.is_empty() { status.code.to_string() } else { status.reason.clone() };

@@ -36,8 +36,6 @@ const SECRET: &str = "Secrets do not follow a pod to its target; let the pod run
      from where the target can reach it";
 const TOKEN: &str = "tokens of service accounts do not follow a pod to its target; remove the source if the pod does \
      without, or let the pod run at home";
-const CLAIM: &str = "storage that is claimed at home cannot be mounted in a target; use an emptyDir or a network volume \
-     that both sides reach, or let the pod run at home";
 const HOST_PATH: &str = "a directory of a node's disk is another one in a target, and reaches beyond the pod; use an \
      emptyDir, or let the pod run at home";
 const CERTIFICATE: &str = "certificates that home issues do not follow a pod to its target; remove the source if the pod \
@@ -48,13 +46,7 @@ const PRIVILEGE: &str = "a pod may not have more than ordinary rights in a targe
      home";
 
 /// Volumes of these kinds hold their pod.
-const VOLUMES: [(&str, &str); 5] = [
-    ("configMap", CONFIG_MAP),
-    ("secret", SECRET),
-    ("persistentVolumeClaim", CLAIM),
-    ("ephemeral", CLAIM),
-    ("hostPath", HOST_PATH),
-];
+const VOLUMES: [(&str, &str); 3] = [("configMap", CONFIG_MAP), ("secret", SECRET), ("hostPath", HOST_PATH)];
 
 /// Sources of projected volumes of these kinds hold their pod.
 const SOURCES: [(&str, &str); 5] = [
@@ -182,8 +174,6 @@ mod tests {
         for (volume, field) in [
             (json!({"configMap": {"name": "c", "optional": true}}), "configMap"),
             (json!({"secret": {"secretName": "s"}}), "secret"),
-            (json!({"persistentVolumeClaim": {"claimName": "p"}}), "persistentVolumeClaim"),
-            (json!({"ephemeral": {}}), "ephemeral"),
             (json!({"hostPath": {"path": "/"}}), "hostPath"),
             (json!({"csi": {"driver": "d", "nodePublishSecretRef": {"name": "s"}}}), "csi.nodePublishSecretRef"),
             (json!({"rbd": {"secretRef": {"name": "s"}}}), "rbd.secretRef"),
@@ -212,6 +202,7 @@ mod tests {
     fn volumes_of_other_kinds_pass() {
         let spec = json!({"volumes": [{"emptyDir": {}}, {"nfs": {"server": "s"}}, {"csi": {"driver": "d"}},
             {"inventedIn2031": {"x": 1}}, {"configMap": null}, {"image": {"reference": "r"}}, 7,
+            {"persistentVolumeClaim": {"claimName": "p"}}, {"ephemeral": {}},
             {"projected": {"sources": [{"downwardAPI": {"items": []}}, {"novel": {}}]}}]});
         assert_eq!(held(&spec), None);
     }

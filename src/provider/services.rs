@@ -1,0 +1,1 @@
+//! Services and Ingresses that follow pods into their targets.
