@@ -83,6 +83,14 @@ pub enum PodError {
     /// Something that is not ours holds the name; it is left alone.
     #[error("{0}")]
     Stranger(String),
+    /// Something that the pod needs beside it is not there, or may not be had. Tried again with backoff.
+    #[error("{message}")]
+    Waiting {
+        /// CamelCase, stable: the reason of the event.
+        reason: String,
+        /// What is missing and what to do, in a sentence.
+        message: String,
+    },
     /// The other side has refused (admission, quota, rights, validation). Tried again with backoff, since the cause
     /// may be cured there.
     #[error("{reason}: {message}")]

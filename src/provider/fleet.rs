@@ -90,7 +90,11 @@ impl Fleet {
         })?;
         match self.members[place].candidate().trouble {
             Some(trouble) => Err(refused(format!("its claim {claim} is kept in target {target}: {trouble}"))),
-            None => Ok(Some((place, format!("it keeps the claim {claim}")))),
+            None => {
+                // It may have been reserved for when the claim was given its target; the watch will count it.
+                self.reserved.lock().unwrap_or_else(PoisonError::into_inner).remove(pod.uid());
+                Ok(Some((place, format!("it keeps the claim {claim}"))))
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::claims::{Claims, claims_of};
 use super::feedback::Addresses;
 use super::requests::Requests;
+use super::services::Tracker;
 use super::translate::{self, Site, namespace_owner};
 use super::tunnel::Streams;
 use crate::kubelet::provider::{
@@ -60,6 +61,8 @@ pub struct TargetSetup {
     pub count_load: bool,
     /// Where home's claims are kept; `None` where none are.
     pub claims: Option<Arc<Claims>>,
+    /// Who wants to know which labels the delegates have.
+    pub tracker: Option<Arc<Tracker>>,
 }
 
 /// Runs pods in a target.
@@ -92,6 +95,7 @@ impl TargetProvider {
             setup.addresses,
             health.clone(),
             setup.count_load,
+            setup.tracker.clone(),
         );
         Self {
             delegates,

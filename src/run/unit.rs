@@ -8,7 +8,7 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,7 @@ use crate::provider::claims::{self, Claims, Keeper, KeeperSetup};
 use crate::provider::feedback::Addresses;
 use crate::provider::fleet::{Fleet, Member};
 use crate::provider::placement::Strategy;
+use crate::provider::services::{self, Follower, FollowerSetup, Tracker};
 use crate::provider::target::{TargetProvider, TargetSetup};
 
 /// The parts of one virtual node, ready to run.
@@ -41,6 +42,8 @@ pub(super) struct Unit {
     contacts: Vec<watch::Receiver<Contact>>,
     /// Where claims are kept.
     claims: Option<Keeper>,
+    /// What follows pods into the targets.
+    services: Option<Follower>,
 }
 
 /// Something that is asked whether it answers.
@@ -60,9 +63,17 @@ impl Unit {
         let (setup, host) = (&shared.setup, &shared.host);
         let (mut members, mut heartbeats, mut contacts, mut partitions) = (vec![], vec![], vec![], vec![]);
         let book = node.claims.then(|| Claims::new(host.clone(), &node.name));
-        let mut claim_sites = vec![];
+        let news = Arc::new(Notify::new());
+        let (mut claim_sites, mut service_sites) = (vec![], vec![]);
         for target in &node.targets {
-            let provider = connect(shared, node, target, book.clone()).await?;
+            let tracker = node.services.then(|| Arc::new(Tracker::new(news.clone())));
+            let provider = connect(shared, node, target, book.clone(), tracker.clone()).await?;
+            service_sites.extend(tracker.map(|tracker| services::Site {
+                name: target.name.clone(),
+                provider: provider.clone(),
+                tracker,
+                publish: target.spec.pod_ips == PodIps::Publish,
+            }));
             claim_sites.push(claims::Site { name: target.name.clone(), provider: provider.clone() });
             let contact = watch::Sender::default();
             contacts.push(contact.subscribe());
@@ -76,6 +87,10 @@ impl Unit {
             heartbeats.push(Heartbeat { provider, silence: target.spec.heartbeat.timeout(), contact });
         }
         let (sites, status, whole, fleet) = join(members, node, &contacts, &mut heartbeats, book.clone());
+        let services = node.services.then(|| {
+            let (host_id, node) = (setup.host_id.clone(), node.name.clone());
+            Follower::new(FollowerSetup { host: host.clone(), host_id, node, sites: service_sites, news })
+        });
         let claims = book.map(|claims| {
             let (host_id, node) = (setup.host_id.clone(), node.name.clone());
             Keeper::new(KeeperSetup { host: host.clone(), host_id, node, sites: claim_sites, fleet, claims })
@@ -114,12 +129,12 @@ impl Unit {
             choice: several && !unsure,
         };
         let keeper = NodeController::new(identity, host.clone(), setup.host.clone(), status, whole);
-        Ok(Self { server, listener: listener.clone(), pods, keeper, heartbeats, contacts, claims })
+        Ok(Self { server, listener: listener.clone(), pods, keeper, heartbeats, contacts, claims, services })
     }
 
     /// Runs until it is told to stop, or one of the parts fails; then every action that is under way is finished.
     pub(super) async fn run(self, workers: usize, shutdown: CancellationToken) -> Result<(), StartError> {
-        let Self { server, listener, pods, keeper, heartbeats, contacts, claims } = self;
+        let Self { server, listener, pods, keeper, heartbeats, contacts, claims, services } = self;
         let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
         let stop = || shutdown.clone();
         let (a, b, c) = (stop(), stop(), stop());
@@ -132,6 +147,13 @@ impl Unit {
             pods.run(workers, contacts, b).await;
             Ok(())
         });
+        if let Some(services) = services {
+            let stop = stop();
+            tasks.spawn(async move {
+                services.run(stop).await;
+                Ok(())
+            });
+        }
         if let Some(claims) = claims {
             let stop = stop();
             tasks.spawn(async move {
@@ -210,6 +232,7 @@ async fn connect(
     node: &NodeSetup,
     target: &NodeTarget,
     claims: Option<Arc<Claims>>,
+    tracker: Option<Arc<Tracker>>,
 ) -> Result<Arc<TargetProvider>, StartError> {
     let what = format!("target {}", target.name);
     Ok(Arc::new(TargetProvider::start(TargetSetup {
@@ -228,6 +251,7 @@ async fn connect(
         },
         count_load: node.targets.len() > 1,
         claims,
+        tracker,
     })))
 }
 

@@ -314,6 +314,7 @@ fn explain(error: &PodError) -> (Obstacle, bool) {
         PodError::Held { .. } => ("OffloadHeld", false),
         PodError::Namesake(_) => ("WaitingForNamesake", true),
         PodError::Stranger(_) => ("NameConflict", true),
+        PodError::Waiting { reason, .. } => (reason.as_str(), true),
         PodError::Refused { .. } => ("TargetRefused", true),
         PodError::NoAnswer(_) => ("TargetUnreachable", true),
     };

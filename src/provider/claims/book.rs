@@ -89,7 +89,7 @@ impl Claims {
         match self.of_claim(pod.namespace(), &mount.claim).await {
             Ok(Ok(volume)) => Ok(volume),
             Ok(Err(Unfit::Never(message))) => Err(PodError::Held { field: mount.field.clone(), message }),
-            Ok(Err(Unfit::NotYet(reason, message))) => Err(PodError::Refused { reason: reason.into(), message }),
+            Ok(Err(Unfit::NotYet(reason, message))) => Err(PodError::Waiting { reason: reason.into(), message }),
             Err(error) => Err(PodError::NoAnswer(error.into())),
         }
     }

@@ -13,6 +13,7 @@ use super::load::Load;
 use crate::kubelet::provider::{Deletion, Instance, PodDocument, PodError, PodKey, PodNotice, ProviderPod};
 use crate::provider::feedback::{Addresses, provider_pod};
 use crate::provider::names;
+use crate::provider::services::Tracker;
 use crate::provider::translate::update_patch;
 
 const WATCH: &str = "pods";
@@ -26,6 +27,7 @@ pub(super) struct Delegates {
     addresses: Addresses,
     health: Arc<Health>,
     load: Load,
+    tracker: Option<Arc<Tracker>>,
 }
 
 impl Delegates {
@@ -36,9 +38,10 @@ impl Delegates {
         addresses: Addresses,
         health: Arc<Health>,
         count_load: bool,
+        tracker: Option<Arc<Tracker>>,
     ) -> Self {
         let selector = format!("{}={host_id},{}={node}", names::HOST, names::NODE);
-        Self { client, host_id: host_id.into(), selector, addresses, health, load: Load::new(count_load) }
+        Self { client, host_id: host_id.into(), selector, addresses, health, load: Load::new(count_load), tracker }
     }
 
     /// What they ask for.
@@ -142,6 +145,7 @@ impl Delegates {
                 // The watcher yields this before it asks for the list.
                 Ok(Some(watcher::Event::Init)) => {
                     self.load.listing();
+                    self.track(Tracker::listing);
                     if !PodNotice::listing(&notices).await {
                         return;
                     }
@@ -149,10 +153,12 @@ impl Delegates {
                 }
                 Ok(Some(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
                     self.load.seen(&pod);
+                    self.track(|tracker| tracker.seen(&pod));
                     self.read_or_tell(&pod).map(|pod| PodNotice::Seen(Box::new(pod)))
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
                     self.load.listed();
+                    self.track(Tracker::listed);
                     self.health.works(WATCH);
                     Some(PodNotice::Listed)
                 }
@@ -171,6 +177,12 @@ impl Delegates {
         }
     }
 
+    fn track(&self, tell: impl FnOnce(&Tracker)) {
+        if let Some(tracker) = &self.tracker {
+            tell(tracker);
+        }
+    }
+
     /// A delegate left the selection: it has gone, or somebody has taken our labels off it. The second would leave a pod
     /// that runs and that nobody knows, so where the object was not being deleted we look, and put the labels back.
     async fn gone(&self, pod: PodDocument) -> Option<PodNotice> {
@@ -179,6 +191,7 @@ impl Delegates {
         {
             return self.read_or_tell(&restored).map(|pod| PodNotice::Seen(Box::new(pod)));
         }
+        self.track(|tracker| tracker.gone(pod.uid()));
         let pod = self.read_or_tell(&pod)?;
         self.load.gone(&pod.key.uid);
         Some(PodNotice::Gone { key: pod.key, instance: pod.instance.uid })
