@@ -7,7 +7,8 @@ use e2e::{Cluster, IDLE, Pod, Result, Value, World, bail, container, ensure, jso
 use tempfile::TempDir;
 
 /// Says how often it was started before, by what it finds in its volume.
-const COUNT: &str = "touch /data/log; wc -l < /data/log; echo begun >> /data/log; trap 'exit 0' TERM; sleep 86400 & wait";
+const COUNT: &str =
+    "touch /data/log; wc -l < /data/log; echo begun >> /data/log; trap 'exit 0' TERM; sleep 86400 & wait";
 
 /// Storage for one test in a target, and the StorageClass at home that stands for it. Dropping it removes what has no
 /// namespace.
@@ -136,8 +137,7 @@ fn a_stateful_set_finds_its_data_again() -> Result<()> {
     world.longshore().kill9()?;
     world.host.delete("pods", "web-0")?;
     world.longshore().restart()?;
-    let second =
-        world.host.wait_for_pod("web-0", "Ready anew", |pod| pod.is_ready() && pod.uid() != first.uid())?;
+    let second = world.host.wait_for_pod("web-0", "Ready anew", |pod| pod.is_ready() && pod.uid() != first.uid())?;
     assert_eq!(lives(&world, "web-0")?, "1", "it finds what the first has written");
     assert_ne!(world.delegate(&second)?.uid(), delegate.uid());
 

@@ -198,7 +198,8 @@ pub fn target_rights(spec: &TargetSpec, features: Features) -> Vec<Right> {
         rights.extend(On("", "events").verbs(&["list", "watch"], "tell home what goes wrong with claims"));
     }
     if features.services {
-        let (all, why) = (&["get", "list", "watch", "create", "update", "delete"], "let Services and Ingresses follow pods");
+        let (all, why) =
+            (&["get", "list", "watch", "create", "update", "delete"], "let Services and Ingresses follow pods");
         rights.extend(On("", "services").verbs(all, why));
         rights.extend(On("networking.k8s.io", "ingresses").verbs(all, why));
     }

@@ -101,7 +101,8 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     let ports = assign_ports(&configuration.nodes, args.port)?;
     let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
     // Beside everything else: a target that is down would delay the start by its whole deadline.
-    let features = configuration.targets.iter().map(|one| Features::of_target(&configuration.nodes, &one.name)).collect();
+    let features =
+        configuration.targets.iter().map(|one| Features::of_target(&configuration.nodes, &one.name)).collect();
     tokio::spawn(report_targets(configuration.targets.clone(), targets.clone(), features));
     check_host(&client, &host, Features::of_nodes(&configuration.nodes)).await?;
     let host_id = identify(&client, &clients::address(&host)).await?;

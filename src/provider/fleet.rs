@@ -88,14 +88,12 @@ impl Fleet {
         let place = self.members.iter().position(|member| member.name == target).ok_or_else(|| {
             refused(format!("its claim {claim} is kept in target {target}, which this node does not have any more"))
         })?;
-        match self.members[place].candidate().trouble {
-            Some(trouble) => Err(refused(format!("its claim {claim} is kept in target {target}: {trouble}"))),
-            None => {
-                // It may have been reserved for when the claim was given its target; the watch will count it.
-                self.reserved.lock().unwrap_or_else(PoisonError::into_inner).remove(pod.uid());
-                Ok(Some((place, format!("it keeps the claim {claim}"))))
-            }
+        if let Some(trouble) = self.members[place].candidate().trouble {
+            return Err(refused(format!("its claim {claim} is kept in target {target}: {trouble}")));
         }
+        // It may have been reserved for when the claim was given its target; the watch will count it.
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner).remove(pod.uid());
+        Ok(Some((place, format!("it keeps the claim {claim}"))))
     }
 
     fn candidates(&self, pod: &str, reserved: &mut HashMap<String, Reserved>) -> Vec<Candidate> {

@@ -53,7 +53,10 @@ async fn a_cluster_that_grants_all_can_be_used() {
         review["status"] = json!({"allowed": true});
         (201, review)
     });
-    assert_eq!(diagnose(&client, ADDRESS, &host_rights(Features::default())).await.unwrap(), Version("v1.35.1".to_owned()));
+    assert_eq!(
+        diagnose(&client, ADDRESS, &host_rights(Features::default())).await.unwrap(),
+        Version("v1.35.1".to_owned())
+    );
 }
 
 #[tokio::test]

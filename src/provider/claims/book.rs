@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use k8s_openapi::api::core::v1::PersistentVolume;
-use kube::api::{Api, DynamicObject};
 use kube::Client;
+use kube::api::{Api, DynamicObject};
 
 use super::plan::{self, Unfit, Volume};
 use super::{Mount, claims_of};
@@ -52,7 +52,8 @@ impl Claims {
 
     /// All that a list showed are these.
     pub(super) fn listed(&self, names: &std::collections::HashSet<String>) {
-        let gone: Vec<_> = self.volumes.iter().map(|one| one.key().clone()).filter(|name| !names.contains(name)).collect();
+        let gone: Vec<_> =
+            self.volumes.iter().map(|one| one.key().clone()).filter(|name| !names.contains(name)).collect();
         for name in gone {
             self.gone(&name);
         }
@@ -125,7 +126,8 @@ impl Claims {
         for mount in claims_of(pod) {
             let volume = self.of_mount(pod, &mount).await?;
             if volume.remote.target != target {
-                let message = format!("claim {} is kept in target {}, not in {target}", mount.claim, volume.remote.target);
+                let message =
+                    format!("claim {} is kept in target {}, not in {target}", mount.claim, volume.remote.target);
                 return Err(PodError::Held { field: mount.field, message });
             }
             names.insert(mount.claim, volume.remote.name.clone());

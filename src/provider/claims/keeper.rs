@@ -17,8 +17,8 @@ use kube::{Client, ResourceExt};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::plan::{self, Identity, Volume};
 use super::Claims;
+use super::plan::{self, Identity, Volume};
 use crate::errors::chain;
 use crate::kubelet::provider::PodError;
 use crate::kubelet::queue::Queue;
@@ -273,8 +273,7 @@ impl Keeper {
     async fn watch_warnings(self: Arc<Self>, index: usize) {
         let Some(site) = self.setup.sites.get(index) else { return };
         let all: Api<Event> = Api::all(site.provider.client().clone());
-        let config =
-            watcher::Config::default().fields("involvedObject.kind=PersistentVolumeClaim,type=Warning");
+        let config = watcher::Config::default().fields("involvedObject.kind=PersistentVolumeClaim,type=Warning");
         let mut stream = watcher(all, config).backoff(crate::backoff::of_watches()).boxed();
         loop {
             match stream.try_next().await {

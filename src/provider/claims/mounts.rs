@@ -69,7 +69,10 @@ mod tests {
             {"name": "other", "persistentVolumeClaim": {"claimName": "other"}}]}}))
         .unwrap();
         let mounts = claims_of(&pod);
-        assert_eq!(mounts.iter().map(|one| one.claim.as_str()).collect::<Vec<_>>(), ["data-web-0", "web-0-cache", "other"]);
+        assert_eq!(
+            mounts.iter().map(|one| one.claim.as_str()).collect::<Vec<_>>(),
+            ["data-web-0", "web-0-cache", "other"]
+        );
         assert_eq!(mounts[1].field, "spec.volumes[2].ephemeral");
 
         let names = [("data-web-0", "data-web-0-1f"), ("web-0-cache", "web-0-cache-2f")];
@@ -89,7 +92,8 @@ mod tests {
 
     #[test]
     fn what_is_not_shaped_like_a_volume_is_left_alone() {
-        let mut spec = json!({"volumes": [7, {"persistentVolumeClaim": null}, {"ephemeral": {}}]}).as_object().unwrap().clone();
+        let mut spec =
+            json!({"volumes": [7, {"persistentVolumeClaim": null}, {"ephemeral": {}}]}).as_object().unwrap().clone();
         let before = spec.clone();
         assert_eq!(rename(&mut spec, "p", &BTreeMap::new()), []);
         assert_eq!(spec, before);

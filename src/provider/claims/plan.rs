@@ -41,7 +41,8 @@ pub(super) fn resource() -> ApiResource {
 /// Whether it is for this virtual node to make the volume of a claim, by the claim's metadata.
 pub(super) fn is_ours(claim: &ObjectMeta, node: &str) -> bool {
     let annotation = |key: &str| claim.annotations.as_ref().and_then(|all| all.get(key)).map(String::as_str);
-    STORAGE_PROVISIONER.iter().any(|key| annotation(key) == Some(PROVISIONER)) && annotation(SELECTED_NODE) == Some(node)
+    STORAGE_PROVISIONER.iter().any(|key| annotation(key) == Some(PROVISIONER))
+        && annotation(SELECTED_NODE) == Some(node)
 }
 
 /// What is to be done about a claim of ours.
@@ -267,10 +268,9 @@ pub(super) fn unfit(name: &str, claim: Option<&DynamicObject>, volume: Option<&V
         (Some(_), Some(volume)) if volume.node == node => {
             Unfit::NotYet("ClaimPending", format!("claim {name} is about to be bound"))
         }
-        (Some(_), Some(volume)) => Unfit::Never(format!(
-            "claim {name} is kept by virtual node {}; let the pod run there",
-            volume.node
-        )),
+        (Some(_), Some(volume)) => {
+            Unfit::Never(format!("claim {name} is kept by virtual node {}; let the pod run there", volume.node))
+        }
         (Some(bound), None) => Unfit::Never(format!(
             "claim {name} is bound to volume {bound}, which is storage of home; let the pod run at home, or use a claim \
              whose StorageClass has the provisioner {PROVISIONER}"
@@ -292,7 +292,8 @@ pub(super) struct Sizes {
 
 /// Compares sizes. They only grow.
 pub(super) fn sizes(claim: &DynamicObject, volume: &Volume, remote: &DynamicObject) -> Sizes {
-    let text = |object: &DynamicObject, pointer: &str| object.data.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let text =
+        |object: &DynamicObject, pointer: &str| object.data.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let more = |text: Option<String>, than: Option<Quantity>| {
         let text = text?;
         (text.parse::<Quantity>().ok()? > than.unwrap_or_default()).then_some(text)

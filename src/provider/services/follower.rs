@@ -8,6 +8,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Api, DynamicObject};
 use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -23,7 +24,7 @@ use crate::errors::chain;
 use crate::kubelet::queue::Queue;
 use crate::provider::names;
 use crate::provider::target::TargetProvider;
-use crate::provider::teller::Teller;
+use crate::provider::teller::{self, Teller};
 
 mod compare;
 
@@ -68,14 +69,22 @@ pub struct Follower {
     queue: Queue,
     teller: Teller,
     failures: DashMap<Arc<str>, u32>,
-    /// Home's objects in namespaces with offloaded pods, and whether they ask to follow them.
-    home: DashMap<(Kind, Name), bool>,
+    /// Home's objects in namespaces with offloaded pods.
+    home: DashMap<(Kind, Name), Known>,
     /// What is ours in each target, by home's namespace and name.
     there: Vec<DashMap<(Kind, Name), There>>,
     /// Whether the Services of each target are all known.
     services_listed: Vec<AtomicBool>,
     /// Services whose owners know that their pods have no addresses at home, by UID.
     told: DashMap<String, ()>,
+}
+
+/// An object of home, as far as it decides whether to look at it.
+struct Known {
+    /// It asks to follow its pods.
+    follows: bool,
+    about: ObjectReference,
+    selector: BTreeMap<String, String>,
 }
 
 /// An object of ours in a target.
@@ -172,7 +181,8 @@ impl Follower {
     async fn watch_pods(self: Arc<Self>) {
         let mut watched: HashMap<Arc<str>, Vec<Watch>> = HashMap::new();
         loop {
-            let offloading: HashSet<Arc<str>> = self.setup.sites.iter().flat_map(|site| site.tracker.namespaces()).collect();
+            let offloading: HashSet<Arc<str>> =
+                self.setup.sites.iter().flat_map(|site| site.tracker.namespaces()).collect();
             watched.retain(|namespace, _| {
                 let keep = offloading.contains(namespace);
                 if !keep {
@@ -182,7 +192,8 @@ impl Follower {
             });
             for namespace in offloading {
                 watched.entry(namespace.clone()).or_insert_with(|| {
-                    let watch = |kind| Watch(tokio::spawn(self.clone().watch_home(kind, namespace.clone())).abort_handle());
+                    let watch =
+                        |kind| Watch(tokio::spawn(self.clone().watch_home(kind, namespace.clone())).abort_handle());
                     vec![watch(Kind::Service), watch(Kind::Ingress)]
                 });
             }
@@ -197,10 +208,44 @@ impl Follower {
 
     /// All that home or a target has in a namespace of home.
     fn look_at(&self, namespace: &str) {
-        let here = self.home.iter().map(|one| one.key().clone()).collect::<Vec<_>>();
+        let ours = |(_, (ns, _)): &(Kind, Name)| ns == namespace;
+        let here = self.home.iter().map(|one| one.key().clone()).filter(ours).collect::<Vec<_>>();
+        for (kind, name) in here {
+            self.look(kind, &name);
+        }
         let there = self.there.iter().flat_map(|there| there.iter().map(|one| one.key().clone()).collect::<Vec<_>>());
-        for (kind, name) in here.into_iter().chain(there).filter(|(_, (ns, _))| ns == namespace) {
+        for (kind, name) in there.filter(ours) {
             self.add(kind, &name);
+        }
+    }
+
+    /// Looks at an object of home, which costs no request unless it asks to follow its pods.
+    fn look(&self, kind: Kind, name: &Name) {
+        let key = (kind, name.clone());
+        let Some(known) = self.home.get(&key) else { return };
+        if kind == Kind::Service {
+            self.tell_of_addresses(&known, &name.0);
+        }
+        let follows = known.follows;
+        drop(known);
+        if follows || self.there.iter().any(|there| there.contains_key(&key)) {
+            self.add(kind, name);
+        }
+    }
+
+    /// Tells the owner of a Service that selects pods whose addresses home is not told: once for each Service.
+    fn tell_of_addresses(&self, known: &Known, namespace: &str) {
+        let hidden = |site: &&Site| !site.publish && site.tracker.selects(namespace, &known.selector);
+        if let Some(site) = self.setup.sites.iter().find(hidden)
+            && self.told.insert(known.about.uid.clone().unwrap_or_default(), ()).is_none()
+        {
+            let message = format!(
+                "it selects pods that run in target {}, which have no addresses at home, so that it has no endpoints for \
+                 them; clients in the target reach them if the annotation {FOLLOW} lets it follow them, and those at home if \
+                 the networks are joined and the Target says podIPs: Publish",
+                site.name
+            );
+            self.teller.warn(&known.about, "NoAddresses", message);
         }
     }
 
@@ -225,7 +270,8 @@ impl Follower {
                     self.home_seen(kind, &object);
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
-                    let gone = |(k, (ns, name)): &(Kind, Name)| *k == kind && **ns == *namespace && !listed.contains(name);
+                    let gone =
+                        |(k, (ns, name)): &(Kind, Name)| *k == kind && **ns == *namespace && !listed.contains(name);
                     let gone: Vec<_> = self.home.iter().map(|one| one.key().clone()).filter(gone).collect();
                     for (kind, name) in gone {
                         self.home.remove(&(kind, name.clone()));
@@ -246,8 +292,14 @@ impl Follower {
 
     fn home_seen(&self, kind: Kind, object: &DynamicObject) {
         let name = (object.namespace().unwrap_or_default(), object.name_any());
-        self.home.insert((kind, name.clone()), object.annotations().contains_key(FOLLOW));
-        self.add(kind, &name);
+        let resource = kind.resource();
+        let known = Known {
+            follows: object.annotations().contains_key(FOLLOW),
+            about: teller::reference(&resource.api_version, &resource.kind, &object.metadata),
+            selector: if kind == Kind::Service { plan::selector(object) } else { BTreeMap::new() },
+        };
+        self.home.insert((kind, name.clone()), known);
+        self.look(kind, &name);
     }
 
     /// Follows what is ours in a target. What is there after a restart and nobody wants goes, since each is compared.
@@ -309,7 +361,8 @@ impl Follower {
         if kind == Kind::Service {
             // Ingresses come and go with the Services that they point to.
             let ingress = |(kind, (ns, _)): &(Kind, Name)| *kind == Kind::Ingress && *ns == name.0;
-            let follow = self.home.iter().filter(|one| *one.value() && ingress(one.key())).map(|one| one.key().1.clone());
+            let follow =
+                self.home.iter().filter(|one| one.follows && ingress(one.key())).map(|one| one.key().1.clone());
             for ingress in follow.collect::<Vec<_>>() {
                 self.add(Kind::Ingress, &ingress);
             }
@@ -318,11 +371,6 @@ impl Follower {
 
     fn interrupted(&self, place: &str, kind: Kind, error: &watcher::Error) {
         tracing::warn!(node = self.setup.node, place, ?kind, error = chain(error), "a watch is interrupted");
-    }
-
-    /// Whether pods that a Service selects are offloaded to this target.
-    fn selects(site: &Site, namespace: &str, selector: &BTreeMap<String, String>) -> bool {
-        site.tracker.selects(namespace, selector)
     }
 }
 

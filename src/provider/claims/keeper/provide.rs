@@ -2,8 +2,8 @@
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::ResourceExt;
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::{Keeper, Site, Trouble, from_target};
@@ -46,7 +46,9 @@ impl Keeper {
         let claim = self.choose(claim).await?;
         let target = plan::choice(&claim.metadata).unwrap_or_default().to_owned();
         let Some(site) = self.site(&target) else {
-            return Err(self.failed(&claim, format!("it was given to target {target}, which this node does not have any more")));
+            return Err(
+                self.failed(&claim, format!("it was given to target {target}, which this node does not have any more"))
+            );
         };
         let told = |error: PodError| self.failed(&claim, format!("target {target}: {}", chain(&error)));
         let namespace = site.provider.namespace(&claim.namespace().unwrap_or_default()).await.map_err(told)?;
@@ -84,14 +86,12 @@ impl Keeper {
             (None, _) => return Err(Trouble::Told("nobody chooses between the targets".into())),
             (Some(fleet), sites) => {
                 let pod = self.user(&claim).await?;
-                match self.sibling(&claim, pod.as_ref()).await? {
-                    Some(target) => target,
-                    None => {
-                        let (index, _) = fleet
-                            .choose_freely(pod.as_ref(), None)
-                            .map_err(|error| self.failed(&claim, chain(&error)))?;
-                        sites.get(index).map(|site| site.name.clone()).unwrap_or_default()
-                    }
+                if let Some(target) = self.sibling(&claim, pod.as_ref()).await? {
+                    target
+                } else {
+                    let chosen = fleet.choose_freely(pod.as_ref(), None);
+                    let (index, _) = chosen.map_err(|error| self.failed(&claim, chain(&error)))?;
+                    sites.get(index).map(|site| site.name.clone()).unwrap_or_default()
                 }
             }
         };
@@ -131,11 +131,13 @@ impl Keeper {
             Ok(made) => Ok(made),
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
                 let found = claims.get(&wanted.name_any()).await.map_err(from_target)?;
-                let ours = [names::HOST, names::UID].iter().all(|key| found.labels().get(*key) == wanted.labels().get(*key));
+                let ours =
+                    [names::HOST, names::UID].iter().all(|key| found.labels().get(*key) == wanted.labels().get(*key));
                 if ours && found.metadata.deletion_timestamp.is_none() {
                     return Ok(found);
                 }
-                let what = if ours { "is being deleted" } else { "is not ours; delete it, or rename the claim at home" };
+                let what =
+                    if ours { "is being deleted" } else { "is not ours; delete it, or rename the claim at home" };
                 Err(PodError::Stranger(format!("claim {namespace}/{} is there and {what}", wanted.name_any())))
             }
             Err(error) => {
@@ -149,12 +151,14 @@ impl Keeper {
 
     async fn make_volume(&self, claim: &DynamicObject, volume: Value) -> Result<(), Trouble> {
         let volumes: Api<PersistentVolume> = Api::all(self.setup.host.clone());
-        let volume: PersistentVolume =
-            serde_json::from_value(volume).map_err(|error| self.failed(claim, format!("its volume is malformed: {error}")))?;
+        let volume: PersistentVolume = serde_json::from_value(volume)
+            .map_err(|error| self.failed(claim, format!("its volume is malformed: {error}")))?;
         match volumes.create(&PostParams::default(), &volume).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-            Err(kube::Error::Api(status)) if (400..500).contains(&status.code) => Err(self.failed(claim, status.message)),
+            Err(kube::Error::Api(status)) if (400..500).contains(&status.code) => {
+                Err(self.failed(claim, status.message))
+            }
             Err(error) => Err(Trouble::Host(error)),
         }
     }
@@ -170,7 +174,8 @@ impl Keeper {
         let asked = claim.data.pointer("/spec/resources/requests/storage").and_then(Value::as_str);
         let shown = claim.data.pointer("/status/capacity/storage").and_then(Value::as_str);
         let known = |text: Option<&str>| text.and_then(|text| text.parse().ok());
-        let settled = self.sizes.get(&volume.uid).is_some_and(|size| known(asked) <= Some(*size) && known(shown) >= Some(*size));
+        let settled =
+            self.sizes.get(&volume.uid).is_some_and(|size| known(asked) <= Some(*size) && known(shown) >= Some(*size));
         if settled {
             return Ok(());
         }
@@ -187,7 +192,13 @@ impl Keeper {
         Ok(())
     }
 
-    async fn write_sizes(&self, site: &Site, claim: &DynamicObject, volume: &Volume, sizes: Sizes) -> Result<(), Trouble> {
+    async fn write_sizes(
+        &self,
+        site: &Site,
+        claim: &DynamicObject,
+        volume: &Volume,
+        sizes: Sizes,
+    ) -> Result<(), Trouble> {
         let params = PatchParams::default();
         let Remote { namespace, name, uid, .. } = &volume.remote;
         if let Some(size) = sizes.ask {
@@ -195,7 +206,11 @@ impl Keeper {
             match Keeper::remote(site, namespace).patch(name, &params, &Patch::Merge(patch)).await {
                 Ok(_) => {
                     let message = format!("claim {namespace}/{name} in target {} asks for {size} now", site.name);
-                    self.teller.say(&teller::reference("v1", "PersistentVolumeClaim", &claim.metadata), "Resizing", message);
+                    self.teller.say(
+                        &teller::reference("v1", "PersistentVolumeClaim", &claim.metadata),
+                        "Resizing",
+                        message,
+                    );
                 }
                 Err(error) => {
                     let message = format!("target {}: {}", site.name, chain(&from_target(error)));

@@ -44,7 +44,13 @@ impl Keeper {
         if fate == Fate::Remove {
             gone(volumes.delete(name, &only(&volume.uid)).await)?;
         }
-        tracing::info!(node = self.setup.node, volume = name, target_cluster = site.name, ?fate, "the volume is released");
+        tracing::info!(
+            node = self.setup.node,
+            volume = name,
+            target_cluster = site.name,
+            ?fate,
+            "the volume is released"
+        );
         Ok(())
     }
 

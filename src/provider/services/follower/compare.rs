@@ -1,5 +1,6 @@
 //! What is wanted of one object in each target, against what is there.
 
+use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
@@ -37,26 +38,10 @@ impl Follower {
         teller::reference(&resource.api_version, &resource.kind, &home.metadata)
     }
 
-    /// Tells the owner what no target can tell.
+    /// Tells the owner of a Service that asks for what cannot be.
     fn advise(&self, kind: Kind, home: &DynamicObject) {
-        let selector = plan::selector(home);
-        if kind == Kind::Service {
-            let namespace = home.namespace().unwrap_or_default();
-            let hidden = |site: &&Site| !site.publish && Self::selects(site, &namespace, &selector);
-            if let Some(site) = self.setup.sites.iter().find(hidden)
-                && self.told.insert(home.uid().unwrap_or_default(), ()).is_none()
-            {
-                let message = format!(
-                    "it selects pods that run in target {}, which have no addresses at home: it has no endpoints for them. \
-                     Let it follow them with the annotation {}, or set podIPs: Publish if the networks are joined",
-                    site.name,
-                    super::FOLLOW
-                );
-                self.teller.warn(&Self::about(kind, home), "NoAddresses", message);
-            }
-        }
-        let Some(wish) = home.annotations().get(super::FOLLOW) else { return };
-        if kind == Kind::Service && selector.is_empty() && wish != "false" {
+        let asks = home.annotations().get(super::FOLLOW).is_some_and(|wish| wish != "false");
+        if kind == Kind::Service && asks && plan::selector(home).is_empty() {
             let message = "it has no selector, so that it follows no pods".to_owned();
             self.teller.warn(&Self::about(kind, home), "NotFollowed", message);
         }
@@ -67,14 +52,20 @@ impl Follower {
         let namespace = home.namespace().unwrap_or_default();
         plan::follows(home, &site.name)
             && match kind {
-                Kind::Service => Self::selects(site, &namespace, &plan::selector(home)),
+                Kind::Service => site.tracker.selects(&namespace, &plan::selector(home)),
                 Kind::Ingress => plan::backends(home)
                     .into_iter()
                     .any(|service| self.there[index].contains_key(&(Kind::Service, (namespace.clone(), service)))),
             }
     }
 
-    async fn compare_in(&self, index: usize, kind: Kind, name: &Name, home: Option<&DynamicObject>) -> Result<(), Trouble> {
+    async fn compare_in(
+        &self,
+        index: usize,
+        kind: Kind,
+        name: &Name,
+        home: Option<&DynamicObject>,
+    ) -> Result<(), Trouble> {
         let site = &self.setup.sites[index];
         if kind == Kind::Ingress && !self.services_listed[index].load(Ordering::SeqCst) {
             // It is looked at again when they are.
@@ -102,12 +93,17 @@ impl Follower {
     }
 
     /// Creates the object, or writes it over the one that is there.
-    async fn write(&self, site: &Site, kind: Kind, home: &DynamicObject, wanted: DynamicObject) -> Result<(), PodError> {
+    async fn write(
+        &self,
+        site: &Site,
+        kind: Kind,
+        home: &DynamicObject,
+        wanted: DynamicObject,
+    ) -> Result<(), PodError> {
         let (namespace, name) = (wanted.namespace().unwrap_or_default(), wanted.name_any());
         let resource = kind.resource();
         let refused = |error| crate::provider::target::refusal(error, &resource.plural);
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(site.provider.client().clone(), &namespace, &resource);
+        let api: Api<DynamicObject> = Api::namespaced_with(site.provider.client().clone(), &namespace, &resource);
         let params = PostParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PostParams::default() };
         match api.create(&params, &wanted).await {
             Ok(_) => {
@@ -133,14 +129,12 @@ impl Follower {
         if plan::sent(&live.metadata) == plan::sent(&wanted.metadata) {
             return Ok(());
         }
-        match plan::merged(&wanted, &live) {
+        if let Some(next) = plan::merged(&wanted, &live) {
             // It carries UID and version: another one, or one that has changed meanwhile, is a conflict, and tried again.
-            Some(next) => api.replace(&name, &params, &next).await.map(drop).map_err(refused),
-            None => {
-                api.delete(&name, &only(&live.uid().unwrap_or_default())).await.map_err(refused)?;
-                api.create(&params, &wanted).await.map(drop).map_err(refused)
-            }
+            return api.replace(&name, &params, &next).await.map(drop).map_err(refused);
         }
+        api.delete(&name, &only(&live.uid().unwrap_or_default())).await.map_err(refused)?;
+        api.create(&params, &wanted).await.map(drop).map_err(refused)
     }
 
     async fn remove(
@@ -159,8 +153,10 @@ impl Follower {
             let selector = plan::selector(home);
             if !selector.is_empty() {
                 let pods: Api<Pod> = Api::namespaced(site.provider.client().clone(), &there.namespace);
-                let labels = selector.iter().map(|(key, value)| format!(",{key}={value}")).collect::<String>();
-                let labels = format!("{}={}{labels}", names::HOST, self.setup.host_id);
+                let mut labels = format!("{}={}", names::HOST, self.setup.host_id);
+                for (key, value) in &selector {
+                    _ = write!(labels, ",{key}={value}");
+                }
                 let list = pods.list_metadata(&ListParams::default().labels(&labels).limit(1)).await.map_err(failed)?;
                 if !list.items.is_empty() {
                     return Ok(());
@@ -171,7 +167,13 @@ impl Follower {
             Api::namespaced_with(site.provider.client().clone(), &there.namespace, &kind.resource());
         match api.delete(&name.1, &only(&there.uid)).await {
             Ok(_) => {
-                tracing::info!(node = self.setup.node, ?kind, name = name.1, target_cluster = site.name, "follows no longer");
+                tracing::info!(
+                    node = self.setup.node,
+                    ?kind,
+                    name = name.1,
+                    target_cluster = site.name,
+                    "follows no longer"
+                );
                 Ok(())
             }
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
