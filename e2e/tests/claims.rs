@@ -251,6 +251,14 @@ fn what_the_target_cannot_do_is_told_at_home() -> Result<()> {
     storage.in_target(&world.east, &there, 1)?;
     world.host.wait_for_ready("user")?;
 
+    // Nobody chooses a node for a claim that is bound at once.
+    let hasty = format!("{}-hasty", world.namespace);
+    world.host.create(json!({"kind": "StorageClass", "metadata": {"name": hasty},
+        "provisioner": "longshore.dev/claims", "volumeBindingMode": "Immediate"}))?;
+    storage.objects.push((world.host.clone(), "storageclasses", hasty.clone()));
+    world.host.create(claim("hasty", &hasty))?;
+    assert!(world.host.wait_for_event("hasty", "ProvisioningFailed")?.contains("WaitForFirstConsumer"));
+
     // Storage of home stays at home.
     let local = format!("{}-local", world.namespace);
     let path = storage.dir.path().join("local");
@@ -279,7 +287,8 @@ fn pods_go_to_the_target_that_keeps_their_claim() -> Result<()> {
 
     // Two claims of one pod: both in the same place.
     let mut pod = user(&world, "first", "data");
-    pod["spec"]["volumes"][1] = json!({"name": "more", "persistentVolumeClaim": {"claimName": "more"}});
+    pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
+        {"name": "more", "persistentVolumeClaim": {"claimName": "more"}}]);
     for name in ["data", "more"] {
         world.host.create(claim(name, &class))?;
     }

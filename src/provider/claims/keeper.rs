@@ -180,7 +180,7 @@ impl Keeper {
         loop {
             match stream.try_next().await {
                 Ok(Some(watcher::Event::InitApply(claim) | watcher::Event::Apply(claim))) => {
-                    if plan::is_ours(&claim.metadata, &self.setup.node) {
+                    if plan::is_ours(&claim.metadata, &self.setup.node) || plan::is_unchosen(&claim.metadata) {
                         self.add_claim(&claim.namespace().unwrap_or_default(), &claim.name_any());
                     }
                 }

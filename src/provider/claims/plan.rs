@@ -40,9 +40,21 @@ pub(super) fn resource() -> ApiResource {
 
 /// Whether it is for this virtual node to make the volume of a claim, by the claim's metadata.
 pub(super) fn is_ours(claim: &ObjectMeta, node: &str) -> bool {
-    let annotation = |key: &str| claim.annotations.as_ref().and_then(|all| all.get(key)).map(String::as_str);
-    STORAGE_PROVISIONER.iter().any(|key| annotation(key) == Some(PROVISIONER))
-        && annotation(SELECTED_NODE) == Some(node)
+    is_for_us(claim) && annotation(claim, SELECTED_NODE) == Some(node)
+}
+
+/// Whether it is for us to make the volume of a claim, and no node was chosen for it: where its class binds at once, none
+/// ever will.
+pub(super) fn is_unchosen(claim: &ObjectMeta) -> bool {
+    is_for_us(claim) && annotation(claim, SELECTED_NODE).is_none()
+}
+
+fn is_for_us(claim: &ObjectMeta) -> bool {
+    STORAGE_PROVISIONER.iter().any(|key| annotation(claim, key) == Some(PROVISIONER))
+}
+
+fn annotation<'a>(claim: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    claim.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
 /// What is to be done about a claim of ours.
@@ -50,6 +62,8 @@ pub(super) fn is_ours(claim: &ObjectMeta, node: &str) -> bool {
 pub(super) enum Next {
     /// Nothing.
     Nothing,
+    /// It waits for a node, perhaps in vain.
+    Unchosen,
     /// It gets a volume.
     Provision,
     /// It has this volume, whose size may differ.
@@ -60,10 +74,16 @@ pub(super) enum Next {
 
 /// What is to be done about a claim.
 pub(super) fn next(claim: &DynamicObject, node: &str) -> Next {
-    if !is_ours(&claim.metadata, node) || claim.metadata.deletion_timestamp.is_some() {
+    let spec = |field: &str| claim.data.pointer(&format!("/spec/{field}")).filter(|value| !value.is_null());
+    if claim.metadata.deletion_timestamp.is_some() {
         return Next::Nothing;
     }
-    let spec = |field: &str| claim.data.pointer(&format!("/spec/{field}")).filter(|value| !value.is_null());
+    if is_unchosen(&claim.metadata) && spec("volumeName").is_none() {
+        return Next::Unchosen;
+    }
+    if !is_ours(&claim.metadata, node) {
+        return Next::Nothing;
+    }
     if let Some(volume) = spec("volumeName").and_then(Value::as_str).filter(|name| !name.is_empty()) {
         return Next::Compare(volume.to_owned());
     }
@@ -82,7 +102,7 @@ pub(super) fn next(claim: &DynamicObject, node: &str) -> Next {
 
 /// The target that a claim was given.
 pub(super) fn choice(claim: &ObjectMeta) -> Option<&str> {
-    claim.annotations.as_ref()?.get(names::CHOICE).map(String::as_str)
+    annotation(claim, names::CHOICE)
 }
 
 /// The name that home's claim has in its target: never that of a claim of the same name which was there before it, or was

@@ -26,6 +26,18 @@ impl Keeper {
                 self.warn(&claim, FAILED, why);
                 Ok(())
             }
+            Next::Unchosen => {
+                let class = self.class(&claim).await?;
+                if class.volume_binding_mode.as_deref() != Some("WaitForFirstConsumer") {
+                    let message = format!(
+                        "StorageClass {} binds claims before a node is chosen for their pod, so that no target can be; make \
+                         it anew with volumeBindingMode: WaitForFirstConsumer",
+                        class.name_any()
+                    );
+                    self.warn(&claim, FAILED, message);
+                }
+                Ok(())
+            }
             Next::Provision => self.provision(claim).await,
             Next::Compare(volume) => self.compare(&claim, &volume).await,
         }

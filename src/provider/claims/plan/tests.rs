@@ -41,6 +41,9 @@ fn only_claims_for_this_node_and_this_provisioner_are_ours() {
     let mut one = claim(&json!({}));
     assert_eq!(next(&one, "virtual"), Next::Provision);
     assert_eq!(next(&one, "other"), Next::Nothing);
+    one.annotations_mut().remove(SELECTED_NODE);
+    assert_eq!(next(&one, "virtual"), Next::Unchosen);
+    one.annotations_mut().insert(SELECTED_NODE.into(), "virtual".into());
     one.annotations_mut().insert(STORAGE_PROVISIONER[0].into(), "disk.csi".into());
     assert_eq!(next(&one, "virtual"), Next::Nothing);
     one.annotations_mut().insert(STORAGE_PROVISIONER[1].into(), PROVISIONER.into());
