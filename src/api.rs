@@ -18,6 +18,7 @@ mod decode;
 pub mod diagnosis;
 mod document;
 pub mod field;
+pub mod guardrails;
 pub mod names;
 pub mod rights;
 pub mod target;

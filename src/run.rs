@@ -17,6 +17,7 @@ use crate::kubelet::node::NodeError;
 use crate::kubelet::server::{ClientTrust, ServerError, TlsError, TrustError};
 use crate::leader::Replica;
 
+pub(crate) mod rules;
 mod unit;
 
 use unit::Unit;

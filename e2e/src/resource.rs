@@ -18,7 +18,16 @@ const CORE: &[&str] = &[
 const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
 const RBAC: &[&str] = &["clusterroles", "clusterrolebindings"];
 const CLUSTER_SCOPED: &[&str] =
-    &["namespaces", "nodes", "persistentvolumes", "storageclasses", "clusterroles", "clusterrolebindings"];
+    &[
+        "namespaces",
+        "nodes",
+        "persistentvolumes",
+        "storageclasses",
+        "clusterroles",
+        "clusterrolebindings",
+        "priorityclasses",
+        "runtimeclasses",
+    ];
 
 /// The path of a resource's objects, in `namespace` unless they have none.
 pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
@@ -29,6 +38,8 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
         "jobs" => "/apis/batch/v1",
         "storageclasses" => "/apis/storage.k8s.io/v1",
         "ingresses" => "/apis/networking.k8s.io/v1",
+        "priorityclasses" => "/apis/scheduling.k8s.io/v1",
+        "runtimeclasses" => "/apis/node.k8s.io/v1",
         _ => bail!("the tests do not know the resource {plural}; add it to e2e/src/resource.rs"),
     };
     Ok(if CLUSTER_SCOPED.contains(&plural) {
@@ -38,11 +49,10 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
     })
 }
 
-/// The resource of an object: all that tests use have a regular plural.
+/// The resource of an object.
 pub(crate) fn plural(object: &Value) -> String {
     let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
-    let ending = if kind.ends_with('s') { "es" } else { "s" };
-    kind + ending
+    format!("{kind}{}", if kind.ends_with('s') { "es" } else { "s" })
 }
 
 /// Sets `apiVersion` for the kinds that tests use, so that they need not say it.
@@ -54,6 +64,8 @@ pub(crate) fn with_api_version(mut object: Value) -> Value {
             "jobs" => "batch/v1",
             "storageclasses" => "storage.k8s.io/v1",
             "ingresses" => "networking.k8s.io/v1",
+            "priorityclasses" => "scheduling.k8s.io/v1",
+            "runtimeclasses" => "node.k8s.io/v1",
             _ => "v1",
         };
         object["apiVersion"] = version.into();

@@ -1,11 +1,13 @@
 //! `Target`: one remote cluster.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::field::{FieldPath, Finding};
+use super::guardrails::{self, Guardrails};
 use crate::kubelet::partition::Policy;
 
 /// What the user wants of one remote cluster.
@@ -26,6 +28,18 @@ pub struct TargetSpec {
     /// What becomes of its pods while it is out of reach.
     #[serde(default)]
     pub partition: Partition,
+    /// What pods may do there beyond running their containers.
+    #[serde(default)]
+    pub guardrails: Guardrails,
+    /// Names of PriorityClasses: at home to in the target; an empty one means none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub priority_classes: BTreeMap<String, String>,
+    /// Names of RuntimeClasses: at home to in the target; an empty one means none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub runtime_classes: BTreeMap<String, String>,
+    /// Names of schedulers: at home to in the target. Those that are not here are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub schedulers: BTreeMap<String, String>,
 }
 
 /// Where the credentials of a target are.
@@ -165,6 +179,14 @@ impl TargetSpec {
                 format!("{after} is less than spec.heartbeat.timeoutSeconds"),
                 "pods are not replaced before their target counts as out of reach; give at least as much",
             ));
+        }
+        findings.extend(self.guardrails.findings());
+        for (field, mapping) in [
+            ("priorityClasses", &self.priority_classes),
+            ("runtimeClasses", &self.runtime_classes),
+            ("schedulers", &self.schedulers),
+        ] {
+            findings.extend(guardrails::mapping_findings(field, mapping));
         }
         findings
     }

@@ -15,14 +15,15 @@ use super::claims::{Claims, claims_of};
 use super::feedback::Addresses;
 use super::requests::Requests;
 use super::services::Tracker;
-use super::translate::{self, Site, namespace_owner};
+use super::translate::{self, Rules, Site, Translation, classes, namespace_owner};
 use super::tunnel::Streams;
 use crate::kubelet::provider::{
-    ByteStream, Deletion, ExecOptions, Instance, LogOptions, NodeProvider, NodeReport, PodDocument, PodError, PodKey,
-    PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError, StreamHandler, Tunnel,
-    Upgrade,
+    ByteStream, Deletion, ExecOptions, Instance, LogOptions, NodeProvider, NodeReport, Obstacle, PodDocument, PodError,
+    PodKey, PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError, StreamHandler,
+    Tunnel, Upgrade,
 };
 
+mod absent;
 mod delegates;
 mod health;
 mod load;
@@ -31,6 +32,7 @@ mod nodes;
 
 pub(in crate::provider) use delegates::refusal;
 
+use absent::Absent;
 use delegates::Delegates;
 use health::Health;
 use namespaces::Namespaces;
@@ -53,6 +55,8 @@ pub struct TargetSetup {
     pub node_name: String,
     /// The labels by which users select that node.
     pub node_labels: BTreeMap<String, String>,
+    /// What the target's configuration says of pods.
+    pub rules: Arc<Rules>,
     /// Missing namespaces are created.
     pub create_namespaces: bool,
     /// Whether delegates' addresses are shown at home.
@@ -73,6 +77,8 @@ pub struct TargetProvider {
     namespaces: Arc<Namespaces>,
     streams: Streams,
     health: Arc<Health>,
+    /// The priority classes that the target has said to lack.
+    absent: Absent,
     /// The watches of namespaces and nodes, which end with this.
     _watches: JoinSet<()>,
 }
@@ -103,6 +109,7 @@ impl TargetProvider {
             streams: Streams::new(setup.streaming.clone()),
             client,
             health,
+            absent: Absent::default(),
             setup,
             _watches: watches,
         }
@@ -152,16 +159,47 @@ impl TargetProvider {
         }
     }
 
-    fn site(&self, namespace: &str, uid: &str) -> Site {
+    fn site(&self, namespace: &str) -> Site {
         Site {
             host_id: self.setup.host_id.clone(),
             node_name: self.setup.node_name.clone(),
             node_labels: self.setup.node_labels.clone(),
+            target: self.setup.name.clone(),
+            rules: self.setup.rules.clone(),
+            absent_priority_classes: self.absent.names(),
             namespace: namespace.into(),
             claims: BTreeMap::new(),
-            owner: Some(namespace_owner(namespace, uid)),
+            // Known when the delegate is about to be created, which is when it is needed.
+            owner: None,
         }
     }
+}
+
+impl TargetProvider {
+    /// Takes in what a refusal says of the target; whether another translation follows from it.
+    fn learn(&self, message: &str) -> bool {
+        let missing = classes::missing_priority_class(message);
+        missing.inspect(|class| self.absent.note(class)).is_some()
+    }
+
+    /// What a refusal alone does not say.
+    fn with_remedy(&self, error: PodError) -> PodError {
+        match error {
+            PodError::Refused { reason, message } if classes::missing_runtime_class(&message).is_some() => {
+                let target = &self.setup.name;
+                let remedy =
+                    format!("create it in target {target}, or map it in spec.runtimeClasses of the Target {target}");
+                PodError::Refused { reason, message: format!("{message}; {remedy}") }
+            }
+            other => other,
+        }
+    }
+}
+
+/// What the pod's owner should know of the translation.
+fn losses(translation: &Translation) -> Vec<Obstacle> {
+    let losses = translation.report.iter().filter(|change| change.loss);
+    losses.map(|change| Obstacle { reason: "OffloadChanged".into(), message: change.to_string() }).collect()
 }
 
 /// The namespace in the target for one of the host. The one mapping of this build is Same; others will differ here.
@@ -173,18 +211,22 @@ fn mapped(home: &str) -> &str {
 impl PodLifecycleHandler for TargetProvider {
     async fn create_pod(&self, pod: &PodDocument) -> Result<ProviderPod, PodError> {
         let namespace = mapped(pod.namespace());
-        // Held pods must not leave namespaces behind.
-        translate::translate(pod, &self.site(namespace, ""))?;
+        // Before the namespace: pods that are held must leave none behind.
         let claims = self.claims(pod).await?;
+        let site = |namespace: &str| Site { claims: claims.clone(), ..self.site(namespace) };
+        let mut translation = translate::translate(pod, &site(namespace))?;
         for attempt in 0.. {
             let uid = self.namespaces.ensure(namespace).await?;
-            let site = Site { claims: claims.clone(), ..self.site(namespace, &uid) };
-            let delegate = translate::translate(pod, &site)?.delegate;
-            match self.delegates.create(&delegate, &pod.key()).await? {
-                Some(made) => return Ok(made),
+            translation.delegate.metadata.owner_references = Some(vec![namespace_owner(namespace, &uid)]);
+            match self.delegates.create(&translation.delegate, &pod.key()).await {
+                Ok(Some(made)) => return Ok(ProviderPod { remarks: losses(&translation), ..made }),
                 // The namespace that was known has gone meanwhile.
-                None if attempt == 0 => self.namespaces.forget(namespace),
-                None => break,
+                Ok(None) if attempt == 0 => self.namespaces.forget(namespace),
+                Ok(None) => break,
+                Err(PodError::Refused { message, .. }) if attempt == 0 && self.learn(&message) => {
+                    translation = translate::translate(pod, &site(namespace))?;
+                }
+                Err(error) => return Err(self.with_remedy(error)),
             }
         }
         Err(PodError::Refused {
@@ -194,7 +236,7 @@ impl PodLifecycleHandler for TargetProvider {
     }
 
     async fn update_pod(&self, pod: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let translation = translate::translate(pod, &self.site(mapped(pod.namespace()), ""))?;
+        let translation = translate::translate(pod, &self.site(mapped(pod.namespace())))?;
         self.delegates.update(&translation.delegate, instance).await
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::rules::{node_labels, rules};
 use super::{NodeSetup, NodeTarget, Shared, StartError, client};
 use crate::api::clients;
 use crate::api::target::PodIps;
@@ -243,7 +244,8 @@ async fn connect(
             .map_err(|source| StartError::BuildClient { what, source })?,
         host_id: shared.setup.host_id.clone(),
         node_name: node.name.clone(),
-        node_labels: node.labels.clone(),
+        node_labels: node_labels(&node.labels),
+        rules: Arc::new(rules(&target.spec)),
         create_namespaces: target.spec.namespaces.create,
         addresses: match target.spec.pod_ips {
             PodIps::Withhold => Addresses::Withhold,
