@@ -17,17 +17,16 @@ const CORE: &[&str] = &[
 ];
 const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
 const RBAC: &[&str] = &["clusterroles", "clusterrolebindings"];
-const CLUSTER_SCOPED: &[&str] =
-    &[
-        "namespaces",
-        "nodes",
-        "persistentvolumes",
-        "storageclasses",
-        "clusterroles",
-        "clusterrolebindings",
-        "priorityclasses",
-        "runtimeclasses",
-    ];
+const CLUSTER_SCOPED: &[&str] = &[
+    "namespaces",
+    "nodes",
+    "persistentvolumes",
+    "storageclasses",
+    "clusterroles",
+    "clusterrolebindings",
+    "priorityclasses",
+    "runtimeclasses",
+];
 
 /// The path of a resource's objects, in `namespace` unless they have none.
 pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {

@@ -156,7 +156,8 @@ impl Model for Harbour {
                 w.names.iter().any(|name| name.insts.iter().flatten().count() == 2)
             }),
             Property::sometimes("a pod is decided while a site is not listed", |_, w: &World| {
-                let apart = |process: &world::Process| process.watches[HOST].complete && !process.watches[SITE + 1].begun;
+                let apart =
+                    |process: &world::Process| process.watches[HOST].complete && !process.watches[SITE + 1].begun;
                 let begun = |name: &Name| name.insts[0].is_some();
                 w.processes.iter().any(apart) && w.names.iter().any(begun)
             }),

@@ -144,7 +144,8 @@ impl World {
             }
         }
         for stray in self.strays.iter_mut().filter(|stray| ours(stray.id)) {
-            if let (HOST, Request::Report { version, .. } | Request::Place { version, .. }) = (side, &mut stray.request) {
+            if let (HOST, Request::Report { version, .. } | Request::Place { version, .. }) = (side, &mut stray.request)
+            {
                 visit(version);
             }
         }

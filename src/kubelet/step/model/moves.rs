@@ -69,7 +69,8 @@ impl Harbour {
         if w.faults > 0 {
             self.faults(w, moves);
         }
-        let behind: Vec<_> = self.sides()
+        let behind: Vec<_> = self
+            .sides()
             .map(|side| w.processes.iter().any(|process| process.watches[side].behind() > usize::from(self.lag)))
             .collect();
         if behind.contains(&true) {

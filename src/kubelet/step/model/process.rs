@@ -6,8 +6,8 @@
 
 use super::mutants::Mutant;
 use super::world::{
-    Entry, Flight, HOST, Id, Inst, Notice, Policy, Process, Proxy, Reply, Request, SITE, Shown, Status, Told, World, Wrong,
-    number, uid,
+    Entry, Flight, HOST, Id, Inst, Notice, Policy, Process, Proxy, Reply, Request, SITE, Shown, Status, Told, World,
+    Wrong, number, uid,
 };
 use crate::kubelet::provider::Obstacle;
 use crate::kubelet::sites::Index;
@@ -131,9 +131,13 @@ impl Shell<'_> {
         self.conclude(id);
         let moved = flight.place != self.place(id);
         let actions = match (flight.request, flight.reply) {
-            (_, Some(Reply::Made(_))) if flight.old || flight.place.is_none() => self.step(id, Event::Answer(Answer::Doubtful)),
+            (_, Some(Reply::Made(_))) if flight.old || flight.place.is_none() => {
+                self.step(id, Event::Answer(Answer::Doubtful))
+            }
             (Request::Find, Some(Reply::Found(Some(_)))) if flight.host_old => self.step(id, Event::Look),
-            (Request::Create { .. } | Request::Seek { .. }, Some(Reply::Made(inst))) => self.see_instance(inst, created),
+            (Request::Create { .. } | Request::Seek { .. }, Some(Reply::Made(inst))) => {
+                self.see_instance(inst, created)
+            }
             (Request::Update { .. }, Some(Reply::Made(inst))) => self.see_instance(inst, updated),
             (_, Some(Reply::Namesake)) => self.refused(id, NAMESAKE),
             (_, Some(Reply::Refused)) => self.refused(id, "Refused"),
@@ -428,8 +432,7 @@ impl Shell<'_> {
     /// A site is silent, or answers again, from now on.
     pub(super) fn reach(&mut self, site: usize, reach: Reach) {
         self.process.reach[site] = reach;
-        let here =
-            |entry: &&Entry| place_of(&entry.record).is_none_or(|place| usize::from(place) == site);
+        let here = |entry: &&Entry| place_of(&entry.record).is_none_or(|place| usize::from(place) == site);
         let ids: Vec<_> = self.process.entries.iter().filter(here).map(|entry| entry.id).collect();
         for id in ids {
             if reach == Reach::Fine {

@@ -28,7 +28,8 @@ pub(super) fn serve(w: &mut World, policy: Policy, sender: Sender, id: Id, reque
             }
             // Whoever was given up, or went, could not know what has happened since, and nobody was told what it has made.
             let name = w.name(id);
-            let second = |other: usize| name.insts[other].is_some_and(|inst| inst.owner == id) && name.makers[other].is_some();
+            let second =
+                |other: usize| name.insts[other].is_some_and(|inst| inst.owner == id) && name.makers[other].is_some();
             if !sender.stray && (0..SITES).any(|other| other != at && second(other)) {
                 w.blame(Wrong::Doubled);
             }
@@ -141,9 +142,8 @@ fn delete_proxy(w: &mut World, sender: Sender, id: Id) {
         w.blame(Wrong::DeletedWithoutCause);
     }
     let name = w.name(id);
-    let runs = |at: usize| {
-        name.insts[at].is_some_and(|inst| inst.owner == id) && name.makers[at] == Some(sender.process)
-    };
+    let runs =
+        |at: usize| name.insts[at].is_some_and(|inst| inst.owner == id) && name.makers[at] == Some(sender.process);
     if (0..SITES).any(runs) && !given_up {
         w.blame(Wrong::DeletedTooEarly);
     }
