@@ -66,10 +66,16 @@ impl Claims {
 
     /// The volume to which a claim is bound.
     async fn of_claim(&self, namespace: &str, name: &str) -> Result<Result<Arc<Volume>, Unfit>, kube::Error> {
-        if let Some(known) = self.bound.get(&(namespace.to_owned(), name.to_owned())) {
-            return Ok(Ok(known.clone()));
-        }
         let claims: Api<DynamicObject> = Api::namespaced_with(self.host.clone(), namespace, &plan::resource());
+        let known = self.bound.get(&(namespace.to_owned(), name.to_owned())).map(|known| known.clone());
+        if let Some(known) = known {
+            // The watch of volumes may lag behind that of pods, and the claim be another one of the same name by now: its
+            // pod must not get the data of the first.
+            let there = claims.get_metadata_opt(name).await?;
+            if there.and_then(|there| there.metadata.uid).is_some_and(|uid| uid == known.claim.2) {
+                return Ok(Ok(known));
+            }
+        }
         let claim = claims.get_opt(name).await?;
         let bound = claim.as_ref().and_then(|claim| claim.data.pointer("/spec/volumeName")?.as_str());
         let volume = match bound.filter(|name| !name.is_empty()) {
