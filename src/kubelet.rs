@@ -11,6 +11,7 @@ pub mod partition;
 pub mod pods;
 pub mod provider;
 pub mod queue;
+pub mod references;
 pub mod server;
 pub mod sites;
 pub mod status;

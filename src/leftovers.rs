@@ -78,6 +78,10 @@ pub struct Object {
     pub proxy: String,
     /// The virtual node, for a delegate.
     pub node: String,
+    /// The copies in its namespace that a delegate needs: kind and name.
+    pub needs: Vec<(Kind, String)>,
+    /// The virtual nodes that need a copy, as its labels say.
+    pub needed_by: Vec<String>,
     /// It is being deleted.
     pub terminating: bool,
     /// There are pods or claims in it, whoever's; for a namespace.
@@ -226,8 +230,15 @@ fn host_findings(inventory: &Inventory) -> Vec<Finding> {
 }
 
 fn target_findings(inventory: &Inventory, index: usize, target: &str, objects: &[Object]) -> Vec<Finding> {
-    let delegating: BTreeSet<&str> =
-        objects.iter().filter(|object| object.kind == Kind::Pod).map(|object| object.namespace.as_str()).collect();
+    let needed: BTreeSet<(&str, Kind, &str)> = objects
+        .iter()
+        .flat_map(|pod| pod.needs.iter().map(|(kind, name)| (pod.namespace.as_str(), *kind, name.as_str())))
+        .collect();
+    let is_needed = |copy: &Object| needed.contains(&(&copy.namespace, copy.kind, &copy.name));
+    // Whoever keeps the node lets go of it, and may be about to.
+    let is_kept = |copy: &Object| copy.needed_by.iter().any(|node| inventory.nodes.get(node) == Some(&true));
+    let delegates = objects.iter().filter(|object| object.kind == Kind::Pod);
+    let delegating: BTreeSet<&str> = delegates.map(|object| object.namespace.as_str()).collect();
     let mut found = vec![];
     for object in objects {
         let place = if object.namespace.is_empty() {
@@ -240,9 +251,11 @@ fn target_findings(inventory: &Inventory, index: usize, target: &str, objects: &
             // Its node's keeper stops it, and may be about to.
             Kind::Pod if inventory.nodes.get(&object.node) == Some(&true) || object.terminating => continue,
             Kind::Pod => format!("its proxy has gone, and nobody keeps its node {}", object.node),
-            Kind::ConfigMap | Kind::Secret | Kind::Service | Kind::Ingress
-                if delegating.contains(object.namespace.as_str()) || object.terminating =>
-            {
+            Kind::ConfigMap | Kind::Secret if is_needed(object) || is_kept(object) || object.terminating => continue,
+            Kind::ConfigMap | Kind::Secret => {
+                "it was copied for pods, and no delegate is left that needs it".to_owned()
+            }
+            Kind::Service | Kind::Ingress if delegating.contains(object.namespace.as_str()) || object.terminating => {
                 continue;
             }
             Kind::Claim if object.terminating || inventory.volumes.iter().any(|one| one.remote == object.uid) => {
@@ -255,9 +268,7 @@ fn target_findings(inventory: &Inventory, index: usize, target: &str, objects: &
                 continue;
             }
             Kind::Claim => "no volume of home stands for it: its data cannot be reached from there".to_owned(),
-            Kind::ConfigMap | Kind::Secret | Kind::Service | Kind::Ingress => {
-                "no delegate is left that could need it".to_owned()
-            }
+            Kind::Service | Kind::Ingress => "no delegate is left that could need it".to_owned(),
             // The next pod from home may come at any time.
             Kind::Namespace if inventory.namespaces.contains(&object.name) || object.terminating => continue,
             Kind::Namespace if object.busy => {
@@ -301,6 +312,8 @@ mod tests {
             uid: "u".into(),
             proxy: proxy.into(),
             node: node.into(),
+            needs: vec![],
+            needed_by: vec![],
             terminating: false,
             busy: false,
         }
@@ -335,9 +348,15 @@ mod tests {
 
     #[test]
     fn what_followed_pods_goes_with_the_last_of_them() {
-        let copy = object(Kind::Secret, "", "");
-        assert_eq!(objects(&inventory(vec![copy.clone()])), [("secret ns/x".into(), true)]);
-        assert_eq!(objects(&inventory(vec![copy, object(Kind::Pod, "p", "east")])), []);
+        let copy = Object { needed_by: vec!["old".into()], ..object(Kind::Secret, "", "") };
+        let left = [("secret ns/x".to_owned(), true)];
+        assert_eq!(objects(&inventory(vec![copy.clone()])), left);
+        let pod = |kind, name: &str| Object { needs: vec![(kind, name.into())], ..object(Kind::Pod, "p", "east") };
+        assert_eq!(objects(&inventory(vec![copy.clone(), pod(Kind::Secret, "x")])), []);
+        assert_eq!(objects(&inventory(vec![copy.clone(), pod(Kind::Secret, "y")])), left, "another one");
+        assert_eq!(objects(&inventory(vec![copy.clone(), pod(Kind::ConfigMap, "x")])), left, "another kind");
+        let kept = Object { needed_by: vec!["old".into(), "east".into()], ..copy };
+        assert_eq!(objects(&inventory(vec![kept])), [], "its keeper lets go of it");
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod capacity;
 pub mod claims;
 pub mod feedback;
 pub mod fleet;
+pub mod follow;
 pub mod names;
 pub mod placement;
 pub mod quantity;

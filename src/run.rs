@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::clients::{self, ClientsError};
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{Placement, Taint};
+use crate::kubelet::host::Host;
 use crate::kubelet::node::NodeError;
 use crate::kubelet::server::{ClientTrust, ServerError, TlsError, TrustError};
 use crate::leader::Replica;
@@ -111,6 +112,8 @@ pub enum StartError {
 struct Shared {
     setup: Setup,
     host: Client,
+    /// The host as pods and providers see it; its watches are shared.
+    view: Host,
     trust: Arc<ClientTrust>,
     replica: Replica,
 }
@@ -134,7 +137,7 @@ pub async fn start(setup: Setup, shutdown: CancellationToken) -> Result<(), Star
         let listener = TcpListener::bind(address).await.map_err(|source| ServerError::Bind { address, source })?;
         nodes.push((node.clone(), Arc::new(listener)));
     }
-    let shared = Arc::new(Shared { setup, host, trust, replica });
+    let shared = Arc::new(Shared { setup, view: Host::new(host.clone()), host, trust, replica });
     let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
     let (follow, follower, stop) = (shared.trust.clone(), shared.host.clone(), shutdown.clone());
     tasks.spawn(async move {

@@ -69,6 +69,11 @@ impl Longshore {
         Self::start_with(self.options.clone(), None)
     }
 
+    /// As [`Longshore::twin`], somewhere else.
+    pub fn twin_in(&self, berth: Arc<Berth>) -> Result<Self> {
+        Self::start_with(Options { berth: Some(berth), ..self.options.clone() }, None)
+    }
+
     fn start_with(options: Options, lock: Option<File>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("longshore-e2e-").tempdir()?;
         let mut file = String::new();
@@ -150,6 +155,14 @@ impl Longshore {
         match child.try_wait()? {
             None => Ok(()),
             Some(status) => bail!("Longshore has ended with {status}:\n{}", self.log()),
+        }
+    }
+
+    /// How it has ended, if it was started and runs no more. It can be started again then.
+    pub fn ended(&self) -> Result<Option<ExitStatus>> {
+        match self.child().as_mut() {
+            Some(child) => Ok(child.try_wait()?),
+            None => Ok(None),
         }
     }
 

@@ -7,6 +7,7 @@ const CORE: &[&str] = &[
     "pods",
     "events",
     "configmaps",
+    "secrets",
     "serviceaccounts",
     "persistentvolumeclaims",
     "persistentvolumes",
@@ -16,7 +17,7 @@ const CORE: &[&str] = &[
     "nodes",
 ];
 const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
-const RBAC: &[&str] = &["clusterroles", "clusterrolebindings"];
+const RBAC: &[&str] = &["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
 const CLUSTER_SCOPED: &[&str] = &[
     "namespaces",
     "nodes",

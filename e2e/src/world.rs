@@ -85,6 +85,30 @@ impl World {
         Self::on(Arc::new(dock), name)
     }
 
+    /// A world with a Longshore of its own that has more fields of its Target's spec, and this kubeconfig for the host, or
+    /// that of the admin.
+    pub fn with_spec(name: &str, host: Option<PathBuf>, target_spec: &str) -> Result<Self> {
+        let lab = lab()?;
+        let host = host.map_or_else(|| lab.kubeconfig("host"), Ok)?;
+        let dock = Dock::start(Options {
+            target_spec: target_spec.to_owned(),
+            ..options(format!("e2e-{}-{name}", test_file()), host, lab.kubeconfig("east")?)
+        })?;
+        dock.wait_for_node()?;
+        Self::on(Arc::new(dock), name)
+    }
+
+    /// Gives the node of a cluster an image of kubectl, and answers its name.
+    pub fn load_kubectl(cluster: &str) -> Result<&'static str> {
+        const KUBECTL: &str = "longshore.dev/kubectl:1";
+        let lab = lab()?;
+        let archive = tempfile::Builder::new().suffix(".tar").tempfile()?;
+        let image = lab::image::Image::new(KUBECTL).program(&lab.kubectl_path(), "/usr/bin/kubectl")?;
+        image.entrypoint(["/usr/bin/kubectl"]).write(archive.path())?;
+        lab.load_image(cluster, archive.path())?;
+        Ok(KUBECTL)
+    }
+
     /// A world with a Longshore whose links can be cut, and more fields of its Target's spec.
     pub fn cuttable(name: &str, target_spec: &str) -> Result<(Self, Arc<Berth>)> {
         let lab = lab()?;
@@ -324,7 +348,8 @@ pub(crate) fn lab() -> Result<&'static Lab> {
 fn test_file() -> String {
     let program = env::args_os().next().unwrap_or_default();
     let stem = Path::new(&program).file_stem().and_then(|stem| stem.to_str()).unwrap_or("tests").to_owned();
-    stem.rsplit_once('-').map_or(stem.clone(), |(file, _)| file.to_owned())
+    // A node cannot have an underscore in its name.
+    stem.rsplit_once('-').map_or(stem.clone(), |(file, _)| file.to_owned()).replace('_', "-")
 }
 
 /// A name that no earlier run has left anything of.

@@ -52,6 +52,24 @@ fn pods_are_spread_and_each_is_where_it_says() -> Result<()> {
 }
 
 #[test]
+fn a_pod_that_is_deleted_before_it_has_a_place_goes() -> Result<()> {
+    let (world, west, _) = World::with_west("unplaced", "")?;
+    world.longshore().kill9()?;
+    let mut pod = world.pod("unplaced", &[container("main", IDLE)]);
+    // Nobody keeps the node now, and its taint would hold the pod.
+    pod["spec"]["nodeName"] = world.longshore().node().into();
+    world.host.create(pod)?;
+    let proxy = world.host.pod("unplaced")?;
+    world.host.delete_with("pods", "unplaced", "gracePeriodSeconds=30")?;
+    ensure!(world.host.pod("unplaced")?.is_terminating(), "somebody has to say that it has ended");
+    world.longshore().restart()?;
+    world.host.wait_for_gone(&proxy)?;
+    let (east, west) = everywhere(&world, &west, &proxy)?;
+    assert!(east.is_empty() && west.is_empty(), "nothing was started for it");
+    Ok(())
+}
+
+#[test]
 fn a_lost_target_stops_nothing_of_the_others() -> Result<()> {
     let (world, west, berth) = World::with_west("lost", "")?;
     for name in ["a", "b"] {

@@ -176,9 +176,18 @@ fn host_basics() -> Vec<Right> {
     .concat()
 }
 
+/// What is needed in the host for pods that refer to ConfigMaps and Secrets. It may be granted in their namespaces alone; a
+/// pod elsewhere waits then, and says so.
+pub fn host_follow_rights() -> Vec<Right> {
+    let follow = "let what pods refer to follow them to their target";
+    let verbs = &["get", "list", "watch"];
+    [On("", "configmaps").verbs(verbs, follow), On("", "secrets").verbs(verbs, follow)].concat()
+}
+
 /// What is needed in a target that is used as `spec` says, and for this.
 pub fn target_rights(spec: &TargetSpec, features: Features) -> Vec<Right> {
     let both = &["get", "create"];
+    let copies = &["get", "list", "watch", "create", "patch", "delete"];
     let mut rights = [
         On("", "pods").verbs(&["get", "list", "watch", "create", "patch", "delete"], "run delegate pods"),
         On("", "pods/log").verbs(&["get"], "serve kubectl logs"),
@@ -187,6 +196,8 @@ pub fn target_rights(spec: &TargetSpec, features: Features) -> Vec<Right> {
         On("", "pods/portforward").verbs(both, "serve kubectl port-forward"),
         On("", "namespaces").verbs(&["get", "list", "watch"], "find the delegates' namespaces"),
         On("", "nodes").verbs(&["list", "watch"], "know the target's capacity"),
+        On("", "configmaps").verbs(copies, "hold copies of what pods refer to"),
+        On("", "secrets").verbs(copies, "hold copies of what pods refer to"),
     ]
     .concat();
     if spec.namespaces.create {

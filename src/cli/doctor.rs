@@ -21,9 +21,11 @@ use tokio::time::timeout;
 use crate::api::clients;
 use crate::errors::chain;
 use crate::kubelet::node::status::REACHABLE;
+use crate::kubelet::provider::HostKind;
 use crate::leftovers::{Finding, Fix, Inventory, Kind, Object, Proxy, TargetInventory, Volume, findings};
 use crate::provider::claims::DRIVER;
-use crate::provider::names;
+use crate::provider::follow::names::Need;
+use crate::provider::{follow, names};
 
 use super::{CliError, Clusters, ConfigurationArgs};
 
@@ -249,11 +251,21 @@ where
 }
 
 fn object(kind: Kind, metadata: ObjectMeta) -> Object {
+    let follows = metadata.annotations.as_ref().and_then(|all| all.get(names::FOLLOWS));
+    let need = |need: Need| match need.kind.object() {
+        HostKind::ConfigMap => (Kind::ConfigMap, need.name),
+        HostKind::Secret => (Kind::Secret, need.name),
+    };
+    let needs = follows.map(|text| follow::names::parse(text).into_iter().map(need).collect()).unwrap_or_default();
+    let nodes = metadata.labels.iter().flatten().filter_map(|(key, _)| key.strip_prefix(names::NEEDED_BY));
+    let needed_by = nodes.map(str::to_owned).collect();
     let label = |key: &str| metadata.labels.as_ref().and_then(|all| all.get(key).cloned()).unwrap_or_default();
     Object {
         kind,
         proxy: label(names::UID),
         node: label(names::NODE),
+        needs,
+        needed_by,
         terminating: metadata.deletion_timestamp.is_some(),
         namespace: metadata.namespace.unwrap_or_default(),
         name: metadata.name.unwrap_or_default(),

@@ -1,5 +1,7 @@
 //! The host's API, as far as a virtual node writes and reads it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec, TokenRequestStatus};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount};
@@ -7,8 +9,11 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::Value;
 
+use tokio::sync::broadcast;
+
 use super::document::{PodDocument, PodKey};
-use super::provider::{HostView, Source};
+use super::provider::{HostChange, HostKind, HostView, Source};
+use super::references::Watches;
 
 /// What became of a write to a proxy.
 #[derive(Debug, thiserror::Error)]
@@ -38,12 +43,14 @@ impl From<kube::Error> for WriteError {
 #[derive(Clone)]
 pub struct Host {
     client: Client,
+    /// Shared by all clones, so that several nodes need one watch.
+    watches: Arc<Watches>,
 }
 
 impl Host {
     /// The host behind this client.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { watches: Arc::new(Watches::new(client.clone())), client }
     }
 
     /// All pods, for the watch of a node.
@@ -105,6 +112,10 @@ impl HostView for Host {
 
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Source> {
         Ok(Api::namespaced(self.client.clone(), namespace).get_opt(name).await?)
+    }
+
+    fn changes(&self, kind: HostKind, namespace: &str) -> broadcast::Receiver<HostChange> {
+        self.watches.subscribe(kind, namespace)
     }
 
     async fn services(&self, namespace: &str) -> Result<Vec<Service>, Source> {

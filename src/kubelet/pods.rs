@@ -233,6 +233,10 @@ impl Shell {
                 self.start_timers(&uid, &actions);
                 self.queue.add(&uid);
             }
+            PodNotice::Wake(uid) => {
+                self.table.step(&uid, Event::Retry);
+                self.queue.add(&uid);
+            }
             PodNotice::Listed => {
                 self.listed(Side::Site(site));
                 if self.table.reach(site) == Reach::Returning {

@@ -21,7 +21,7 @@ use k8s_openapi::api::authentication::v1::{TokenRequestSpec, TokenRequestStatus}
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 pub use super::document::{PodDocument, PodKey};
 
@@ -86,7 +86,8 @@ pub enum PodError {
     /// Something that is not ours holds the name; it is left alone.
     #[error("{0}")]
     Stranger(String),
-    /// Something that the pod needs beside it is not there, or may not be had. Tried again with backoff.
+    /// Something that the pod needs beside it is not there, or may not be had. Tried again with backoff, and as soon as
+    /// the provider says so ([`PodNotice::Wake`]).
     #[error("{message}")]
     Waiting {
         /// CamelCase, stable: the reason of the event.
@@ -170,6 +171,8 @@ pub enum PodNotice {
         /// Which it was.
         instance: Arc<str>,
     },
+    /// What a pod of this UID waits for ([`PodError::Waiting`]) may be there now: it is worth trying again at once.
+    Wake(Arc<str>),
     /// The list is complete: what was not seen since [`PodNotice::Listing`] is gone.
     Listed,
 }
@@ -339,6 +342,36 @@ pub trait Provider: PodLifecycleHandler + NodeProvider + StreamHandler {
     fn notifier(&self) -> Option<&dyn PodNotifier>;
 }
 
+/// A kind of object that pods refer to by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostKind {
+    /// `v1.ConfigMap`
+    ConfigMap,
+    /// `v1.Secret`
+    Secret,
+}
+
+/// What the host tells of the objects of one kind in one namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostChange {
+    /// A list begins.
+    Listing,
+    /// An object is there in this version, or has changed to it.
+    Seen {
+        /// Its name.
+        name: Arc<str>,
+        /// Its resource version.
+        version: u64,
+    },
+    /// An object has gone.
+    Gone {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// The list is complete: what was not seen since [`HostChange::Listing`] is not there.
+    Listed,
+}
+
 /// The only way in which a provider sees the host: the things that its pods refer to.
 #[async_trait]
 pub trait HostView: Send + Sync + 'static {
@@ -347,6 +380,10 @@ pub trait HostView: Send + Sync + 'static {
 
     /// A Secret; `None` where there is none.
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Source>;
+
+    /// Tells of the objects of this kind in a namespace for as long as the receiver is there. Only names and versions are
+    /// told, and whoever comes to a watch that others have already is told of changes only: subscribe first, then read.
+    fn changes(&self, kind: HostKind, namespace: &str) -> broadcast::Receiver<HostChange>;
 
     /// The Services of a namespace, in no order.
     async fn services(&self, namespace: &str) -> Result<Vec<Service>, Source>;

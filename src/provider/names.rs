@@ -35,6 +35,16 @@ pub const SERVICE_ACCOUNT: &str = "longshore.dev/service-account";
 pub const LABELS: &str = "longshore.dev/labels";
 /// Annotation of a delegate, for the downward API: all annotations of the proxy.
 pub const ANNOTATIONS: &str = "longshore.dev/annotations";
+/// Annotation of a delegate: the copies that it needs, as `kind/name` or `kind/name=name at home`, separated by spaces.
+pub const FOLLOWS: &str = "longshore.dev/follows";
+/// Annotation of a delegate: the tokens of home's service account that it needs, as JSON.
+pub const TOKENS: &str = "longshore.dev/tokens";
+/// Annotation of a Secret with tokens: when they are to be renewed, in seconds of the epoch.
+pub const RENEWAL: &str = "longshore.dev/renewal";
+/// Beginning of a label of a copy: a virtual node that needs it.
+pub const NEEDED_BY: &str = "node.longshore.dev/";
+/// Label of what is made for pods in a target; its value is [`FIELD_MANAGER`].
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Annotation of a proxy: the node of the target that its delegate has to run on, where the target allows to name one.
 pub const PIN: &str = "longshore.dev/pin-to-node";
 
@@ -60,7 +70,8 @@ pub fn owns_label(key: &str) -> bool {
 
 /// Whether a delegate's annotation of this key is ours, whoever set it before.
 pub fn owns_annotation(key: &str) -> bool {
-    [NAMESPACE, NAME, SENT, LAST, NODE_NAME, SERVICE_ACCOUNT, LABELS, ANNOTATIONS, LIFTED, CHOICE].contains(&key)
+    [NAMESPACE, NAME, SENT, LAST, NODE_NAME, SERVICE_ACCOUNT, LABELS, ANNOTATIONS, LIFTED, CHOICE, FOLLOWS, TOKENS]
+        .contains(&key)
         || key.starts_with(HOME_LABEL)
         || key.starts_with(HOME_ANNOTATION)
 }

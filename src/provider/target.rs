@@ -13,14 +13,17 @@ use tokio::task::JoinSet;
 
 use super::claims::{Claims, claims_of};
 use super::feedback::Addresses;
+use super::follow::Follow;
+use super::follow::accounts::Accounts;
+use super::follow::copy::Owner;
 use super::requests::Requests;
 use super::services::Tracker;
 use super::translate::{self, Rules, Site, Translation, classes, namespace_owner};
 use super::tunnel::Streams;
 use crate::kubelet::provider::{
-    ByteStream, Deletion, ExecOptions, Instance, LogOptions, NodeProvider, NodeReport, Obstacle, PodDocument, PodError,
-    PodKey, PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError, StreamHandler,
-    Tunnel, Upgrade,
+    ByteStream, Deletion, ExecOptions, HostView, Instance, LogOptions, NodeProvider, NodeReport, Obstacle, PodDocument,
+    PodError, PodKey, PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError,
+    StreamHandler, Tunnel, Upgrade,
 };
 
 mod absent;
@@ -63,6 +66,10 @@ pub struct TargetSetup {
     pub addresses: Addresses,
     /// Somebody wants to know what the delegates ask for.
     pub count_load: bool,
+    /// Home, for what pods refer to.
+    pub view: Arc<dyn HostView>,
+    /// Whose tokens delegates have.
+    pub accounts: Accounts,
     /// Where home's claims are kept; `None` where none are.
     pub claims: Option<Arc<Claims>>,
     /// Who wants to know which labels the delegates have.
@@ -77,6 +84,7 @@ pub struct TargetProvider {
     namespaces: Arc<Namespaces>,
     streams: Streams,
     health: Arc<Health>,
+    follow: Arc<Follow>,
     /// The priority classes that the target has said to lack.
     absent: Absent,
     /// The watches of namespaces and nodes, which end with this.
@@ -94,6 +102,8 @@ impl TargetProvider {
         let mut watches = JoinSet::new();
         watches.spawn(namespaces.clone().watch());
         watches.spawn(nodes::watch(client.clone(), health.clone()));
+        let owner = Owner { host_id: setup.host_id.clone(), node: setup.node_name.clone() };
+        let follow = Arc::new(Follow::start(client.clone(), setup.view.clone(), owner));
         let delegates = Delegates::new(
             client.clone(),
             &setup.host_id,
@@ -101,14 +111,16 @@ impl TargetProvider {
             setup.addresses,
             health.clone(),
             setup.count_load,
-            setup.tracker.clone(),
-        );
+            follow.clone(),
+        )
+        .tracked(setup.tracker.clone());
         Self {
             delegates,
             namespaces,
             streams: Streams::new(setup.streaming.clone()),
             client,
             health,
+            follow,
             absent: Absent::default(),
             setup,
             _watches: watches,
@@ -169,8 +181,9 @@ impl TargetProvider {
             absent_priority_classes: self.absent.names(),
             namespace: namespace.into(),
             claims: BTreeMap::new(),
-            // Known when the delegate is about to be created, which is when it is needed.
             owner: None,
+            names: self.follow.names().clone(),
+            accounts: self.setup.accounts.clone(),
         }
     }
 }
@@ -213,18 +226,25 @@ impl PodLifecycleHandler for TargetProvider {
         let namespace = mapped(pod.namespace());
         // Before the namespace: pods that are held must leave none behind.
         let claims = self.claims(pod).await?;
-        let site = |namespace: &str| Site { claims: claims.clone(), ..self.site(namespace) };
-        let mut translation = translate::translate(pod, &site(namespace))?;
+        let mut preview = translate::translate(pod, &self.site(namespace))?;
         for attempt in 0.. {
             let uid = self.namespaces.ensure(namespace).await?;
-            translation.delegate.metadata.owner_references = Some(vec![namespace_owner(namespace, &uid)]);
+            let prepared = self.follow.prepare(pod, &preview, namespace, &uid).await?;
+            let site = Site { names: prepared.names.clone(), claims: claims.clone(), ..self.site(namespace) };
+            let mut translation = translate::translate(pod, &site)?;
+            let metadata = &mut translation.delegate.metadata;
+            metadata.owner_references = Some(vec![namespace_owner(namespace, &uid)]);
+            metadata.annotations.get_or_insert_default().extend(prepared.annotations.iter().cloned());
             match self.delegates.create(&translation.delegate, &pod.key()).await {
-                Ok(Some(made)) => return Ok(ProviderPod { remarks: losses(&translation), ..made }),
+                Ok(Some(made)) => {
+                    prepared.made();
+                    return Ok(ProviderPod { remarks: losses(&translation), ..made });
+                }
                 // The namespace that was known has gone meanwhile.
                 Ok(None) if attempt == 0 => self.namespaces.forget(namespace),
                 Ok(None) => break,
                 Err(PodError::Refused { message, .. }) if attempt == 0 && self.learn(&message) => {
-                    translation = translate::translate(pod, &site(namespace))?;
+                    preview = translate::translate(pod, &self.site(namespace))?;
                 }
                 Err(error) => return Err(self.with_remedy(error)),
             }
@@ -260,6 +280,7 @@ impl PodLifecycleHandler for TargetProvider {
 #[async_trait]
 impl PodNotifier for TargetProvider {
     async fn notify(&self, notices: mpsc::Sender<PodNotice>) {
+        self.follow.tell(notices.clone());
         self.delegates.watch(notices).await;
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::api::target::TargetSpec;
+use crate::api::target::{AccountMode, TargetSpec};
 use crate::kubelet::node::status::DEFAULT_LABELS;
+use crate::provider::follow::accounts::{Accounts, ApiServer};
 use crate::provider::translate::{Guardrails, Rules};
 
 /// What a target says of pods, in the provider's words.
@@ -23,6 +24,19 @@ pub(crate) fn rules(spec: &TargetSpec) -> Rules {
         priority_classes: spec.priority_classes.clone(),
         runtime_classes: spec.runtime_classes.clone(),
         schedulers: spec.schedulers.clone(),
+    }
+}
+
+/// Whose tokens the pods of a target have; `host_url` is the address of the host's API server as Longshore reaches it.
+pub(crate) fn accounts(spec: &TargetSpec, host_url: &str) -> Accounts {
+    let accounts = &spec.service_accounts;
+    match accounts.mode {
+        AccountMode::None => Accounts::None,
+        AccountMode::Remote => Accounts::Remote(accounts.name.clone().unwrap_or_default()),
+        AccountMode::Host => match accounts.api_server(host_url) {
+            Some((host, port)) => Accounts::Host(ApiServer { host, port }),
+            None => Accounts::None,
+        },
     }
 }
 

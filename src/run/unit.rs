@@ -12,14 +12,13 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::rules::{node_labels, rules};
+use super::rules::{accounts, node_labels, rules};
 use super::{NodeSetup, NodeTarget, Shared, StartError, client};
 use crate::api::clients;
 use crate::api::target::PodIps;
 use crate::api::virtual_node::{Strategy as Declared, Taint};
 use crate::kubelet::contact::{self, Contact};
 use crate::kubelet::events::Events;
-use crate::kubelet::host::Host;
 use crate::kubelet::node::{NodeController, NodeIdentity, status};
 use crate::kubelet::pods::{PodController, PodSetup};
 use crate::kubelet::provider::NodeProvider;
@@ -103,7 +102,7 @@ impl Unit {
         let pods = PodController::new(PodSetup {
             node: node.name.clone(),
             node_ip: ip.clone(),
-            host: Host::new(host.clone()),
+            host: shared.view.clone(),
             sites: sites.clone(),
             events: Events::start(host.clone(), &node.name),
             partitions,
@@ -254,6 +253,8 @@ async fn connect(
         count_load: node.targets.len() > 1,
         claims,
         tracker,
+        view: Arc::new(shared.view.clone()),
+        accounts: accounts(&target.spec, &shared.setup.host.cluster_url.to_string()),
     })))
 }
 

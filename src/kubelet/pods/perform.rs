@@ -265,6 +265,9 @@ impl Shell {
 
     async fn find_instance(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
         let Some(key) = self.table.key(uid) else { return vec![] };
+        if self.table.site(uid).is_none() {
+            return self.find_anywhere(uid, &key).await;
+        }
         let asked = self.table.asking(uid);
         let Some(provider) = self.provider(uid) else {
             return self.table.step(uid, Event::Answer(Answer::StopFailed));
@@ -277,6 +280,30 @@ impl Shell {
                 self.table.step(uid, Event::Answer(Answer::StopFailed))
             }
         }
+    }
+
+    /// A proxy without a choice: it was told to go before there was one, or somebody has taken it away.
+    async fn find_anywhere(self: &Arc<Self>, uid: &Uid, key: &PodKey) -> Vec<Action> {
+        for (index, site) in self.sites.iter() {
+            let asked = (self.table.asking(uid), self.table.epoch(Side::Site(index)));
+            match site.provider.get_pod(key).await {
+                Ok(None) => {}
+                // What was found may have gone meanwhile, and nobody would ever tell.
+                Ok(Some(_)) if asked != (self.table.asking(uid), self.table.epoch(Side::Site(index))) => {
+                    return self.table.step(uid, Event::Answer(Answer::Doubtful));
+                }
+                Ok(Some(found)) => {
+                    self.table.instance_seen(index, found);
+                    return self.table.step(uid, Event::Look);
+                }
+                Err(error) => {
+                    let (pod, error) = (key, chain(&error));
+                    tracing::warn!(node = self.node, %pod, error, "could not be looked for; trying again");
+                    return self.table.step(uid, Event::Answer(Answer::StopFailed));
+                }
+            }
+        }
+        self.table.step(uid, Event::Answer(Answer::InstanceMissing))
     }
 
     async fn delete_proxy(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {

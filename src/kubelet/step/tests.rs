@@ -158,6 +158,7 @@ fn the_end_of_another_instance_is_not_the_end_of_this_one() {
     let mut record = settled();
     let actions = step(&mut record, Event::InstanceGone("other".into()));
     assert!(!actions.iter().any(|a| matches!(a, Action::Create | Action::DeleteProxy)), "{actions:?}");
+    assert!(record.instance.there().is_some());
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::health::Health;
 use super::load::Load;
 use crate::kubelet::provider::{Deletion, Instance, PodDocument, PodError, PodKey, PodNotice, ProviderPod};
 use crate::provider::feedback::{Addresses, provider_pod};
+use crate::provider::follow::Follow;
 use crate::provider::names;
 use crate::provider::services::Tracker;
 use crate::provider::translate::update_patch;
@@ -28,6 +29,7 @@ pub(super) struct Delegates {
     health: Arc<Health>,
     load: Load,
     tracker: Option<Arc<Tracker>>,
+    follow: Arc<Follow>,
 }
 
 impl Delegates {
@@ -38,10 +40,16 @@ impl Delegates {
         addresses: Addresses,
         health: Arc<Health>,
         count_load: bool,
-        tracker: Option<Arc<Tracker>>,
+        follow: Arc<Follow>,
     ) -> Self {
         let selector = format!("{}={host_id},{}={node}", names::HOST, names::NODE);
-        Self { client, host_id: host_id.into(), selector, addresses, health, load: Load::new(count_load), tracker }
+        let load = Load::new(count_load);
+        Self { client, host_id: host_id.into(), selector, addresses, health, load, tracker: None, follow }
+    }
+
+    /// The same, for somebody who wants to know which labels they have.
+    pub(super) fn tracked(self, tracker: Option<Arc<Tracker>>) -> Self {
+        Self { tracker, ..self }
     }
 
     /// What they ask for.
@@ -141,6 +149,7 @@ impl Delegates {
                 Ok(Some(watcher::Event::Init)) => {
                     self.load.listing();
                     self.track(Tracker::listing);
+                    self.follow.listing();
                     if !PodNotice::listing(&notices).await {
                         return;
                     }
@@ -149,11 +158,13 @@ impl Delegates {
                 Ok(Some(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
                     self.load.seen(&pod);
                     self.track(|tracker| tracker.seen(&pod));
+                    self.follow.seen(&pod);
                     self.read_or_tell(&pod).map(|pod| PodNotice::Seen(Box::new(pod)))
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
                     self.load.listed();
                     self.track(Tracker::listed);
+                    self.follow.listed();
                     self.health.works(WATCH);
                     Some(PodNotice::Listed)
                 }
@@ -189,6 +200,7 @@ impl Delegates {
         self.track(|tracker| tracker.gone(pod.uid()));
         let pod = self.read_or_tell(&pod)?;
         self.load.gone(&pod.key.uid);
+        self.follow.gone(&pod.key.uid);
         Some(PodNotice::Gone { key: pod.key, instance: pod.instance.uid })
     }
 

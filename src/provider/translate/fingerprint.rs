@@ -39,12 +39,12 @@ pub fn sent(delegate: &PodDocument) -> Option<u64> {
 }
 
 /// A digest as [`sent`] reads it.
-pub(super) fn hex(digest: u64) -> String {
+pub(in crate::provider) fn hex(digest: u64) -> String {
     format!("{digest:016x}")
 }
 
 /// The digest of one text.
-pub(super) fn of_text(text: &str) -> u64 {
+pub(in crate::provider) fn of_text(text: &str) -> u64 {
     let mut digest = Digest::new();
     digest.bytes(b's', text.as_bytes());
     digest.state

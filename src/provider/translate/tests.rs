@@ -14,6 +14,7 @@ fn site() -> Site {
         node_labels: [("type".to_owned(), "virtual-kubelet".to_owned())].into(),
         namespace: "far".into(),
         owner: Some(namespace_owner("far", "n-1")),
+        names: Names::new("home"),
         target: "east".into(),
         ..Site::default()
     }
@@ -54,7 +55,7 @@ fn proxy() -> PodDocument {
 
 #[test]
 fn an_ordinary_pod_becomes_an_ordinary_delegate() {
-    let Translation { delegate, report } = translate(&proxy(), &site()).unwrap();
+    let Translation { delegate, report, .. } = translate(&proxy(), &site()).unwrap();
     let expected = json!({
         "containers": [{"name": "c", "image": "nginx", "env": [{"name": "NS", "valueFrom": {"fieldRef":
                 {"apiVersion": "v1", "fieldPath": "metadata.annotations['longshore.dev/namespace']"}}}],
