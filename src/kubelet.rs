@@ -2,6 +2,7 @@
 //!
 //! A [`provider`] runs pods somewhere; the core makes a node of it.
 
+pub mod annotations;
 pub mod contact;
 pub mod document;
 pub mod events;

@@ -1,5 +1,6 @@
 //! The Kubernetes provider: all that knows of target clusters.
 
+mod before;
 pub mod capacity;
 pub mod claims;
 pub mod feedback;

@@ -11,7 +11,7 @@ use kube::api::{Api, PostParams};
 use kube::{Client, core::ObjectMeta};
 
 use super::configuration::Declared;
-use super::target::TargetSpec;
+use super::target::{Events, TargetSpec};
 use super::virtual_node::VirtualNodeSpec;
 
 /// So many questions at a time: quick on a remote cluster, and no flood there.
@@ -190,6 +190,8 @@ pub fn target_rights(spec: &TargetSpec, features: Features) -> Vec<Right> {
     let copies = &["get", "list", "watch", "create", "patch", "delete"];
     let mut rights = [
         On("", "pods").verbs(&["get", "list", "watch", "create", "patch", "delete"], "run delegate pods"),
+        On("", "pods/ephemeralcontainers").verbs(&["patch"], "serve kubectl debug"),
+        On("", "pods/resize").verbs(&["patch"], "resize pods in place"),
         On("", "pods/log").verbs(&["get"], "serve kubectl logs"),
         On("", "pods/exec").verbs(both, "serve kubectl exec"),
         On("", "pods/attach").verbs(both, "serve kubectl attach"),
@@ -200,6 +202,9 @@ pub fn target_rights(spec: &TargetSpec, features: Features) -> Vec<Right> {
         On("", "secrets").verbs(copies, "hold copies of what pods refer to"),
     ]
     .concat();
+    if spec.events != Events::None {
+        rights.extend(On("", "events").verbs(&["list", "watch"], "show warnings about delegates on their proxies"));
+    }
     if spec.namespaces.create {
         rights.extend(On("", "namespaces").verbs(&["create"], "create the delegates' namespaces"));
     }

@@ -37,6 +37,9 @@ const POLL: Duration = Duration::from_secs(5);
 /// How long a change that no controller waits for may wait to be merged with the next.
 const DEBOUNCE: Duration = Duration::from_secs(1);
 
+/// How long annotations of an instance that have changed alone wait for a change of its status to go with.
+const ANNOTATIONS: Duration = Duration::from_secs(10);
+
 /// How many notices may wait; a provider that is faster waits itself.
 const NOTICES: usize = 1024;
 
@@ -236,6 +239,11 @@ impl Shell {
             PodNotice::Wake(uid) => {
                 self.table.step(&uid, Event::Retry);
                 self.queue.add(&uid);
+            }
+            PodNotice::Told(uid, told) => {
+                if let Some(key) = self.table.key(&uid) {
+                    self.events.mirror(&key, *told);
+                }
             }
             PodNotice::Listed => {
                 self.listed(Side::Site(site));

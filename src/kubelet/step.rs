@@ -195,7 +195,7 @@ pub struct Memo {
     pub sought: bool,
     /// That it went was an answer, and the watch may still tell of the time before.
     pub watch_behind: bool,
-    /// Why the last create or update did not work; shown at home until it does.
+    /// Why the last create or update did not work; shown at home until it does, or is not needed any more.
     pub obstacle: Option<Obstacle>,
     /// Create and update wait for [`Event::Retry`], or for a change of [`ProxyView::want`].
     pub blocked: bool,
@@ -534,6 +534,9 @@ fn see_proxy(record: &mut Record, proxy: ProxyView) {
     if proxy.want != record.memo.tried {
         record.memo.blocked = false;
     }
+    if record.instance.there().is_some_and(|instance| instance.sent == proxy.want) {
+        record.memo.obstacle = None;
+    }
     // A report about the next instance may take this away from home again. (Of a pod that may start once, exactly what has
     // started cannot be replaced.)
     record.memo.ran |= proxy.once && !proxy.replaceable;
@@ -573,7 +576,11 @@ fn see_instance(record: &mut Record, instance: InstanceView) {
             return;
         }
     }
-    record.memo.obstacle = None;
+    // What an update has met stays until the instance follows.
+    let follows = record.proxy.there().is_none_or(|proxy| proxy.want == instance.sent);
+    if follows || record.instance.there().is_none_or(|known| known.uid != instance.uid) {
+        record.memo.obstacle = None;
+    }
     // Where the proxy does not say, it is not what the doubt is about.
     record.memo.doubt &= record.proxy.there().is_some_and(|proxy| misplaced(proxy, &instance));
     record.memo.sought = false;

@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::Value;
 
+use super::annotations::Annotations;
 use super::document::PodDocument;
 use super::partition::{DISRUPTION, PARTITION, UNREACHABLE};
 use super::provider::ProviderPod;
@@ -14,7 +15,7 @@ use super::tolerations::Defaults;
 /// Conditions that are the kubelet's to write; all others belong to somebody else and stay untouched. `PodScheduled`
 /// is the scheduler's once a pod is bound, and `DisruptionTarget` is shared: neither is compared.
 /// (pkg/kubelet/types/pod_status.go)
-pub const OWNED_CONDITIONS: [&str; 7] = [
+pub const OWNED_CONDITIONS: [&str; 8] = [
     "PodReadyToStartContainers",
     "Initialized",
     "ContainersReady",
@@ -22,10 +23,20 @@ pub const OWNED_CONDITIONS: [&str; 7] = [
     "PodResizePending",
     "PodResizeInProgress",
     DELEGATED,
+    UP_TO_DATE,
 ];
 
 /// Our own condition: whether the pod runs where it should, and if not, why.
 pub const DELEGATED: &str = "longshore.dev/Delegated";
+
+/// Our own condition, which is there only while it is `False`: why what runs is not made of the newest spec.
+pub const UP_TO_DATE: &str = "longshore.dev/UpToDate";
+
+/// Conditions that are written and not compared: others write them too.
+const SHARED_CONDITIONS: [&str; 2] = [POD_SCHEDULED, DISRUPTION];
+
+/// `v1.PodScheduled`: true of every pod that has a node.
+pub(super) const POD_SCHEDULED: &str = "PodScheduled";
 
 /// Fields of a pod status that other components own, or that the API server fixes.
 pub(super) const FOREIGN_FIELDS: [&str; 4] =
@@ -48,6 +59,8 @@ pub struct Condition {
     pub kind: String,
     /// `True`, `False` or `Unknown`.
     pub status: String,
+    /// In a word, why; empty where nobody says.
+    pub reason: Box<str>,
     /// When it got that status, RFC 3339.
     pub since: Option<String>,
 }
@@ -70,6 +83,10 @@ pub struct Home {
     pub observed: Option<i64>,
     /// The phase.
     pub phase: Phase,
+    /// `status.reason` and `status.message`, which belong to the phase.
+    pub reason: Box<str>,
+    /// See `reason`.
+    pub message: Box<str>,
     /// `status.startTime`, which never changes once set.
     pub start_time: Option<String>,
     /// A container has started once.
@@ -90,6 +107,8 @@ pub struct Home {
     pub defaults: Defaults,
     /// The value of its annotation [`PARTITION`].
     pub partition: Option<Box<str>>,
+    /// Its annotations, as far as those of an instance may be added.
+    pub annotations: Annotations,
 }
 
 impl Home {
@@ -104,11 +123,13 @@ impl Home {
         let conditions = items(status, "conditions")
             .filter(|c| {
                 let kind = text(c, "type");
-                OWNED_CONDITIONS.contains(&kind) || gates.iter().any(|gate| gate == kind)
+                let ours = OWNED_CONDITIONS.contains(&kind) || SHARED_CONDITIONS.contains(&kind);
+                ours || gates.iter().any(|gate| gate == kind)
             })
             .map(|c| Condition {
                 kind: text(c, "type").into(),
                 status: text(c, "status").into(),
+                reason: text(c, "reason").into(),
                 since: c.get("lastTransitionTime").and_then(Value::as_str).map(Into::into),
             })
             .collect();
@@ -116,6 +137,8 @@ impl Home {
             generation: pod.metadata.generation.unwrap_or_default(),
             observed: status.get("observedGeneration").and_then(Value::as_i64),
             phase: Phase::parse(text(status, "phase")),
+            reason: text(status, "reason").into(),
+            message: text(status, "message").into(),
             start_time: status.get("startTime").and_then(Value::as_str).map(Into::into),
             started: started(status),
             deleting: pod.metadata.deletion_timestamp.is_some(),
@@ -131,6 +154,7 @@ impl Home {
             digest: digest(status),
             defaults: Defaults::of(pod),
             partition: pod.annotation(PARTITION).map(Into::into),
+            annotations: Annotations::of(pod),
         }
     }
 
@@ -172,7 +196,7 @@ pub fn instance_view(pod: &ProviderPod, site: Index) -> InstanceView {
         sent: pod.instance.sent,
         deleting: pod.instance.deleting,
         health: health(&pod.status),
-        started: started(&pod.status),
+        started: begun(&pod.status),
         site,
     }
 }
@@ -187,6 +211,13 @@ pub fn health(status: &Value) -> Health {
     Health { phase: Phase::parse(text(status, "phase")), ready, trouble }
 }
 
+/// Whether a container of this very instance has started: counts of restarts may include those of earlier ones.
+fn begun(status: &Value) -> bool {
+    let id = |c: &&Value| !text(c, "containerID").is_empty();
+    started_containers(status).next().is_some()
+        || CONTAINER_LISTS.into_iter().take(2).flat_map(|(_, field)| items(status, field)).any(|c| id(&c))
+}
+
 /// Whether a container has started once.
 fn started(status: &Value) -> bool {
     all_containers(status).any(|c| {
@@ -197,18 +228,55 @@ fn started(status: &Value) -> bool {
 }
 
 /// Whether a pod whose instance vanished may start anew: nothing has started yet, or each container that has would be
-/// started again by the restart policy, which is also what the API server allows to be shown
-/// (ValidateContainerStateTransition in pkg/apis/core/validation).
+/// started again by its restart policy, which is also what the API server allows to be shown
+/// (ValidateContainerStateTransition in pkg/apis/core/validation). Ephemeral containers are never started again, and
+/// keep their end.
 fn replaceable(pod: &PodDocument) -> bool {
-    if !started(&pod.status) {
+    let policy = text(&pod.spec, "restartPolicy");
+    // More may have started over there than home knows of.
+    if policy == "Never" && started(&pod.status) {
+        return false;
+    }
+    started_containers(&pod.status).all(|(list, status)| {
+        // Whoever ran when the instance vanished counts as killed.
+        let code = status.pointer("/state/terminated/exitCode").and_then(Value::as_i64).unwrap_or(137);
+        let container = pod.list(list).iter().find(|c| text(c, "name") == text(status, "name"));
+        restarts(container.unwrap_or(&Value::Null), policy, code)
+    })
+}
+
+/// Those of the regular and init containers that have started and do not wait for a restart already, with the lists that
+/// they are in.
+fn started_containers(status: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
+    let begun = |c: &&Value| c.pointer("/state/running").is_some() || c.pointer("/state/terminated").is_some();
+    CONTAINER_LISTS
+        .into_iter()
+        .take(2)
+        .flat_map(move |(list, field)| items(status, field).filter(begun).map(move |c| (list, c)))
+}
+
+/// Whether a container that has ended with this code starts again (ContainerShouldRestart in pkg/api/v1/pod).
+fn restarts(container: &Value, pod_policy: &str, code: i64) -> bool {
+    let own = text(container, "restartPolicy");
+    if !own.is_empty() && items(container, "restartPolicyRules").any(|rule| rule_restarts(rule, code)) {
         return true;
     }
-    match text(&pod.spec, "restartPolicy") {
-        "Always" | "" => true,
-        "OnFailure" => !all_containers(&pod.status)
-            .any(|c| c.pointer("/state/terminated/exitCode").and_then(Value::as_i64) == Some(0)),
-        _ => false,
+    match if own.is_empty() { pod_policy } else { own } {
+        "Never" => false,
+        "OnFailure" => code != 0,
+        _ => true,
     }
+}
+
+fn rule_restarts(rule: &Value, code: i64) -> bool {
+    let codes = rule.get("exitCodes").unwrap_or(&Value::Null);
+    let listed = items(codes, "values").any(|value| value.as_i64() == Some(code));
+    let matches = match text(codes, "operator") {
+        "In" => listed,
+        "NotIn" => !listed,
+        _ => false,
+    };
+    matches && text(rule, "action") == "Restart"
 }
 
 /// A digest of all in a status that is ours to write, so that what home shows can be compared with what it should show
@@ -315,6 +383,17 @@ mod tests {
         assert!(replaceable(&pod("OnFailure", terminated(1))));
         assert!(!replaceable(&pod("OnFailure", terminated(0))), "completed work is not run again");
         assert!(!replaceable(&pod("Never", running)));
+    }
+
+    #[test]
+    fn a_container_may_have_a_restart_policy_of_its_own() {
+        let spec = |own: Value| json!({"restartPolicy": "Always", "containers": [own]});
+        let pod = |own: Value, code| PodDocument::new(kube::core::ObjectMeta::default(), spec(own), terminated(code));
+        assert!(!replaceable(&pod(json!({"name": "c", "restartPolicy": "Never"}), 1)));
+        assert!(!replaceable(&pod(json!({"name": "c", "restartPolicy": "OnFailure"}), 0)));
+        let rule = json!({"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}});
+        let ruled = |code| pod(json!({"name": "c", "restartPolicy": "Never", "restartPolicyRules": [rule]}), code);
+        assert!(replaceable(&ruled(42)) && !replaceable(&ruled(41)));
     }
 
     #[test]

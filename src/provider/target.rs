@@ -1,7 +1,7 @@
 //! One remote cluster as a provider: the shell around the pure functions beside it.
 //!
 //! Nothing is installed in a target. What Longshore has there are plain pods with labels that name host, virtual node and
-//! proxy; one watch on them, one on the namespaces, one on the nodes.
+//! proxy; one watch on them, one on events about them, one on the namespaces, one on the nodes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +32,9 @@ mod health;
 mod load;
 mod namespaces;
 mod nodes;
+mod tales;
+
+pub use tales::Tales;
 
 pub(in crate::provider) use delegates::refusal;
 
@@ -64,6 +67,8 @@ pub struct TargetSetup {
     pub create_namespaces: bool,
     /// Whether delegates' addresses are shown at home.
     pub addresses: Addresses,
+    /// Which events of the delegates are shown at home.
+    pub tales: Tales,
     /// Somebody wants to know what the delegates ask for.
     pub count_load: bool,
     /// Home, for what pods refer to.
@@ -104,16 +109,7 @@ impl TargetProvider {
         watches.spawn(nodes::watch(client.clone(), health.clone()));
         let owner = Owner { host_id: setup.host_id.clone(), node: setup.node_name.clone() };
         let follow = Arc::new(Follow::start(client.clone(), setup.view.clone(), owner));
-        let delegates = Delegates::new(
-            client.clone(),
-            &setup.host_id,
-            &setup.node_name,
-            setup.addresses,
-            health.clone(),
-            setup.count_load,
-            follow.clone(),
-        )
-        .tracked(setup.tracker.clone());
+        let delegates = Delegates::new(&setup, health.clone(), follow.clone());
         Self {
             delegates,
             namespaces,
@@ -235,7 +231,8 @@ impl PodLifecycleHandler for TargetProvider {
             let metadata = &mut translation.delegate.metadata;
             metadata.owner_references = Some(vec![namespace_owner(namespace, &uid)]);
             metadata.annotations.get_or_insert_default().extend(prepared.annotations.iter().cloned());
-            match self.delegates.create(&translation.delegate, &pod.key()).await {
+            let delegate = translate::created(translation.delegate.clone(), pod);
+            match self.delegates.create(&delegate, &pod.key()).await {
                 Ok(Some(made)) => {
                     prepared.made();
                     return Ok(ProviderPod { remarks: losses(&translation), ..made });
@@ -256,8 +253,8 @@ impl PodLifecycleHandler for TargetProvider {
     }
 
     async fn update_pod(&self, pod: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let translation = translate::translate(pod, &self.site(mapped(pod.namespace())))?;
-        self.delegates.update(&translation.delegate, instance).await
+        let fresh = translate::refresh(pod, &self.site(mapped(pod.namespace())))?;
+        self.delegates.update(fresh, instance).await
     }
 
     async fn delete_pod(&self, key: &PodKey, instance: &str, grace: Option<u32>) -> Result<Deletion, PodError> {

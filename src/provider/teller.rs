@@ -9,7 +9,7 @@ use kube::Client;
 use kube::core::ObjectMeta;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
-use crate::kubelet::events::shorten;
+use crate::kubelet::events::{NOTE_BYTES, shorten};
 
 /// The same words about the same object are no news for so long.
 const QUIET: Duration = Duration::from_secs(600);
@@ -53,7 +53,7 @@ impl Teller {
         let event = Event {
             type_,
             reason: reason.into(),
-            note: Some(shorten(message)),
+            note: Some(shorten(message, NOTE_BYTES)),
             action: "Offload".into(),
             secondary: None,
         };

@@ -14,7 +14,7 @@
 //!
 //! [`follow`]: super::follow
 //!
-//! [`update`] makes the patch with which a live delegate follows its proxy, and [`mod@fingerprint`] says when it has to.
+//! [`mod@update`] makes the patches with which a live delegate follows its proxy, and [`mod@fingerprint`] says when it has to.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::Value;
@@ -24,6 +24,7 @@ use std::sync::Arc;
 use super::follow::accounts::{self, Accounts, Tokens};
 use super::follow::names::Names;
 use super::follow::references::{self, Reference};
+use crate::kubelet::annotations::without_returned;
 use crate::kubelet::document::PodDocument;
 use crate::provider::names;
 
@@ -52,7 +53,7 @@ pub use fingerprint::{fingerprint, sent};
 pub use guardrails::Guardrails;
 pub use hold::Hold;
 pub use report::{Change, What};
-pub use update::update_patch;
+pub use update::{Refreshed, Update, created, refresh};
 
 /// Where a delegate goes, and where it comes from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -125,6 +126,7 @@ pub struct Translation {
 
 /// Translates a proxy pod.
 pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> {
+    let proxy = &*without_returned(proxy);
     hold::check_metadata(proxy)?;
     let Value::Object(spec) = &proxy.spec else {
         return Err(Hold::new("spec", "the pod has no spec, so that there is nothing to run"));

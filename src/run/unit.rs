@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::rules::{accounts, node_labels, rules};
 use super::{NodeSetup, NodeTarget, Shared, StartError, client};
 use crate::api::clients;
-use crate::api::target::PodIps;
+use crate::api::target::{Events as MirroredEvents, PodIps};
 use crate::api::virtual_node::{Strategy as Declared, Taint};
 use crate::kubelet::contact::{self, Contact};
 use crate::kubelet::events::Events;
@@ -29,7 +29,7 @@ use crate::provider::feedback::Addresses;
 use crate::provider::fleet::{Fleet, Member};
 use crate::provider::placement::Strategy;
 use crate::provider::services::{self, Follower, FollowerSetup, Tracker};
-use crate::provider::target::{TargetProvider, TargetSetup};
+use crate::provider::target::{Tales, TargetProvider, TargetSetup};
 
 /// The parts of one virtual node, ready to run.
 pub(super) struct Unit {
@@ -249,6 +249,11 @@ async fn connect(
         addresses: match target.spec.pod_ips {
             PodIps::Withhold => Addresses::Withhold,
             PodIps::Publish => Addresses::Publish,
+        },
+        tales: match target.spec.events {
+            MirroredEvents::Warnings => Tales::Warnings,
+            MirroredEvents::All => Tales::All,
+            MirroredEvents::None => Tales::None,
         },
         count_load: node.targets.len() > 1,
         claims,

@@ -12,6 +12,7 @@ fn instance(uid: &str, instance: &str) -> ProviderPod {
         key: PodKey { namespace: "ns".into(), name: "web-0".into(), uid: uid.into() },
         instance: Instance { uid: instance.into(), version: 1, sent: 0, deleting: None, obstacle: None },
         status: json!({"phase": "Running"}),
+        annotations: std::collections::BTreeMap::new(),
     }
 }
 
