@@ -2,6 +2,7 @@
 
 mod before;
 pub mod capacity;
+pub mod claims;
 pub mod feedback;
 pub mod fleet;
 pub mod follow;
@@ -9,6 +10,8 @@ pub mod names;
 pub mod placement;
 pub mod quantity;
 pub mod requests;
+pub mod services;
 pub mod target;
+pub mod teller;
 pub mod translate;
 pub mod tunnel;

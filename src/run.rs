@@ -65,6 +65,10 @@ pub struct NodeSetup {
     pub taints: Vec<Taint>,
     /// The port of its kubelet API, which no other node has.
     pub port: u16,
+    /// The claims of its pods are kept in its targets.
+    pub claims: bool,
+    /// Services and Ingresses that say so follow its pods.
+    pub services: bool,
 }
 
 /// A target of a virtual node. It has no `Debug` because that would show credentials.

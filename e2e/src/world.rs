@@ -69,6 +69,15 @@ impl World {
         Self::on(Arc::new(dock), name)
     }
 
+    /// A world with a Longshore of its own, and more fields of its VirtualNode's spec.
+    pub fn alone_with(name: &str, node_spec: &str) -> Result<Self> {
+        let (node, lab) = (format!("e2e-{}-{name}", test_file()), lab()?);
+        let options = options(node, lab.kubeconfig("host")?, lab.kubeconfig("east")?);
+        let dock = Dock::start(Options { node_spec: node_spec.to_owned(), ..options })?;
+        dock.wait_for_node()?;
+        Self::on(Arc::new(dock), name)
+    }
+
     /// A world with a Longshore of its own that has this kubeconfig for its target; its node need not get Ready.
     pub fn aiming_at(name: &str, target: PathBuf) -> Result<Self> {
         let (node, host) = (format!("e2e-{}-{name}", test_file()), lab()?.kubeconfig("host")?);

@@ -14,7 +14,7 @@ use crate::api::clients::{self, Access, ClientsError};
 use crate::api::configuration::{Configuration, Declared};
 use crate::api::diagnosis::{self, Trouble, diagnose, diagnose_config};
 use crate::api::field::{FieldPath, Finding};
-use crate::api::rights::{host_rights, target_rights};
+use crate::api::rights::{Features, host_rights, target_rights};
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
 
@@ -105,8 +105,10 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     let ports = assign_ports(&configuration.nodes, args.port)?;
     let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
     // Beside everything else: a target that is down would delay the start by its whole deadline.
-    tokio::spawn(report_targets(configuration.targets.clone(), targets.clone()));
-    check_host(&client, &host).await?;
+    let features =
+        configuration.targets.iter().map(|one| Features::of_target(&configuration.nodes, &one.name)).collect();
+    tokio::spawn(report_targets(configuration.targets.clone(), targets.clone(), features));
+    check_host(&client, &host, Features::of_nodes(&configuration.nodes)).await?;
     let host_id = identify(&client, &clients::address(&host)).await?;
     let node_ip = match args.node_ip {
         Some(address) => address,
@@ -131,8 +133,8 @@ fn identity(node_ip: IpAddr, bind_address: IpAddr, port: u16) -> String {
     format!("{}_{node_ip}_{bind_address}_{port}", machine.trim())
 }
 
-async fn check_host(client: &Client, host: &Access) -> Result<(), RunError> {
-    match diagnose(client, &clients::address(host), &host_rights()).await {
+async fn check_host(client: &Client, host: &Access, features: Features) -> Result<(), RunError> {
+    match diagnose(client, &clients::address(host), &host_rights(features)).await {
         Ok(version) => {
             info!(version = version.0, "the host cluster can be used");
             Ok(())
@@ -147,9 +149,9 @@ async fn check_host(client: &Client, host: &Access) -> Result<(), RunError> {
 
 /// Says what is wrong with targets. Nothing else follows from it: a restart must work while one of them is down, and
 /// rights may be granted later.
-async fn report_targets(targets: Vec<Declared<TargetSpec>>, configs: Vec<Access>) {
-    let reports = targets.iter().zip(&configs).map(|(target, config)| async move {
-        match diagnose_config(config, &target_rights(&target.spec)).await {
+async fn report_targets(targets: Vec<Declared<TargetSpec>>, configs: Vec<Access>, features: Vec<Features>) {
+    let reports = targets.iter().zip(&configs).zip(features).map(|((target, config), features)| async move {
+        match diagnose_config(config, &target_rights(&target.spec, features)).await {
             Ok(version) => info!(target_name = target.name, version = version.0, "the target can be used"),
             Err(trouble) => {
                 let remedy = "pods for this target wait until this is mended";
@@ -195,6 +197,8 @@ fn assemble(configuration: &Configuration, targets: &[Access], ports: &[u16]) ->
             labels: node.spec.labels.clone(),
             taints: node.spec.taints_of(&node.name),
             port,
+            claims: node.spec.claims,
+            services: node.spec.services,
         })
     };
     configuration.nodes.iter().zip(ports).filter_map(node).collect()

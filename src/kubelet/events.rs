@@ -24,7 +24,7 @@ use thrift::{Repetition, Thrift, name_of};
 const WAITING: usize = 1024;
 
 /// The API server's limit for a note is 1 kB; longer ones would be refused.
-const NOTE_BYTES: usize = 1000;
+pub(crate) const NOTE_BYTES: usize = 1000;
 
 /// The API server's limit for reasons, actions and reporting instances.
 const WORD_BYTES: usize = 128;
@@ -165,7 +165,7 @@ fn event(key: &PodKey, warning: bool, what: Obstacle, controller: String, instan
     }
 }
 
-fn shorten(mut note: String, limit: usize) -> String {
+pub(crate) fn shorten(mut note: String, limit: usize) -> String {
     if note.len() > limit {
         let mut end = limit;
         while !note.is_char_boundary(end) {

@@ -12,11 +12,13 @@ use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::claims::{Claims, claims_of};
 use super::feedback::Addresses;
 use super::follow::Follow;
 use super::follow::accounts::Accounts;
 use super::follow::copy::Owner;
 use super::requests::Requests;
+use super::services::Tracker;
 use super::translate::{self, Rules, Site, Translation, classes, namespace_owner};
 use super::tunnel::Streams;
 use crate::kubelet::provider::{
@@ -34,6 +36,8 @@ mod nodes;
 mod tales;
 
 pub use tales::Tales;
+
+pub(in crate::provider) use delegates::refusal;
 
 use absent::Absent;
 use delegates::Delegates;
@@ -74,6 +78,10 @@ pub struct TargetSetup {
     pub accounts: Accounts,
     /// The delegates are listed anew after this long, lest an event that was lost stays so for ever.
     pub relist_after: Option<Duration>,
+    /// Where home's claims are kept; `None` where none are.
+    pub claims: Option<Arc<Claims>>,
+    /// Who wants to know which labels the delegates have.
+    pub tracker: Option<Arc<Tracker>>,
 }
 
 /// Runs pods in a target.
@@ -128,6 +136,40 @@ impl TargetProvider {
         self.delegates.load().has(proxy_uid)
     }
 
+    /// How to reach it.
+    pub(in crate::provider) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The namespace there for one of home's; it is made if it is missing and that is allowed.
+    pub(in crate::provider) async fn namespace(&self, home: &str) -> Result<String, PodError> {
+        self.namespaces.ensure(mapped(home)).await?;
+        Ok(mapped(home).to_owned())
+    }
+
+    /// A namespace there is not what it was.
+    pub(in crate::provider) fn forget_namespace(&self, namespace: &str) {
+        self.namespaces.forget(namespace);
+    }
+
+    /// From home's names of a pod's claims to those in this target.
+    async fn claims(&self, pod: &PodDocument) -> Result<BTreeMap<String, String>, PodError> {
+        match &self.setup.claims {
+            Some(claims) => claims.names(pod, &self.setup.name).await,
+            None => match claims_of(pod).pop() {
+                None => Ok(BTreeMap::new()),
+                Some(mount) => Err(PodError::Held {
+                    field: mount.field,
+                    message: format!(
+                        "claim {} does not follow the pod to its target; set spec.claims in the VirtualNode {}, or let \
+                         the pod run at home",
+                        mount.claim, self.setup.node_name
+                    ),
+                }),
+            },
+        }
+    }
+
     fn site(&self, namespace: &str) -> Site {
         Site {
             host_id: self.setup.host_id.clone(),
@@ -137,6 +179,7 @@ impl TargetProvider {
             rules: self.setup.rules.clone(),
             absent_priority_classes: self.absent.names(),
             namespace: namespace.into(),
+            claims: BTreeMap::new(),
             owner: None,
             names: self.follow.names().clone(),
             accounts: self.setup.accounts.clone(),
@@ -181,11 +224,12 @@ impl PodLifecycleHandler for TargetProvider {
     async fn create_pod(&self, pod: &PodDocument) -> Result<ProviderPod, PodError> {
         let namespace = mapped(pod.namespace());
         // Before the namespace: pods that are held must leave none behind.
+        let claims = self.claims(pod).await?;
         let mut preview = translate::translate(pod, &self.site(namespace))?;
         for attempt in 0.. {
             let uid = self.namespaces.ensure(namespace).await?;
             let prepared = self.follow.prepare(pod, &preview, namespace, &uid).await?;
-            let site = Site { names: prepared.names.clone(), ..self.site(namespace) };
+            let site = Site { names: prepared.names.clone(), claims: claims.clone(), ..self.site(namespace) };
             let mut translation = translate::translate(pod, &site)?;
             let metadata = &mut translation.delegate.metadata;
             metadata.owner_references = Some(vec![namespace_owner(namespace, &uid)]);

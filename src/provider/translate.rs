@@ -8,7 +8,7 @@
 //! 2. `downward`: the downward API goes on telling what it tells at home;
 //! 3. `scheduling`: what chose the virtual node would choose no node of the target;
 //! 4. `label_keys`, `residue`: what the host's API server and admission filled in, the target's fill in again;
-//! 5. `classes`: names of classes and schedulers, as the target has them;
+//! 5. `classes`, [`claims`](super::claims): names of classes, schedulers and claims, as the target has them;
 //! 6. references to ConfigMaps and Secrets get the names that their copies have, and tokens their place ([`follow`]);
 //! 7. `metadata`: labels, annotations and the owner.
 //!
@@ -72,6 +72,8 @@ pub struct Site {
     pub absent_priority_classes: BTreeSet<String>,
     /// The namespace of the delegate in the target.
     pub namespace: String,
+    /// From home's names of the pod's claims to those in the target.
+    pub claims: BTreeMap<String, String>,
     /// The owner of the delegate ([`namespace_owner`]); `None` for a preview, never for a delegate that is created, since
     /// a ReplicaSet of the target with the same selector would adopt it.
     pub owner: Option<OwnerReference>,
@@ -146,6 +148,9 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
     label_keys::strip(&mut spec, &mut report);
     residue::strip(&mut spec, &site.accounts, &mut report);
     classes::map(&mut spec, site, &mut report);
+    for (field, why) in super::claims::rename(&mut spec, proxy.name(), &site.claims) {
+        report.changed(field, why);
+    }
     let token_secret = accounts::secret_name(proxy.uid());
     let references = references::redirect(
         &mut spec,

@@ -5,7 +5,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::rights::host_rights;
+use crate::api::rights::{Features, host_rights};
 
 const ADDRESS: &str = "https://east.example:6443";
 
@@ -42,7 +42,7 @@ fn failure(code: u16, message: &str) -> (u16, Value) {
 }
 
 async fn trouble(client: Client) -> String {
-    diagnose(&client, ADDRESS, &host_rights()).await.unwrap_err().to_string()
+    diagnose(&client, ADDRESS, &host_rights(Features::default())).await.unwrap_err().to_string()
 }
 
 #[tokio::test]
@@ -54,7 +54,10 @@ async fn a_cluster_that_grants_all_can_be_used() {
         review["status"] = json!({"allowed": true});
         (201, review)
     });
-    assert_eq!(diagnose(&client, ADDRESS, &host_rights()).await.unwrap(), Version("v1.35.1".to_owned()));
+    assert_eq!(
+        diagnose(&client, ADDRESS, &host_rights(Features::default())).await.unwrap(),
+        Version("v1.35.1".to_owned())
+    );
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use crate::kubelet::provider::{Deletion, Instance, PodDocument, PodError, PodKey
 use crate::provider::feedback::{Addresses, provider_pod};
 use crate::provider::follow::Follow;
 use crate::provider::names;
+use crate::provider::services::Tracker;
 use crate::provider::translate::Refreshed;
 
 const WATCH: &str = "pods";
@@ -31,6 +32,7 @@ pub(super) struct Delegates {
     addresses: Addresses,
     health: Arc<Health>,
     load: Load,
+    tracker: Option<Arc<Tracker>>,
     events: Events,
     follow: Arc<Follow>,
     relist_after: Option<Duration>,
@@ -45,6 +47,7 @@ impl Delegates {
             addresses: setup.addresses,
             load: Load::new(setup.count_load),
             relist_after: setup.relist_after,
+            tracker: setup.tracker.clone(),
             client,
             host_id,
             health,
@@ -170,6 +173,7 @@ impl Delegates {
                 // The watcher yields this before it asks for the list.
                 Ok(Some(watcher::Event::Init)) => {
                     self.load.listing();
+                    self.track(Tracker::listing);
                     self.follow.listing();
                     listed = Some(HashSet::new());
                     if !PodNotice::listing(&notices).await {
@@ -179,6 +183,7 @@ impl Delegates {
                 }
                 Ok(Some(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
                     self.load.seen(&pod);
+                    self.track(|tracker| tracker.seen(&pod));
                     self.follow.seen(&pod);
                     let unclear = PodNotice::Unclear(pod.uid().into());
                     Some(self.read_or_tell(&pod).map_or(unclear, |pod| {
@@ -191,6 +196,7 @@ impl Delegates {
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
                     self.load.listed();
+                    self.track(Tracker::listed);
                     self.follow.listed();
                     if let Some(listed) = listed.take() {
                         self.events.listed(&listed);
@@ -213,6 +219,12 @@ impl Delegates {
         }
     }
 
+    fn track(&self, tell: impl FnOnce(&Tracker)) {
+        if let Some(tracker) = &self.tracker {
+            tell(tracker);
+        }
+    }
+
     /// A delegate left the selection: it has gone, or somebody has taken our labels off it. The second would leave a pod
     /// that runs and that nobody knows, so where the object was not being deleted we look, and put the labels back.
     async fn gone(&self, pod: PodDocument) -> Option<PodNotice> {
@@ -221,6 +233,7 @@ impl Delegates {
         {
             return self.read_or_tell(&restored).map(|pod| PodNotice::Seen(Box::new(pod)));
         }
+        self.track(|tracker| tracker.gone(pod.uid()));
         let pod = self.read_or_tell(&pod)?;
         self.load.gone(&pod.key.uid);
         self.follow.gone(&pod.key.uid);
@@ -254,7 +267,7 @@ fn readable(pod: &PodDocument) -> Result<(), PodError> {
 }
 
 /// What a failed request means for the pod: an answer that says no, or none that counts.
-pub(super) fn refusal(error: kube::Error, resource: &str) -> PodError {
+pub(in crate::provider) fn refusal(error: kube::Error, resource: &str) -> PodError {
     match error {
         kube::Error::Api(status) if (400..500).contains(&status.code) && !matches!(status.code, 408 | 409 | 429) => {
             let message = if status.message.is_empty() {

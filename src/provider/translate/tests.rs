@@ -8,6 +8,7 @@ use crate::provider::names;
 
 fn site() -> Site {
     Site {
+        claims: [].into(),
         host_id: "home".into(),
         node_name: "virtual".into(),
         node_labels: [("type".to_owned(), "virtual-kubelet".to_owned())].into(),
