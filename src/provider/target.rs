@@ -256,8 +256,20 @@ impl PodLifecycleHandler for TargetProvider {
     }
 
     async fn update_pod(&self, pod: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let fresh = translate::refresh(pod, &self.site(mapped(pod.namespace())))?;
-        self.delegates.update(fresh, instance).await
+        let namespace = mapped(pod.namespace());
+        let mut fresh = translate::refresh(pod, &self.site(namespace))?;
+        let mut followed = Ok(vec![]);
+        if !fresh.references.is_empty() {
+            // In memory, as a rule.
+            match self.follow.extend(pod, &fresh.references, namespace).await {
+                Ok((needs, names)) => {
+                    fresh = translate::refresh(pod, &Site { names, ..self.site(namespace) })?;
+                    followed = Ok(needs);
+                }
+                Err(error) => followed = Err(error),
+            }
+        }
+        self.delegates.update(fresh, followed, instance).await
     }
 
     async fn delete_pod(&self, key: &PodKey, instance: &str, grace: Option<u32>) -> Result<Deletion, PodError> {
