@@ -1,6 +1,6 @@
 //! What changes of a live pod reaches its delegate, and what changes there comes back.
 
-use e2e::{Context, IDLE, IMAGE, PATIENCE, Pod, Result, Value, World, container, ensure, json, secs};
+use e2e::{Context, IDLE, IMAGE, PATIENCE, Pod, Result, Value, World, container, ensure, json, secs, write_json};
 
 /// Waits until home has seen its own newest generation, as a kubelet would have.
 fn wait_until_observed(world: &World, name: &str) -> Result<Pod> {

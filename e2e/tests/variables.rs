@@ -5,8 +5,7 @@ use e2e::{Cluster, Context, IDLE, Result, World, bail, container, ensure, json, 
 /// A Service, and its address.
 fn service(cluster: &Cluster, name: &str) -> Result<String> {
     let ports = json!([{"name": "http", "port": 80}]);
-    let made =
-        cluster.create(json!({"kind": "Service", "metadata": {"name": name}, "spec": {"ports": ports}}))?;
+    let made = cluster.create(json!({"kind": "Service", "metadata": {"name": name}, "spec": {"ports": ports}}))?;
     made["spec"]["clusterIP"].as_str().map(str::to_owned).context("it has no address")
 }
 
@@ -33,14 +32,17 @@ fn containers_are_told_of_the_services_of_home() -> Result<()> {
     world.create_target_namespace()?;
     service(&world.east, "theirs")?;
     let address = service(&world.host, "foo-web")?;
-    // Made so that it shows that the address is home's: the target has one of that name elsewhere.
+    // The target has one of that name as well.
     let theirs = service(&world.east, "foo-web")?;
     ensure!(address != theirs, "two clusters that cannot be told apart: {address}");
 
-    let mut main = container("main", &format!("echo $(FOO_WEB_SERVICE_HOST) $URL $FOO_WEB_PORT $FOO_WEB_PORT_80_TCP; {IDLE}"));
+    let mut main =
+        container("main", &format!("echo $(FOO_WEB_SERVICE_HOST) $URL $FOO_WEB_PORT $FOO_WEB_PORT_80_TCP; {IDLE}"));
     main["env"] = json!([{"name": "URL", "value": "http://$(FOO_WEB_SERVICE_HOST):$(FOO_WEB_SERVICE_PORT_HTTP)"},
         {"name": "FOO_WEB_PORT", "value": "own"}]);
-    world.host.create(json!({"kind": "ConfigMap", "metadata": {"name": "own"}, "data": {"FOO_WEB_PORT_80_TCP": "too"}}))?;
+    world
+        .host
+        .create(json!({"kind": "ConfigMap", "metadata": {"name": "own"}, "data": {"FOO_WEB_PORT_80_TCP": "too"}}))?;
     main["envFrom"] = json!([{"configMapRef": {"name": "own"}}]);
     let init = container("init", "echo $FOO_WEB_SERVICE_HOST");
     world.host.create(world.pod_of("sees", json!({"containers": [main], "initContainers": [init]})))?;

@@ -163,7 +163,8 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
     );
     if variables::wanted(proxy_spec) {
         references.push(variables::refer(&mut spec, &site.names, |path| {
-            report.changed(path, "variables of home's Services come first, and give way to all that the pod says itself");
+            report
+                .changed(path, "variables of home's Services come first, and give way to all that the pod says itself");
         }));
     }
     if let Accounts::Host(server) = &site.accounts {
