@@ -12,7 +12,7 @@ use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::claims::{Claims, claims_of};
+use super::claims::{Claims, held_for_claims};
 use super::feedback::Addresses;
 use super::follow::Follow;
 use super::follow::accounts::Accounts;
@@ -156,17 +156,9 @@ impl TargetProvider {
     async fn claims(&self, pod: &PodDocument) -> Result<BTreeMap<String, String>, PodError> {
         match &self.setup.claims {
             Some(claims) => claims.names(pod, &self.setup.name).await,
-            None => match claims_of(pod).pop() {
-                None => Ok(BTreeMap::new()),
-                Some(mount) => Err(PodError::Held {
-                    field: mount.field,
-                    message: format!(
-                        "claim {} does not follow the pod to its target; set spec.claims in the VirtualNode {}, or let \
-                         the pod run at home",
-                        mount.claim, self.setup.node_name
-                    ),
-                }),
-            },
+            None => {
+                held_for_claims(pod, &self.setup.node_name).map_or_else(|| Ok(BTreeMap::new()), |hold| Err(hold.into()))
+            }
         }
     }
 
