@@ -14,12 +14,15 @@
 
 pub mod clients;
 pub mod configuration;
+pub mod crds;
 mod decode;
 pub mod diagnosis;
 mod document;
 pub mod field;
 pub mod names;
+pub mod resource;
 pub mod rights;
+pub mod status;
 pub mod target;
 pub mod virtual_node;
 

@@ -44,6 +44,8 @@ enum Command {
     Check(ConfigurationArgs),
     /// Find what Longshore has left behind on either side, explain it, and remove it with --fix
     Doctor(DoctorArgs),
+    /// Print the CustomResourceDefinitions of Target and VirtualNode, for kubectl apply
+    Crds,
     /// Print the version
     Version,
 }
@@ -77,6 +79,9 @@ pub enum CliError {
     /// The host's kubeconfig is bad.
     #[error("failed to configure the host cluster")]
     ConfigureHost(#[source] ClientsError),
+    /// The definitions could not be written as YAML.
+    #[error("failed to print the CustomResourceDefinitions")]
+    PrintCrds(#[source] serde_saphyr::ser::Error),
     /// A check found trouble, and has told it.
     #[error("failed to find everything in order: {0} of the checks above failed")]
     Check(usize),
@@ -93,7 +98,7 @@ impl CliError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Log(_) | Self::Configure(_) | Self::ConfigureHost(_) => ExitCode::from(2),
-            Self::StartRuntime(_) | Self::Check(_) | Self::Doctor(_) | Self::Run(_) => ExitCode::from(1),
+            Self::StartRuntime(_) | Self::PrintCrds(_) | Self::Check(_) | Self::Doctor(_) | Self::Run(_) => ExitCode::from(1),
         }
     }
 }
@@ -104,6 +109,10 @@ impl Cli {
         let (default_level, work) = match self.command {
             Command::Version => {
                 println!("longshore {}", env!("CARGO_PKG_VERSION"));
+                return Ok(());
+            }
+            Command::Crds => {
+                print!("{}", crate::api::crds::yaml().map_err(CliError::PrintCrds)?);
                 return Ok(());
             }
             // What a check finds is its output; the log is for the rest.
@@ -150,7 +159,15 @@ impl ConfigurationArgs {
         let (mut targets, mut problems) = (Vec::new(), Vec::new());
         for target in &configuration.targets {
             let source = &target.spec.kubeconfig;
-            match clients::target(&source.file, source.context.as_deref()).await {
+            let Some(file) = &source.file else {
+                problems.push(target.problem(Finding::new(
+                    FieldPath::of("spec.kubeconfig.secretRef"),
+                    "Secrets are for Targets in the API",
+                    "use `file` here, or create this Target in the host and run without --provider-config",
+                )));
+                continue;
+            };
+            match clients::target(file, source.context.as_deref()).await {
                 Ok(config) => targets.push(config),
                 Err(error) => problems.push(kubeconfig_problem(target, &error)),
             }

@@ -188,7 +188,9 @@ impl Reader {
                     Kind::Target => {
                         if let Some(mut target) = self.declare(origin, TargetSpec::findings) {
                             let folder = target.origin.file.parent().unwrap_or(Path::new(""));
-                            target.spec.kubeconfig.file = folder.join(&target.spec.kubeconfig.file);
+                            if let Some(file) = &mut target.spec.kubeconfig.file {
+                                *file = folder.join(&file);
+                            }
                             self.targets.push(target);
                         }
                     }
