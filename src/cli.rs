@@ -38,7 +38,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve the virtual nodes of a configuration until told to stop
+    /// Serve the Targets and VirtualNodes of the host, or those of a file, until told to stop
     Run(RunArgs),
     /// Tell whether a configuration and the clusters in it can be used
     Check(ConfigurationArgs),
@@ -56,12 +56,27 @@ pub struct ConfigurationArgs {
     /// The file that declares targets and virtual nodes
     #[arg(long, value_name = "FILE", env = "LONGSHORE_PROVIDER_CONFIG")]
     provider_config: PathBuf,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+/// Where the host cluster is.
+#[derive(Args, Clone)]
+pub struct HostArgs {
     /// The kubeconfig of the host cluster [default: as kubectl, else the service account of the pod]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// The context of the host's kubeconfig [default: its current one]
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
+}
+
+impl HostArgs {
+    /// Reads its kubeconfig, and connects to nothing.
+    pub(crate) async fn load(&self) -> Result<Config, CliError> {
+        let host = clients::host(self.kubeconfig.as_deref(), self.context.as_deref());
+        host.await.map_err(CliError::ConfigureHost)
+    }
 }
 
 /// Why a command failed.
@@ -154,8 +169,7 @@ impl ConfigurationArgs {
     /// Reads the configuration and every kubeconfig, and connects to nothing.
     pub(crate) async fn load(&self) -> Result<Clusters, CliError> {
         let configuration = configuration::load(&self.provider_config)?;
-        let host = clients::host(self.kubeconfig.as_deref(), self.context.as_deref());
-        let host = host.await.map_err(CliError::ConfigureHost)?;
+        let host = self.host.load().await?;
         let (mut targets, mut problems) = (Vec::new(), Vec::new());
         for target in &configuration.targets {
             let source = &target.spec.kubeconfig;

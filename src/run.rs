@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use kube::{Client, Config};
 use tokio::net::TcpListener;
@@ -17,12 +16,21 @@ use crate::kubelet::node::NodeError;
 use crate::kubelet::server::{ClientTrust, ServerError, TlsError, TrustError};
 use crate::leader::Replica;
 
+mod board;
+mod drain;
+mod files;
+mod keeper;
+mod link;
+mod plan;
+mod resources;
+mod targets;
 mod unit;
+mod verdict;
+mod watches;
 
-use unit::Unit;
-
-/// How long a node rests that could not be started, or was lost.
-const REST: Duration = Duration::from_secs(1);
+use board::Board;
+use keeper::keep;
+pub use link::Link;
 
 /// Everything that a run needs, resolved and checked. It has no `Debug` because that would show credentials.
 #[derive(Clone)]
@@ -31,8 +39,10 @@ pub struct Setup {
     pub host: Config,
     /// Which cluster the host is, for ever: the UID of its namespace `kube-system`.
     pub host_id: String,
-    /// The virtual nodes; at least one.
+    /// The virtual nodes of a configuration file; none where the resources of the host are served.
     pub nodes: Vec<NodeSetup>,
+    /// Which resources of the host are served, instead of a file.
+    pub watch: Option<WatchSetup>,
     /// The address of the virtual nodes.
     pub node_ip: IpAddr,
     /// The address on which the kubelet API listens.
@@ -46,6 +56,15 @@ pub struct Setup {
     pub identity: String,
 }
 
+/// Which resources of the host are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchSetup {
+    /// A label selector; empty for all.
+    pub selector: String,
+    /// The port of the first node's kubelet API.
+    pub first_port: u16,
+}
+
 /// One virtual node, resolved and checked. It has no `Debug` because that would show credentials.
 #[derive(Clone)]
 pub struct NodeSetup {
@@ -53,6 +72,8 @@ pub struct NodeSetup {
     pub name: String,
     /// Its targets; at least one.
     pub targets: Vec<NodeTarget>,
+    /// Its pods say which target they are in, even if there is one now.
+    pub several: bool,
     /// Which of several targets gets a pod.
     pub placement: Placement,
     /// Labels that the user wants on the node, beside those that every node has.
@@ -72,6 +93,10 @@ pub struct NodeTarget {
     pub spec: TargetSpec,
     /// How to reach it.
     pub config: Config,
+    /// Clients that are there already, whose credentials may change.
+    pub link: Option<Link>,
+    /// It takes no new pods.
+    pub leaving: bool,
     /// Its weight among the targets of this node.
     pub weight: u32,
 }
@@ -108,6 +133,7 @@ struct Shared {
     host: Client,
     trust: Arc<ClientTrust>,
     replica: Replica,
+    board: Board,
 }
 
 /// Runs all virtual nodes until it is told to stop; then every action that is under way is finished.
@@ -116,12 +142,20 @@ struct Shared {
 ///
 /// # Errors
 /// When something is wrong that time will not cure.
-pub async fn start(setup: Setup, shutdown: CancellationToken) -> Result<(), StartError> {
+pub async fn start(mut setup: Setup, shutdown: CancellationToken) -> Result<(), StartError> {
     let host = client(&setup.host, "the host").await?;
     let trust = ClientTrust::load(&host).await?;
     let replica = Replica::new(&setup.host, &setup.lease_namespace, setup.identity.clone())
         .await
         .map_err(|source| StartError::BuildClient { what: "the leases of the host".into(), source })?;
+    let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
+    for follow in files::links(&mut setup.nodes).await? {
+        let stop = shutdown.clone();
+        tasks.spawn(async move {
+            stop.run_until_cancelled(follow).await;
+            Ok(())
+        });
+    }
     // All ports first: one that is taken should stop the start before any node exists.
     let mut nodes = vec![];
     for node in &setup.nodes {
@@ -129,13 +163,20 @@ pub async fn start(setup: Setup, shutdown: CancellationToken) -> Result<(), Star
         let listener = TcpListener::bind(address).await.map_err(|source| ServerError::Bind { address, source })?;
         nodes.push((node.clone(), Arc::new(listener)));
     }
-    let shared = Arc::new(Shared { setup, host, trust, replica });
-    let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
+    let watch = setup.watch.take();
+    let shared = Arc::new(Shared { setup, host, trust, replica, board: Board::default() });
     let (follow, follower, stop) = (shared.trust.clone(), shared.host.clone(), shutdown.clone());
     tasks.spawn(async move {
         follow.follow(follower, stop).await;
         Ok(())
     });
+    if let Some(watch) = watch {
+        let (shared, stop) = (shared.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            resources::serve(shared, watch, stop).await;
+            Ok(())
+        });
+    }
     for (node, listener) in nodes {
         tasks.spawn(keep(shared.clone(), node, listener, shutdown.clone()));
     }
@@ -151,39 +192,6 @@ pub async fn start(setup: Setup, shutdown: CancellationToken) -> Result<(), Star
         outcome = outcome.and(Err(failed));
     }
     outcome
-}
-
-/// Keeps one node whenever its leadership is ours.
-async fn keep(
-    shared: Arc<Shared>,
-    node: NodeSetup,
-    listener: Arc<TcpListener>,
-    shutdown: CancellationToken,
-) -> Result<(), StartError> {
-    while let Some(mut term) = shared.replica.claim(&node.name, &shutdown).await {
-        let stop = shutdown.child_token();
-        let unit = Unit::build(&shared, &node, &listener).await?;
-        let mut running = tokio::spawn(unit.run(shared.setup.workers, stop.clone()));
-        let ended = tokio::select! {
-            ended = &mut running => Some(ended),
-            () = term.hold() => None,
-        };
-        stop.cancel();
-        let ended = match ended {
-            Some(ended) => ended,
-            // Nobody else can be kept from beginning meanwhile, and need not be.
-            None => running.await,
-        };
-        match ended {
-            Ok(outcome) => outcome?,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
-        term.release().await;
-        if !shutdown.is_cancelled() {
-            tokio::time::sleep(REST).await;
-        }
-    }
-    Ok(())
 }
 
 async fn client(config: &Config, what: &str) -> Result<Client, StartError> {

@@ -2,21 +2,23 @@
 //!
 //! Asked before anything runs: a right that is missing shows otherwise hours later, as one verb that fails.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::api::{Api, PostParams};
 use kube::{Client, core::ObjectMeta};
 
-use super::target::TargetSpec;
+use super::target::{CapacitySource, Scope, TargetSpec};
 
 /// So many questions at a time: quick on a remote cluster, and no flood there.
 const CONCURRENCY: usize = 8;
 
 /// One verb on one resource, and what it is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Right {
     /// The API group; empty for the core group.
     pub group: &'static str,
@@ -25,7 +27,7 @@ pub struct Right {
     /// The subresource, or empty.
     pub subresource: &'static str,
     /// The only namespace in which it is needed; empty for all, and for resources that have none.
-    pub namespace: &'static str,
+    pub namespace: Cow<'static, str>,
     /// The only object on which it is needed; empty for all.
     pub name: &'static str,
     /// The verb.
@@ -50,7 +52,7 @@ impl Right {
             group: given(self.group),
             resource: given(self.resource),
             subresource: given(self.subresource),
-            namespace: given(self.namespace),
+            namespace: given(&self.namespace),
             name: given(self.name),
             verb: given(self.verb),
             ..ResourceAttributes::default()
@@ -89,13 +91,13 @@ struct On(&'static str, &'static str);
 impl On {
     fn verbs(&self, verbs: &[&'static str], why: &'static str) -> Vec<Right> {
         let (resource, subresource) = self.1.split_once('/').unwrap_or((self.1, ""));
-        let right = |&verb| Right { group: self.0, resource, subresource, namespace: "", name: "", verb, why };
+        let right = |&verb| Right { group: self.0, resource, subresource, namespace: "".into(), name: "", verb, why };
         verbs.iter().map(right).collect()
     }
 }
 
 fn only(rights: Vec<Right>, namespace: &'static str, name: &'static str) -> Vec<Right> {
-    rights.into_iter().map(|right| Right { namespace, name, ..right }).collect()
+    rights.into_iter().map(|right| Right { namespace: namespace.into(), name, ..right }).collect()
 }
 
 /// What is needed in the host cluster.
@@ -125,23 +127,85 @@ pub fn host_rights() -> Vec<Right> {
     .concat()
 }
 
-/// What is needed in a target that is used as `spec` says.
+/// What is needed in the host beside [`host_rights`] where Targets and VirtualNodes of the host are served. Secrets are read
+/// one by one, where Targets name them; that they may be is found out there.
+pub fn resource_rights() -> Vec<Right> {
+    let group = "longshore.dev";
+    [
+        On(group, "targets").verbs(&["get", "list", "watch"], "know the targets"),
+        On(group, "virtualnodes").verbs(&["get", "list", "watch"], "know the virtual nodes"),
+        On(group, "targets/status").verbs(&["patch"], "say how the targets are"),
+        On(group, "virtualnodes/status").verbs(&["patch"], "say how the virtual nodes are"),
+        On("", "nodes").verbs(&["delete"], "remove the node of a VirtualNode that was removed"),
+        On("", "pods/eviction").verbs(&["create"], "empty a node whose VirtualNode or Target was removed"),
+    ]
+    .concat()
+}
+
+/// What is needed in a target that is used as `spec` says: with the scope `Cluster` in all of it, with `Namespaces` in each of
+/// them and nowhere else.
 pub fn target_rights(spec: &TargetSpec) -> Vec<Right> {
+    if spec.scope == Scope::Cluster {
+        return [pod_rights(), cluster_rights(spec)].concat();
+    }
+    let mut rights = pod_rights();
+    rights.extend(On("", "configmaps").verbs(&["get", "create"], "mark delegates as Longshore's own"));
+    if spec.capacity.source_in(spec.scope) == CapacitySource::Quota {
+        rights.extend(On("", "resourcequotas").verbs(&["list", "watch"], "know how much may be used"));
+    }
+    let within = |namespace: &String| {
+        rights.iter().map(|right| Right { namespace: namespace.clone().into(), ..right.clone() }).collect::<Vec<_>>()
+    };
+    spec.namespaces.names.iter().flat_map(within).collect()
+}
+
+fn pod_rights() -> Vec<Right> {
     let both = &["get", "create"];
-    let mut rights = [
+    [
         On("", "pods").verbs(&["get", "list", "watch", "create", "patch", "delete"], "run delegate pods"),
         On("", "pods/log").verbs(&["get"], "serve kubectl logs"),
         On("", "pods/exec").verbs(both, "serve kubectl exec"),
         On("", "pods/attach").verbs(both, "serve kubectl attach"),
         On("", "pods/portforward").verbs(both, "serve kubectl port-forward"),
-        On("", "namespaces").verbs(&["get", "list", "watch"], "find the delegates' namespaces"),
-        On("", "nodes").verbs(&["list", "watch"], "know the target's capacity"),
     ]
-    .concat();
+    .concat()
+}
+
+fn cluster_rights(spec: &TargetSpec) -> Vec<Right> {
+    let mut rights = On("", "namespaces").verbs(&["get", "list", "watch"], "find the delegates' namespaces");
+    if spec.capacity.source_in(spec.scope) == CapacitySource::Nodes {
+        rights.extend(On("", "nodes").verbs(&["list", "watch"], "know the target's capacity"));
+    }
     if spec.namespaces.create {
         rights.extend(On("", "namespaces").verbs(&["create"], "create the delegates' namespaces"));
     }
     rights
+}
+
+/// The rules that grant `rights`, by the namespace of their Role; those of the ClusterRole have none.
+pub fn roles(rights: &[Right]) -> BTreeMap<Option<String>, Vec<PolicyRule>> {
+    let mut roles: BTreeMap<Option<String>, Vec<PolicyRule>> = BTreeMap::new();
+    for right in rights {
+        let namespace = (!right.namespace.is_empty()).then(|| right.namespace.clone().into_owned());
+        let rules = roles.entry(namespace).or_default();
+        let names = (!right.name.is_empty()).then(|| vec![right.name.to_owned()]);
+        let same = |rule: &&mut PolicyRule| {
+            rule.api_groups.as_deref() == Some(&[right.group.to_owned()])
+                && rule.resources.as_deref() == Some(&[right.full_resource()])
+                && rule.resource_names == names
+        };
+        match rules.iter_mut().find(same) {
+            Some(rule) => rule.verbs.push(right.verb.to_owned()),
+            None => rules.push(PolicyRule {
+                api_groups: Some(vec![right.group.to_owned()]),
+                resources: Some(vec![right.full_resource()]),
+                resource_names: names,
+                verbs: vec![right.verb.to_owned()],
+                ..PolicyRule::default()
+            }),
+        }
+    }
+    roles
 }
 
 /// Those of `rights` that the API server does not grant.
@@ -155,7 +219,7 @@ pub async fn missing(client: &Client, rights: &[Right]) -> Result<Vec<Right>, ku
         }
     };
     // In order: the user compares the list with a ClusterRole.
-    stream::iter(rights.iter().copied().map(ask))
+    stream::iter(rights.iter().cloned().map(ask))
         .buffered(CONCURRENCY)
         .try_filter_map(|right| async move { Ok(right) })
         .try_collect()
@@ -166,7 +230,7 @@ pub async fn missing(client: &Client, rights: &[Right]) -> Result<Vec<Right>, ku
 pub fn rules(rights: &[Right]) -> String {
     let mut verbs: BTreeMap<_, Vec<&str>> = BTreeMap::new();
     for right in rights {
-        verbs.entry((right.namespace, right.group, right.full_resource(), right.name)).or_default().push(right.verb);
+        verbs.entry((&*right.namespace, right.group, right.full_resource(), right.name)).or_default().push(right.verb);
     }
     let mut lines = Vec::new();
     let mut role = None;
@@ -207,5 +271,16 @@ mod tests {
         let creates = |rights: Vec<Right>| rights.iter().any(|right| right.to_string() == "create namespaces");
         assert!(creates(target_rights(&spec(true))));
         assert!(!creates(target_rights(&spec(false))));
+    }
+
+    #[test]
+    fn in_namespaces_nothing_is_needed_outside_of_them() {
+        let text = r#"{"kubeconfig": {"file": "x"}, "scope": "Namespaces", "namespaces": {"names": ["a", "b"]}}"#;
+        let rights = target_rights(&serde_json::from_str(text).unwrap());
+        assert!(rights.iter().all(|right| ["a", "b"].contains(&&*right.namespace)));
+        let roles = roles(&rights);
+        let pods = roles[&Some("a".to_owned())].iter().find(|rule| rule.resources == Some(vec!["pods".into()])).unwrap();
+        assert_eq!(pods.verbs, ["get", "list", "watch", "create", "patch", "delete"]);
+        assert_eq!(roles.len(), 2);
     }
 }

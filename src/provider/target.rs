@@ -104,6 +104,11 @@ impl TargetProvider {
         self.delegates.load().total()
     }
 
+    /// How many of its nodes count; `None` while nobody knows.
+    pub fn nodes(&self) -> Option<u32> {
+        self.health.nodes()
+    }
+
     /// Whether a delegate of this proxy was seen there.
     pub fn has(&self, proxy_uid: &str) -> bool {
         self.delegates.load().has(proxy_uid)

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{NodeSetup, NodeTarget, Shared, StartError, client};
-use crate::api::clients;
+use super::board::{Kept, Served, Shown};
+use super::{Link, NodeSetup, NodeTarget, Shared, StartError};
 use crate::api::target::PodIps;
 use crate::api::virtual_node::{Strategy as Declared, Taint};
 use crate::kubelet::contact::{self, Contact};
@@ -38,6 +38,7 @@ pub(super) struct Unit {
     heartbeats: Vec<Heartbeat>,
     /// Whether each site answers.
     contacts: Vec<watch::Receiver<Contact>>,
+    _shown: Shown,
 }
 
 /// Something that is asked whether it answers.
@@ -55,14 +56,20 @@ impl Unit {
         listener: &Arc<TcpListener>,
     ) -> Result<Self, StartError> {
         let (setup, host) = (&shared.setup, &shared.host);
+        let mut served = std::collections::BTreeMap::new();
         let (mut members, mut heartbeats, mut contacts, mut partitions) = (vec![], vec![], vec![], vec![]);
         for target in &node.targets {
             let provider = connect(shared, node, target).await?;
             let contact = watch::Sender::default();
             contacts.push(contact.subscribe());
             partitions.push(target.spec.partition.policy());
+            served.insert(
+                target.name.clone(),
+                Served { provider: provider.clone(), contact: contact.subscribe() },
+            );
             members.push(Member {
                 name: target.name.clone(),
+                leaving: target.leaving,
                 weight: target.weight,
                 provider: provider.clone(),
                 contact: contact.subscribe(),
@@ -70,8 +77,10 @@ impl Unit {
             heartbeats.push(Heartbeat { provider, silence: target.spec.heartbeat.timeout(), contact });
         }
         let (sites, status, whole) = join(members, node, &contacts, &mut heartbeats);
+        let kept = Kept { report: status.node_status(), contact: whole.clone(), targets: served };
+        let shown = shared.board.show(&node.name, kept);
 
-        let several = node.targets.len() > 1;
+        let several = node.several;
         let unsure = several && had_no_choice(shared, &node.name).await;
         let ip = setup.node_ip.to_string();
         let pods = PodController::new(PodSetup {
@@ -104,12 +113,12 @@ impl Unit {
             choice: several && !unsure,
         };
         let keeper = NodeController::new(identity, host.clone(), setup.host.clone(), status, whole);
-        Ok(Self { server, listener: listener.clone(), pods, keeper, heartbeats, contacts })
+        Ok(Self { server, listener: listener.clone(), pods, keeper, heartbeats, contacts, _shown: shown })
     }
 
     /// Runs until it is told to stop, or one of the parts fails; then every action that is under way is finished.
     pub(super) async fn run(self, workers: usize, shutdown: CancellationToken) -> Result<(), StartError> {
-        let Self { server, listener, pods, keeper, heartbeats, contacts } = self;
+        let Self { server, listener, pods, keeper, heartbeats, contacts, _shown } = self;
         let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
         let stop = || shutdown.clone();
         let (a, b, c) = (stop(), stop(), stop());
@@ -151,8 +160,8 @@ fn join(
     contacts: &[watch::Receiver<Contact>],
     heartbeats: &mut Vec<Heartbeat>,
 ) -> (Sites, Arc<dyn NodeProvider>, watch::Receiver<Contact>) {
-    if let ([only], [contact]) = (members.as_slice(), contacts) {
-        return (Sites::one(only.provider.clone()), only.provider.clone(), contact.clone());
+    if let ([only], [contact], false) = (members.as_slice(), contacts, node.several) {
+        return (Sites::one(&only.name, only.provider.clone()), only.provider.clone(), contact.clone());
     }
     let site = |member: &Member| Site { name: member.name.as_str().into(), provider: member.provider.clone() };
     let sites = members.iter().map(site).collect();
@@ -188,13 +197,17 @@ async fn had_no_choice(shared: &Shared, node: &str) -> bool {
 
 /// The Kubernetes provider of a target, for a node.
 async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Result<Arc<TargetProvider>, StartError> {
-    let what = format!("target {}", target.name);
+    let link = match &target.link {
+        Some(link) => link.clone(),
+        None => Link::new(&target.config).await.map_err(|source| {
+            let what = format!("target {}", target.name);
+            StartError::BuildClient { what, source }
+        })?,
+    };
     Ok(Arc::new(TargetProvider::start(TargetSetup {
         name: target.name.clone(),
-        client: client(&target.config, &what).await?,
-        streaming: clients::streaming_client(&target.config)
-            .await
-            .map_err(|source| StartError::BuildClient { what, source })?,
+        client: link.client(),
+        streaming: link.streaming(),
         host_id: shared.setup.host_id.clone(),
         node_name: node.name.clone(),
         node_labels: node.labels.clone(),
@@ -203,7 +216,7 @@ async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Resu
             PodIps::Withhold => Addresses::Withhold,
             PodIps::Publish => Addresses::Publish,
         },
-        count_load: node.targets.len() > 1,
+        count_load: true,
     })))
 }
 

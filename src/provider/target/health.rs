@@ -1,6 +1,7 @@
 //! What a target says about itself: its node report, and which of its APIs refuse us.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kube::runtime::watcher;
@@ -13,13 +14,15 @@ use crate::kubelet::provider::{NodeReport, Obstacle};
 pub(super) struct Health {
     target: String,
     report: watch::Sender<NodeReport>,
+    /// How many nodes there are that count; negative while nobody knows.
+    nodes: AtomicI64,
     /// The watches that are interrupted, and what each is refused, if it is.
     interrupted: Mutex<BTreeMap<&'static str, Option<String>>>,
 }
 
 impl Health {
     pub(super) fn new(target: &str) -> Self {
-        Self { target: target.into(), report: watch::Sender::default(), interrupted: Mutex::default() }
+        Self { target: target.into(), report: watch::Sender::default(), nodes: AtomicI64::new(-1), interrupted: Mutex::default() }
     }
 
     pub(super) fn report(&self) -> watch::Receiver<NodeReport> {
@@ -35,6 +38,16 @@ impl Health {
             }
             news
         });
+    }
+
+    /// How many nodes count.
+    pub(super) fn nodes(&self) -> Option<u32> {
+        u32::try_from(self.nodes.load(Ordering::Relaxed)).ok()
+    }
+
+    /// So many nodes count.
+    pub(super) fn count(&self, nodes: usize) {
+        self.nodes.store(i64::try_from(nodes).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
     /// A new sum of the nodes; what the target said otherwise stays.
