@@ -21,6 +21,7 @@ mod berth;
 mod bespoke;
 mod cluster;
 mod command;
+mod declared;
 mod history;
 mod longshore;
 mod pod;
@@ -42,6 +43,7 @@ pub use crate::{
     bespoke::{Bespoke, write_json},
     cluster::Cluster,
     command::{Background, Output, run},
+    declared::Declared,
     history::{Change, History, Observation},
     longshore::{Frozen, Longshore, Options},
     pod::{IDLE, IMAGE, Pod, container},

@@ -4,10 +4,11 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 const CORE: &[&str] =
-    &["pods", "events", "configmaps", "serviceaccounts", "persistentvolumeclaims", "services", "namespaces", "nodes"];
+    &["pods", "events", "configmaps", "secrets", "resourcequotas", "serviceaccounts", "persistentvolumeclaims", "services", "namespaces", "nodes"];
 const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
-const RBAC: &[&str] = &["clusterroles", "clusterrolebindings"];
-const CLUSTER_SCOPED: &[&str] = &["namespaces", "nodes", "clusterroles", "clusterrolebindings"];
+const RBAC: &[&str] = &["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
+const OURS: &[&str] = &["targets", "virtualnodes"];
+const CLUSTER_SCOPED: &[&str] = &["namespaces", "nodes", "clusterroles", "clusterrolebindings", "targets", "virtualnodes"];
 
 /// The path of a resource's objects, in `namespace` unless they have none.
 pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
@@ -15,6 +16,7 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
         _ if CORE.contains(&plural) => "/api/v1",
         _ if APPS.contains(&plural) => "/apis/apps/v1",
         _ if RBAC.contains(&plural) => "/apis/rbac.authorization.k8s.io/v1",
+        _ if OURS.contains(&plural) => "/apis/longshore.dev/v1alpha1",
         "jobs" => "/apis/batch/v1",
         _ => bail!("the tests do not know the resource {plural}; add it to e2e/src/resource.rs"),
     };

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::feedback::Addresses;
 use super::requests::Requests;
-use super::translate::{self, Site, namespace_owner};
+use super::translate::{self, Site};
 use super::tunnel::Streams;
 use crate::kubelet::provider::{
     ByteStream, Deletion, ExecOptions, Instance, LogOptions, NodeProvider, NodeReport, PodDocument, PodError, PodKey,
@@ -26,10 +26,14 @@ mod health;
 mod load;
 mod namespaces;
 mod nodes;
+mod places;
+mod quotas;
 
 use delegates::Delegates;
 use health::Health;
-use namespaces::Namespaces;
+use namespaces::{Home, Namespaces};
+pub use places::Places;
+pub use quotas::Ceiling;
 
 /// What [`Health`] calls the heartbeat.
 const PING: &str = "version";
@@ -51,10 +55,30 @@ pub struct TargetSetup {
     pub node_labels: BTreeMap<String, String>,
     /// Missing namespaces are created.
     pub create_namespaces: bool,
+    /// Where in it the delegates go.
+    pub places: Places,
+    /// The only namespaces that may be used, or all of them. Where there are some, nothing else is read.
+    pub within: Option<Vec<String>>,
+    /// Where the numbers of its capacity come from.
+    pub source: CapacitySource,
+    /// What it offers at most.
+    pub ceiling: Ceiling,
     /// Whether delegates' addresses are shown at home.
     pub addresses: Addresses,
     /// Somebody wants to know what the delegates ask for.
     pub count_load: bool,
+}
+
+/// Where the numbers of a target's capacity come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CapacitySource {
+    /// Its nodes.
+    #[default]
+    Nodes,
+    /// The quotas of the namespaces that may be used.
+    Quota,
+    /// The ceiling alone.
+    Static,
 }
 
 /// Runs pods in a target.
@@ -74,12 +98,25 @@ impl TargetProvider {
     /// may be out of reach.
     pub fn start(setup: TargetSetup) -> Self {
         let client = setup.client.clone();
-        let health = Arc::new(Health::new(&setup.name));
-        let namespaces =
-            Arc::new(Namespaces::new(client.clone(), setup.create_namespaces, setup.host_id.clone(), health.clone()));
+        let health = Arc::new(Health::new(&setup.name, setup.ceiling.clone()));
+        let mut namespaces =
+            Namespaces::new(client.clone(), setup.create_namespaces, setup.host_id.clone(), health.clone());
+        if let Some(within) = &setup.within {
+            namespaces = namespaces.within(within);
+        }
+        let namespaces = Arc::new(namespaces);
         let mut watches = JoinSet::new();
-        watches.spawn(namespaces.clone().watch());
-        watches.spawn(nodes::watch(client.clone(), health.clone()));
+        if setup.within.is_none() {
+            watches.spawn(namespaces.clone().watch());
+        }
+        match setup.source {
+            CapacitySource::Nodes => drop(watches.spawn(nodes::watch(client.clone(), health.clone()))),
+            CapacitySource::Quota => {
+                let within = setup.within.clone().unwrap_or_default();
+                drop(watches.spawn(quotas::watch(client.clone(), within, health.clone())));
+            }
+            CapacitySource::Static => quotas::fixed(&setup.ceiling.limits, &health),
+        }
         let delegates = Delegates::new(
             client.clone(),
             &setup.host_id,
@@ -87,6 +124,7 @@ impl TargetProvider {
             setup.addresses,
             health.clone(),
             setup.count_load,
+            setup.within.clone(),
         );
         Self {
             delegates,
@@ -114,35 +152,42 @@ impl TargetProvider {
         self.delegates.load().has(proxy_uid)
     }
 
-    fn site(&self, namespace: &str, uid: &str) -> Site {
+    fn site(&self, pod: &PodDocument, home: Option<&Home>) -> Site {
+        let (namespace, name) = self.place(pod.namespace(), pod.name());
         Site {
             host_id: self.setup.host_id.clone(),
             node_name: self.setup.node_name.clone(),
             node_labels: self.setup.node_labels.clone(),
-            namespace: namespace.into(),
-            owner: Some(namespace_owner(namespace, uid)),
+            owner: Some(home.unwrap_or(&Home::Namespace(String::new())).owner(&namespace)),
+            namespace,
+            name,
         }
     }
-}
 
-/// The namespace in the target for one of the host. The one mapping of this build is Same; others will differ here.
-fn mapped(home: &str) -> &str {
-    home
+    /// Namespace and name in the target.
+    fn place(&self, namespace: &str, name: &str) -> (String, String) {
+        let places = &self.setup.places;
+        (places.namespace(namespace).into_owned(), places.name(namespace, name).into_owned())
+    }
+
+    fn place_of(&self, key: &PodKey) -> (String, String) {
+        self.place(&key.namespace, &key.name)
+    }
 }
 
 #[async_trait]
 impl PodLifecycleHandler for TargetProvider {
     async fn create_pod(&self, pod: &PodDocument) -> Result<ProviderPod, PodError> {
-        let namespace = mapped(pod.namespace());
+        let (namespace, _) = self.place(pod.namespace(), pod.name());
         // Held pods must not leave namespaces behind.
-        translate::translate(pod, &self.site(namespace, ""))?;
+        translate::translate(pod, &self.site(pod, None))?;
         for attempt in 0.. {
-            let uid = self.namespaces.ensure(namespace).await?;
-            let delegate = translate::translate(pod, &self.site(namespace, &uid))?.delegate;
+            let home = self.namespaces.ensure(&namespace).await?;
+            let delegate = translate::translate(pod, &self.site(pod, Some(&home)))?.delegate;
             match self.delegates.create(&delegate, &pod.key()).await? {
                 Some(made) => return Ok(made),
                 // The namespace that was known has gone meanwhile.
-                None if attempt == 0 => self.namespaces.forget(namespace),
+                None if attempt == 0 => self.namespaces.forget(&namespace),
                 None => break,
             }
         }
@@ -153,16 +198,18 @@ impl PodLifecycleHandler for TargetProvider {
     }
 
     async fn update_pod(&self, pod: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let translation = translate::translate(pod, &self.site(mapped(pod.namespace()), ""))?;
+        let translation = translate::translate(pod, &self.site(pod, None))?;
         self.delegates.update(&translation.delegate, instance).await
     }
 
     async fn delete_pod(&self, key: &PodKey, instance: &str, grace: Option<u32>) -> Result<Deletion, PodError> {
-        self.delegates.delete(mapped(&key.namespace), &key.name, instance, grace).await
+        let (namespace, name) = self.place_of(key);
+        self.delegates.delete(&namespace, &name, instance, grace).await
     }
 
     async fn get_pod(&self, key: &PodKey) -> Result<Option<ProviderPod>, PodError> {
-        self.delegates.get(mapped(&key.namespace), key).await
+        let (namespace, name) = self.place_of(key);
+        self.delegates.get(&namespace, &name, key).await
     }
 
     async fn get_pods(&self) -> Result<Vec<ProviderPod>, PodError> {
@@ -208,7 +255,8 @@ impl NodeProvider for TargetProvider {
 #[async_trait]
 impl StreamHandler for TargetProvider {
     async fn logs(&self, pod: &PodKey, container: &str, options: LogOptions) -> Result<ByteStream, StreamError> {
-        self.streams.logs(mapped(&pod.namespace), &pod.name, container, &options).await
+        let (namespace, name) = self.place_of(pod);
+        self.streams.logs(&namespace, &name, container, &options).await
     }
 
     async fn exec(
@@ -218,7 +266,8 @@ impl StreamHandler for TargetProvider {
         options: ExecOptions,
         upgrade: Upgrade,
     ) -> Result<Tunnel, StreamError> {
-        self.streams.exec(mapped(&pod.namespace), &pod.name, container, &options, upgrade).await
+        let (namespace, name) = self.place_of(pod);
+        self.streams.exec(&namespace, &name, container, &options, upgrade).await
     }
 
     async fn attach(
@@ -228,11 +277,13 @@ impl StreamHandler for TargetProvider {
         options: ExecOptions,
         upgrade: Upgrade,
     ) -> Result<Tunnel, StreamError> {
-        self.streams.attach(mapped(&pod.namespace), &pod.name, container, &options, upgrade).await
+        let (namespace, name) = self.place_of(pod);
+        self.streams.attach(&namespace, &name, container, &options, upgrade).await
     }
 
     async fn port_forward(&self, pod: &PodKey, ports: Vec<u16>, upgrade: Upgrade) -> Result<Tunnel, StreamError> {
-        self.streams.port_forward(mapped(&pod.namespace), &pod.name, &ports, upgrade).await
+        let (namespace, name) = self.place_of(pod);
+        self.streams.port_forward(&namespace, &name, &ports, upgrade).await
     }
 }
 

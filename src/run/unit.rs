@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::board::{Kept, Served, Shown};
 use super::{Link, NodeSetup, NodeTarget, Shared, StartError};
-use crate::api::target::PodIps;
+use crate::api::target::{CapacitySource as Capacity, Mapping, Namespaces, PodIps, Scope};
 use crate::api::virtual_node::{Strategy as Declared, Taint};
 use crate::kubelet::contact::{self, Contact};
 use crate::kubelet::events::Events;
@@ -27,7 +27,7 @@ use crate::kubelet::sites::{self, Site, SiteStreams, Sites};
 use crate::provider::feedback::Addresses;
 use crate::provider::fleet::{Fleet, Member};
 use crate::provider::placement::Strategy;
-use crate::provider::target::{TargetProvider, TargetSetup};
+use crate::provider::target::{CapacitySource, Ceiling, Places, TargetProvider, TargetSetup};
 
 /// The parts of one virtual node, ready to run.
 pub(super) struct Unit {
@@ -204,6 +204,8 @@ async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Resu
             StartError::BuildClient { what, source }
         })?,
     };
+    // All of them were checked.
+    let limits = target.spec.capacity.limits.iter();
     Ok(Arc::new(TargetProvider::start(TargetSetup {
         name: target.name.clone(),
         client: link.client(),
@@ -212,12 +214,35 @@ async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Resu
         node_name: node.name.clone(),
         node_labels: node.labels.clone(),
         create_namespaces: target.spec.namespaces.create,
+        places: places(&target.spec.namespaces),
+        within: match target.spec.scope {
+            Scope::Cluster => None,
+            Scope::Namespaces => Some(target.spec.namespaces.names.clone()),
+        },
+        source: match target.spec.capacity.source_in(target.spec.scope) {
+            Capacity::Nodes => CapacitySource::Nodes,
+            Capacity::Quota => CapacitySource::Quota,
+            Capacity::Static => CapacitySource::Static,
+        },
+        ceiling: Ceiling {
+            limits: limits.filter_map(|(name, amount)| Some((name.clone(), amount.parse().ok()?))).collect(),
+            headroom_percent: target.spec.capacity.headroom_percent,
+        },
         addresses: match target.spec.pod_ips {
             PodIps::Withhold => Addresses::Withhold,
             PodIps::Publish => Addresses::Publish,
         },
         count_load: true,
     })))
+}
+
+fn places(namespaces: &Namespaces) -> Places {
+    let given = |field: &Option<String>| field.clone().unwrap_or_default();
+    match namespaces.mapping {
+        Mapping::Same => Places::Same,
+        Mapping::Prefixed => Places::Prefixed(given(&namespaces.prefix)),
+        Mapping::Single => Places::Single(given(&namespaces.single)),
+    }
 }
 
 fn taints(taints: &[Taint]) -> Vec<Value> {

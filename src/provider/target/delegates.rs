@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::stream::select_all;
 use futures::{StreamExt, TryStreamExt};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
@@ -26,6 +27,8 @@ pub(super) struct Delegates {
     addresses: Addresses,
     health: Arc<Health>,
     load: Load,
+    /// The only namespaces that may be read, or all of them.
+    within: Option<Vec<String>>,
 }
 
 impl Delegates {
@@ -36,9 +39,10 @@ impl Delegates {
         addresses: Addresses,
         health: Arc<Health>,
         count_load: bool,
+        within: Option<Vec<String>>,
     ) -> Self {
         let selector = format!("{}={host_id},{}={node}", names::HOST, names::NODE);
-        Self { client, host_id: host_id.into(), selector, addresses, health, load: Load::new(count_load) }
+        Self { client, host_id: host_id.into(), selector, addresses, health, load: Load::new(count_load), within }
     }
 
     /// What they ask for.
@@ -116,16 +120,26 @@ impl Delegates {
         }
     }
 
-    pub(super) async fn get(&self, namespace: &str, key: &PodKey) -> Result<Option<ProviderPod>, PodError> {
-        let found = self.api(namespace).get_opt(&key.name).await.map_err(|error| refusal(error, "pods"))?;
+    pub(super) async fn get(&self, namespace: &str, name: &str, key: &PodKey) -> Result<Option<ProviderPod>, PodError> {
+        let found = self.api(namespace).get_opt(name).await.map_err(|error| refusal(error, "pods"))?;
         found.filter(|pod| pod.label(names::UID) == Some(&key.uid)).map(|pod| self.read(&pod)).transpose()
     }
 
     pub(super) async fn list(&self) -> Result<Vec<ProviderPod>, PodError> {
-        let all: Api<PodDocument> = Api::all(self.client.clone());
-        let list = all.list(&ListParams::default().labels(&self.selector)).await;
-        let pods = list.map_err(|error| refusal(error, "pods"))?.items;
+        let mut pods = vec![];
+        for api in self.all() {
+            let list = api.list(&ListParams::default().labels(&self.selector)).await;
+            pods.extend(list.map_err(|error| refusal(error, "pods"))?.items);
+        }
         Ok(pods.iter().filter_map(|pod| self.read_or_tell(pod)).collect())
+    }
+
+    /// All places where delegates may be.
+    fn all(&self) -> Vec<Api<PodDocument>> {
+        match &self.within {
+            None => vec![Api::all(self.client.clone())],
+            Some(namespaces) => namespaces.iter().map(|namespace| self.api(namespace)).collect(),
+        }
     }
 
     fn read_or_tell(&self, pod: &PodDocument) -> Option<ProviderPod> {
@@ -134,16 +148,33 @@ impl Delegates {
 
     /// Tells of every delegate, for as long as somebody listens.
     pub(super) async fn watch(&self, notices: mpsc::Sender<PodNotice>) {
-        let config = watcher::Config::default().labels(&self.selector);
-        let mut stream =
-            watcher(Api::<PodDocument>::all(self.client.clone()), config).backoff(crate::backoff::of_watches()).boxed();
+        while self.watch_once(&notices).await {}
+    }
+
+    /// Tells of every delegate until a list of one of several places begins anew: a list is complete when it is of all
+    /// places, so that all begin anew then. Answers whether somebody listens.
+    async fn watch_once(&self, notices: &mpsc::Sender<PodNotice>) -> bool {
+        let places = self.all();
+        let (count, mut begun, mut done) = (places.len(), 0, 0);
+        let watch = |api| {
+            let config = watcher::Config::default().labels(&self.selector);
+            watcher(api, config).backoff(crate::backoff::of_watches()).boxed()
+        };
+        let mut stream = select_all(places.into_iter().map(watch));
         loop {
             let notice = match stream.try_next().await {
-                // The watcher yields this before it asks for the list.
                 Ok(Some(watcher::Event::Init)) => {
-                    self.load.listing();
-                    if !PodNotice::listing(&notices).await {
-                        return;
+                    begun += 1;
+                    // Of several, all have to begin anew; one alone does so by itself.
+                    if begun > count && count > 1 {
+                        return true;
+                    }
+                    // The watcher yields this before it asks for the list.
+                    if begun == 1 || count == 1 {
+                        self.load.listing();
+                        if !PodNotice::listing(notices).await {
+                            return false;
+                        }
                     }
                     None
                 }
@@ -152,12 +183,16 @@ impl Delegates {
                     self.read_or_tell(&pod).map(|pod| PodNotice::Seen(Box::new(pod)))
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
-                    self.load.listed();
-                    self.health.works(WATCH);
-                    Some(PodNotice::Listed)
+                    done += 1;
+                    let complete = count == 1 || done == count;
+                    if complete {
+                        self.load.listed();
+                        self.health.works(WATCH);
+                    }
+                    complete.then_some(PodNotice::Listed)
                 }
                 Ok(Some(watcher::Event::Delete(pod))) => self.gone(pod).await,
-                Ok(None) => return,
+                Ok(None) => return false,
                 Err(error) => {
                     self.health.interrupted(WATCH, &error);
                     None
@@ -166,7 +201,7 @@ impl Delegates {
             if let Some(notice) = notice
                 && notices.send(notice).await.is_err()
             {
-                return;
+                return false;
             }
         }
     }
