@@ -113,7 +113,9 @@ impl CliError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Log(_) | Self::Configure(_) | Self::ConfigureHost(_) => ExitCode::from(2),
-            Self::StartRuntime(_) | Self::PrintCrds(_) | Self::Check(_) | Self::Doctor(_) | Self::Run(_) => ExitCode::from(1),
+            Self::StartRuntime(_) | Self::PrintCrds(_) | Self::Check(_) | Self::Doctor(_) | Self::Run(_) => {
+                ExitCode::from(1)
+            }
         }
     }
 }

@@ -40,8 +40,13 @@ impl Declared {
         let (host, east) = (host?, east?);
         let crds = crate::command::run(Command::new(binary()?).arg("crds"), b"")?.ok()?;
         host.kubectl_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], crds.as_bytes())?.ok()?;
-        host.kubectl(&["wait", "--for=condition=Established", "crd/targets.longshore.dev", "crd/virtualnodes.longshore.dev"])?
-            .ok()?;
+        host.kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            "crd/targets.longshore.dev",
+            "crd/virtualnodes.longshore.dev",
+        ])?
+        .ok()?;
         for cluster in [&host, &east] {
             cluster.create(json!({"kind": "Namespace", "metadata": {"name": namespace}}))?;
             cluster.wait("the service account of the new namespace", PATIENCE, |cluster| {
@@ -84,9 +89,9 @@ impl Declared {
         let text = kubeconfig.to_string();
         match self.host.find("secrets", name)? {
             Some(_) => self.host.patch("secrets", name, &json!({"data": null, "stringData": {"kubeconfig": text}}))?,
-            None => self.host.create(
-                json!({"kind": "Secret", "metadata": {"name": name}, "stringData": {"kubeconfig": text}}),
-            )?,
+            None => self
+                .host
+                .create(json!({"kind": "Secret", "metadata": {"name": name}, "stringData": {"kubeconfig": text}}))?,
         };
         Ok(json!({"secretRef": {"namespace": self.namespace, "name": name}}))
     }

@@ -3,12 +3,23 @@
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-const CORE: &[&str] =
-    &["pods", "events", "configmaps", "secrets", "resourcequotas", "serviceaccounts", "persistentvolumeclaims", "services", "namespaces", "nodes"];
+const CORE: &[&str] = &[
+    "pods",
+    "events",
+    "configmaps",
+    "secrets",
+    "resourcequotas",
+    "serviceaccounts",
+    "persistentvolumeclaims",
+    "services",
+    "namespaces",
+    "nodes",
+];
 const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
 const RBAC: &[&str] = &["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
 const OURS: &[&str] = &["targets", "virtualnodes"];
-const CLUSTER_SCOPED: &[&str] = &["namespaces", "nodes", "clusterroles", "clusterrolebindings", "targets", "virtualnodes"];
+const CLUSTER_SCOPED: &[&str] =
+    &["namespaces", "nodes", "clusterroles", "clusterrolebindings", "targets", "virtualnodes"];
 
 /// The path of a resource's objects, in `namespace` unless they have none.
 pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {

@@ -206,7 +206,10 @@ fn namespaces_are_enough_and_exactly_the_rights_that_are_asked_for() -> Result<(
         "subjects": [{"kind": "ServiceAccount", "name": "longshore", "namespace": world.namespace}]}))?;
     world.wait_for("targets", &name, "Ready", "True", secs(60))?;
     let node = world.host.get("nodes", &name)?;
-    assert_eq!((&node["status"]["allocatable"]["cpu"], &node["status"]["allocatable"]["pods"]), (&json!("800m"), &json!("4")));
+    assert_eq!(
+        (&node["status"]["allocatable"]["cpu"], &node["status"]["allocatable"]["pods"]),
+        (&json!("800m"), &json!("4"))
+    );
 
     let mut pod = world.pod(&name, "web", &[container("main", &format!("echo I am here; {IDLE}"))]);
     pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "10m", "memory": "8Mi"}});

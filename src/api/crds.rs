@@ -15,18 +15,8 @@ type Rule = (&'static str, &'static str, &'static str, &'static str);
 
 /// The rules between fields.
 const RULES: &[Rule] = &[
-    (
-        "Target",
-        "spec.kubeconfig",
-        "has(self.secretRef) != has(self.file)",
-        "give either secretRef or file",
-    ),
-    (
-        "Target",
-        "spec.kubeconfig.file",
-        "self.startsWith('/')",
-        "give the whole path of the file, as Longshore sees it",
-    ),
+    ("Target", "spec.kubeconfig", "has(self.secretRef) != has(self.file)", "give either secretRef or file"),
+    ("Target", "spec.kubeconfig.file", "self.startsWith('/')", "give the whole path of the file, as Longshore sees it"),
     (
         "Target",
         "spec",
@@ -122,7 +112,8 @@ fn complete(crd: &CustomResourceDefinition) -> Value {
         }
     }
     // A label's value at most, since it becomes one.
-    let name = json!({"type": "object", "properties": {"name": {"type": "string", "maxLength": super::names::MAX_NODE_NAME}}});
+    let name =
+        json!({"type": "object", "properties": {"name": {"type": "string", "maxLength": super::names::MAX_NODE_NAME}}});
     if let Some(properties) = at(schema, "").and_then(|root| root.get_mut("properties")) {
         properties["metadata"] = name;
     }

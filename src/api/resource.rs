@@ -1,8 +1,8 @@
 //! Resources as the API server keeps them. It has checked their shape by the schema of another build, perhaps; so they are
 //! read with the same care as a file, and one that cannot be read harms no other.
 
-use serde::de::DeserializeOwned;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::decode::decode;

@@ -279,7 +279,8 @@ mod tests {
         let rights = target_rights(&serde_json::from_str(text).unwrap());
         assert!(rights.iter().all(|right| ["a", "b"].contains(&&*right.namespace)));
         let roles = roles(&rights);
-        let pods = roles[&Some("a".to_owned())].iter().find(|rule| rule.resources == Some(vec!["pods".into()])).unwrap();
+        let pods =
+            roles[&Some("a".to_owned())].iter().find(|rule| rule.resources == Some(vec!["pods".into()])).unwrap();
         assert_eq!(pods.verbs, ["get", "list", "watch", "create", "patch", "delete"]);
         assert_eq!(roles.len(), 2);
     }

@@ -372,12 +372,20 @@ impl TargetSpec {
             findings.push(Finding::new(path.key("source"), "quotas are read with scope: Namespaces only", remedy));
         }
         if source == CapacitySource::Static && self.capacity.limits.is_empty() {
-            findings.push(Finding::new(path.key("limits"), "is missing with source: Static", "give cpu, memory and pods"));
+            findings.push(Finding::new(
+                path.key("limits"),
+                "is missing with source: Static",
+                "give cpu, memory and pods",
+            ));
         }
         for (name, amount) in &self.capacity.limits {
             if amount.parse::<Quantity>().is_err() {
                 let field = path.key("limits").key(name);
-                findings.push(Finding::new(field, format!("`{amount}` is no quantity"), "write it like `500m` or `16Gi`"));
+                findings.push(Finding::new(
+                    field,
+                    format!("`{amount}` is no quantity"),
+                    "write it like `500m` or `16Gi`",
+                ));
             }
         }
         if self.capacity.headroom_percent > 90 {

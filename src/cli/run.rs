@@ -34,7 +34,13 @@ pub struct RunArgs {
     #[command(flatten)]
     host: HostArgs,
     /// Which Targets and VirtualNodes of the host to serve: a label selector [default: all]
-    #[arg(long, value_name = "LABELS", default_value = "", conflicts_with = "provider_config", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "LABELS",
+        default_value = "",
+        conflicts_with = "provider_config",
+        hide_default_value = true
+    )]
     selector: String,
     /// The address of the virtual nodes, at which the host's API server reaches the kubelet API [default: the local
     /// address from which the host's API server is reached]
@@ -116,10 +122,8 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
     // Beside everything else: a target that is down would delay the start by its whole deadline.
     tokio::spawn(report_targets(configuration.targets.clone(), targets.clone()));
-    let watch = args.provider_config.is_none().then(|| WatchSetup {
-        selector: args.selector.clone(),
-        first_port: args.port,
-    });
+    let watch =
+        args.provider_config.is_none().then(|| WatchSetup { selector: args.selector.clone(), first_port: args.port });
     check_host(&client, &host, watch.is_some()).await?;
     let host_id = identify(&client, &clients::address(&host)).await?;
     let node_ip = match args.node_ip {

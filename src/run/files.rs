@@ -60,7 +60,11 @@ async fn follow(name: String, file: PathBuf, context: Option<String>, address: S
             }
             Err(error) => {
                 let error = chain(&error);
-                tracing::error!(target_name = name, error, "the kubeconfig has changed and cannot be used; the last one is");
+                tracing::error!(
+                    target_name = name,
+                    error,
+                    "the kubeconfig has changed and cannot be used; the last one is"
+                );
             }
         }
     }

@@ -134,8 +134,11 @@ fn wanted(declared: &Declared, plan: &mut Plan) -> BTreeMap<String, Planned> {
 
 fn planned(spec: &VirtualNodeSpec, implied: bool, declared: &Declared) -> Planned {
     let usable = spec.targets.iter().filter(|one| declared.targets.contains_key(&one.name));
-    let member =
-        |one: &crate::api::virtual_node::TargetReference| PlannedMember { name: one.name.clone(), weight: one.weight, leaving: false };
+    let member = |one: &crate::api::virtual_node::TargetReference| PlannedMember {
+        name: one.name.clone(),
+        weight: one.weight,
+        leaving: false,
+    };
     Planned { spec: spec.clone(), implied, port: 0, members: usable.map(member).collect(), leaving: false }
 }
 
@@ -179,10 +182,13 @@ impl<'a> Ports<'a> {
             return port;
         }
         let before = [self.running.get(name).map(|planned| planned.port), self.declared.ports.get(name).copied()];
-        if let Some(port) = before.into_iter().flatten().find(|port| self.taken.get(port).is_some_and(|one| one == name)) {
+        if let Some(port) =
+            before.into_iter().flatten().find(|port| self.taken.get(port).is_some_and(|one| one == name))
+        {
             return port;
         }
-        let free = (self.declared.first_port..=u16::MAX).find(|port| !self.taken.contains_key(port)).unwrap_or_default();
+        let free =
+            (self.declared.first_port..=u16::MAX).find(|port| !self.taken.contains_key(port)).unwrap_or_default();
         self.taken.insert(free, name.to_owned());
         free
     }

@@ -217,7 +217,8 @@ impl Desk {
             return;
         }
         let running = self.running.iter().map(|(name, runs)| (name.clone(), runs.planned.clone())).collect();
-        let policy = |target: &str| self.targets.good(target).map_or(DeletionPolicy::Drain, |spec| spec.deletion_policy);
+        let policy =
+            |target: &str| self.targets.good(target).map_or(DeletionPolicy::Drain, |spec| spec.deletion_policy);
         self.plan = plan::plan(&self.declared(), &running, &self.emptied, policy);
         self.stop_what_has_gone();
         for (name, planned) in self.plan.nodes.clone() {
@@ -231,9 +232,9 @@ impl Desk {
 
     fn declared(&self) -> Declared {
         let nodes = self.nodes.iter();
-        let good = nodes.clone().filter_map(|(name, node)| {
-            Some((name.clone(), (node.resource.made.clone(), node.good.clone()?)))
-        });
+        let good = nodes
+            .clone()
+            .filter_map(|(name, node)| Some((name.clone(), (node.resource.made.clone(), node.good.clone()?))));
         let port = |status: &serde_json::Value| u16::try_from(status.get("port")?.as_u64()?).ok();
         let of_nodes = nodes.filter_map(|(name, node)| Some((name.clone(), port(&node.resource.status)?)));
         let of_targets = self.targets.declared().filter_map(|(name, one)| Some((name.clone(), port(&one.status)?)));
@@ -287,7 +288,8 @@ impl Desk {
                 match TcpListener::bind(address).await {
                     Ok(listener) => Arc::new(listener),
                     Err(error) => {
-                        let message = format!("failed to listen on {address}: {error}; free the port, or give spec.port");
+                        let message =
+                            format!("failed to listen on {address}: {error}; free the port, or give spec.port");
                         self.obstacles.insert(name.into(), message);
                         self.unfinished = true;
                         return;

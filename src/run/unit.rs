@@ -63,10 +63,7 @@ impl Unit {
             let contact = watch::Sender::default();
             contacts.push(contact.subscribe());
             partitions.push(target.spec.partition.policy());
-            served.insert(
-                target.name.clone(),
-                Served { provider: provider.clone(), contact: contact.subscribe() },
-            );
+            served.insert(target.name.clone(), Served { provider: provider.clone(), contact: contact.subscribe() });
             members.push(Member {
                 name: target.name.clone(),
                 leaving: target.leaving,

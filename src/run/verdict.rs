@@ -61,7 +61,9 @@ pub(super) fn target(acceptance: &Acceptance, view: Option<&View>, now: i64) -> 
     let reachable = reachable(view);
     let authorized = authorized(view, now);
     let ready = match [&reachable, &authorized].into_iter().find(|one| !one.holds()) {
-        Some(bad) if bad.status == "Unknown" => Condition::new("Ready", Verdict::Unknown, &bad.reason, bad.message.clone()),
+        Some(bad) if bad.status == "Unknown" => {
+            Condition::new("Ready", Verdict::Unknown, &bad.reason, bad.message.clone())
+        }
         Some(bad) => Condition::new("Ready", Verdict::False, &bad.reason, bad.message.clone()),
         None => match (outdated(view), &view.trouble) {
             (Some(message), _) => Condition::new("Ready", Verdict::False, "VersionTooOld", message),

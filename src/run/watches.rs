@@ -89,8 +89,12 @@ pub(super) async fn resources(client: Client, kind: Kind, selector: String, news
             Err(error) => {
                 if !std::mem::replace(&mut complained, true) {
                     let error = crate::errors::chain(&error);
-                    tracing::warn!(?kind, error, "the resources cannot be watched; are the definitions there (`longshore \
-                        crds | kubectl apply -f -`), and may they be listed and watched? trying again");
+                    tracing::warn!(
+                        ?kind,
+                        error,
+                        "the resources cannot be watched; are the definitions there (`longshore \
+                        crds | kubectl apply -f -`), and may they be listed and watched? trying again"
+                    );
                 }
                 continue;
             }

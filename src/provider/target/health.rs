@@ -26,7 +26,14 @@ pub(super) struct Health {
 
 impl Health {
     pub(super) fn new(target: &str, ceiling: Ceiling) -> Self {
-        Self { ceiling, target: target.into(), report: watch::Sender::default(), nodes: AtomicI64::new(-1), unknown: Mutex::default(), interrupted: Mutex::default() }
+        Self {
+            ceiling,
+            target: target.into(),
+            report: watch::Sender::default(),
+            nodes: AtomicI64::new(-1),
+            unknown: Mutex::default(),
+            interrupted: Mutex::default(),
+        }
     }
 
     pub(super) fn report(&self) -> watch::Receiver<NodeReport> {

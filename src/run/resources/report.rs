@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
+use crate::api::clients;
 use crate::api::diagnosis::{Trouble, Version, diagnose};
 use crate::api::rights::target_rights;
 use crate::api::status::{TargetStatus, Usage, VirtualNodeStatus, timed};
 use crate::api::target::Target;
 use crate::api::virtual_node::VirtualNode;
-use crate::api::clients;
 use crate::kubelet::contact::Contact;
 use crate::kubelet::provider::NodeReport;
 use crate::provider::quantity::Quantity;
@@ -86,7 +86,9 @@ impl Report {
             let mut nodes = plan.nodes.iter().filter(|(_, node)| node.members.iter().any(|one| one.name == *name));
             let served = match nodes.next() {
                 // Somebody else keeps the first of its nodes, or will soon, and says how it is.
-                Some((first, _)) if !self.board.node(first).is_some_and(|kept| kept.targets.contains_key(name)) => continue,
+                Some((first, _)) if !self.board.node(first).is_some_and(|kept| kept.targets.contains_key(name)) => {
+                    continue;
+                }
                 Some(_) => self.board.target(name),
                 None => vec![],
             };
@@ -95,7 +97,8 @@ impl Report {
         }
         self.diagnoses.retain(|name, _| targets.linked(name).is_some());
         for (name, status) in writes {
-            if let Some(resource) = targets.declared().find(|(known, _)| **known == name).map(|(_, resource)| resource) {
+            if let Some(resource) = targets.declared().find(|(known, _)| **known == name).map(|(_, resource)| resource)
+            {
                 self.write(Kind::Target, resource, &status);
             }
         }
@@ -230,7 +233,12 @@ impl Report {
     }
 
     /// Writes a status that differs from what is there.
-    fn write<S: Serialize + DeserializeOwned + Default + PartialEq>(&mut self, kind: Kind, resource: &Resource, status: &S) {
+    fn write<S: Serialize + DeserializeOwned + Default + PartialEq>(
+        &mut self,
+        kind: Kind,
+        resource: &Resource,
+        status: &S,
+    ) {
         let key = (word(kind), resource.name.clone());
         let (new, old) = (json!(status), json!(parsed::<S>(&resource.status)));
         let owed = self.owed.contains(&key);
