@@ -19,6 +19,7 @@ mod decode;
 pub mod diagnosis;
 mod document;
 pub mod field;
+pub mod guardrails;
 pub mod names;
 pub mod resource;
 pub mod rights;

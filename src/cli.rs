@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod doctor;
+pub mod explain;
 pub mod logging;
 pub mod node_ip;
 pub mod run;
@@ -21,6 +22,7 @@ use crate::api::target::TargetSpec;
 use crate::errors::chain;
 
 use self::doctor::{DoctorArgs, DoctorError};
+use self::explain::{ExplainArgs, ExplainError};
 use self::logging::LogArgs;
 use self::run::{RunArgs, RunError};
 
@@ -46,6 +48,8 @@ enum Command {
     Doctor(DoctorArgs),
     /// Print the CustomResourceDefinitions of Target and VirtualNode, for kubectl apply
     Crds,
+    /// Show what a pod would be in a target, and why it differs; nothing is changed
+    Explain(ExplainArgs),
     /// Print the version
     Version,
 }
@@ -103,6 +107,9 @@ pub enum CliError {
     /// The doctor has found something, or could not look.
     #[error(transparent)]
     Doctor(#[from] DoctorError),
+    /// There is nothing to explain, or a pod would be held.
+    #[error(transparent)]
+    Explain(#[from] ExplainError),
     /// The run failed.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -112,10 +119,14 @@ impl CliError {
     /// The exit code, by whether the user has to change what they wrote.
     pub fn exit_code(&self) -> ExitCode {
         match self {
+            Self::Explain(error) if error.is_usage() => ExitCode::from(2),
             Self::Log(_) | Self::Configure(_) | Self::ConfigureHost(_) => ExitCode::from(2),
-            Self::StartRuntime(_) | Self::PrintCrds(_) | Self::Check(_) | Self::Doctor(_) | Self::Run(_) => {
-                ExitCode::from(1)
-            }
+            Self::StartRuntime(_)
+            | Self::PrintCrds(_)
+            | Self::Check(_)
+            | Self::Doctor(_)
+            | Self::Explain(_)
+            | Self::Run(_) => ExitCode::from(1),
         }
     }
 }
@@ -135,6 +146,7 @@ impl Cli {
             // What a check finds is its output; the log is for the rest.
             Command::Check(args) => ("warn", Work::Check(args)),
             Command::Doctor(args) => ("warn", Work::Doctor(args)),
+            Command::Explain(args) => ("warn", Work::Explain(args)),
             Command::Run(args) => ("info", Work::Run(args)),
         };
         self.log.start(default_level)?;
@@ -144,6 +156,7 @@ impl Cli {
             match work {
                 Work::Check(args) => check::check(&args).await,
                 Work::Doctor(args) => doctor::doctor(&args).await,
+                Work::Explain(args) => explain::explain(&args).await,
                 Work::Run(args) => run::run(args).await,
             }
         });
@@ -156,6 +169,7 @@ impl Cli {
 enum Work {
     Check(ConfigurationArgs),
     Doctor(DoctorArgs),
+    Explain(ExplainArgs),
     Run(RunArgs),
 }
 

@@ -23,6 +23,7 @@ mod keeper;
 mod link;
 mod plan;
 mod resources;
+pub(crate) mod rules;
 mod targets;
 mod unit;
 mod verdict;

@@ -18,8 +18,16 @@ const CORE: &[&str] = &[
 const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
 const RBAC: &[&str] = &["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
 const OURS: &[&str] = &["targets", "virtualnodes"];
-const CLUSTER_SCOPED: &[&str] =
-    &["namespaces", "nodes", "clusterroles", "clusterrolebindings", "targets", "virtualnodes"];
+const CLUSTER_SCOPED: &[&str] = &[
+    "namespaces",
+    "nodes",
+    "clusterroles",
+    "clusterrolebindings",
+    "priorityclasses",
+    "runtimeclasses",
+    "targets",
+    "virtualnodes",
+];
 
 /// The path of a resource's objects, in `namespace` unless they have none.
 pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
@@ -29,6 +37,8 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
         _ if RBAC.contains(&plural) => "/apis/rbac.authorization.k8s.io/v1",
         _ if OURS.contains(&plural) => "/apis/longshore.dev/v1alpha1",
         "jobs" => "/apis/batch/v1",
+        "priorityclasses" => "/apis/scheduling.k8s.io/v1",
+        "runtimeclasses" => "/apis/node.k8s.io/v1",
         _ => bail!("the tests do not know the resource {plural}; add it to e2e/src/resource.rs"),
     };
     Ok(if CLUSTER_SCOPED.contains(&plural) {
@@ -38,9 +48,10 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
     })
 }
 
-/// The resource of an object: all that tests use have a regular plural.
+/// The resource of an object.
 pub(crate) fn plural(object: &Value) -> String {
-    format!("{}s", object["kind"].as_str().unwrap_or_default().to_lowercase())
+    let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
+    format!("{kind}{}", if kind.ends_with('s') { "es" } else { "s" })
 }
 
 /// Sets `apiVersion` for the kinds that tests use, so that they need not say it.
@@ -50,6 +61,8 @@ pub(crate) fn with_api_version(mut object: Value) -> Value {
             plural if APPS.contains(&plural) => "apps/v1",
             plural if RBAC.contains(&plural) => "rbac.authorization.k8s.io/v1",
             "jobs" => "batch/v1",
+            "priorityclasses" => "scheduling.k8s.io/v1",
+            "runtimeclasses" => "node.k8s.io/v1",
             _ => "v1",
         };
         object["apiVersion"] = version.into();

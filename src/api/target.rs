@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::field::{FieldPath, Finding};
+use super::guardrails::{self, Guardrails};
 use super::names;
 use super::status::TargetStatus;
 use crate::kubelet::partition::Policy;
@@ -50,6 +51,18 @@ pub struct TargetSpec {
     /// What becomes of its pods when the Target, or the VirtualNode, is removed.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+    /// What pods may do there beyond running their containers.
+    #[serde(default)]
+    pub guardrails: Guardrails,
+    /// Names of PriorityClasses: at home to in the target; an empty one means none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub priority_classes: BTreeMap<String, String>,
+    /// Names of RuntimeClasses: at home to in the target; an empty one means none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub runtime_classes: BTreeMap<String, String>,
+    /// Names of schedulers: at home to in the target. Those that are not here are left out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub schedulers: BTreeMap<String, String>,
 }
 
 /// How much of a target the credentials reach.
@@ -275,6 +288,14 @@ impl TargetSpec {
                 format!("{after} is less than spec.heartbeat.timeoutSeconds"),
                 "pods are not replaced before their target counts as out of reach; give at least as much",
             ));
+        }
+        findings.extend(self.guardrails.findings());
+        for (field, mapping) in [
+            ("priorityClasses", &self.priority_classes),
+            ("runtimeClasses", &self.runtime_classes),
+            ("schedulers", &self.schedulers),
+        ] {
+            findings.extend(guardrails::mapping_findings(field, mapping));
         }
         findings
     }

@@ -39,6 +39,9 @@ pub struct ProviderPod {
     /// shown at home. Null until there is one. What a kubelet computes from the spec (readiness gates,
     /// `observedGeneration`, `qosClass`) is the core's business and ignored here.
     pub status: Value,
+    /// What its owner should know of how it was made, such as what it asked for and did not get. Told in an event when it was
+    /// created.
+    pub remarks: Vec<Obstacle>,
 }
 
 /// One incarnation of a pod in the provider.

@@ -166,6 +166,8 @@ pub struct Record {
     pub proxy: Presence<ProxyView>,
     /// The provider's side.
     pub instance: Presence<InstanceView>,
+    /// A second instance, at another site than the first: the work of a request that came late. One of the two has to go.
+    pub elsewhere: Option<Box<InstanceView>>,
     /// Whether the provider's side answers.
     pub reach: Reach,
     /// What spares repetition; empty after a restart.
@@ -386,15 +388,20 @@ fn fold(record: &mut Record, event: Event) {
             record.memo.watch_behind = false;
         }
         Event::InstanceSeen(instance) => see_instance(record, instance),
+        Event::InstanceGone(uid) if record.elsewhere.as_ref().is_some_and(|other| other.uid == uid) => {
+            record.elsewhere = None;
+            record.memo.delete_blocked = false;
+        }
         Event::InstanceGone(uid) => {
             // Of an instance that was never seen nothing follows for the one that is there.
             if record.instance.there().is_none_or(|known| known.uid == uid) {
-                record.instance = Presence::Absent;
+                record.instance = succeed(record);
             }
             bury(record, uid);
         }
         Event::NoInstance => {
-            if let Presence::There(known) = std::mem::replace(&mut record.instance, Presence::Absent) {
+            let next = succeed(record);
+            if let Presence::There(known) = std::mem::replace(&mut record.instance, next) {
                 bury(record, known.uid);
             }
         }
@@ -462,9 +469,11 @@ fn learn(record: &mut Record, answer: Answer) {
         }
         Answer::Stopping(uid, grace) => {
             record.memo.attempts = 0;
-            if let Presence::There(instance) = &mut record.instance
-                && instance.uid == uid
-            {
+            let known = match &mut record.instance {
+                Presence::There(instance) => Some(instance),
+                Presence::Unknown | Presence::Absent => None,
+            };
+            for instance in known.into_iter().chain(record.elsewhere.as_deref_mut()).filter(|known| known.uid == uid) {
                 instance.deleting = Some(instance.deleting.map_or(grace, |now| now.min(grace)));
             }
         }
@@ -525,20 +534,48 @@ fn see_proxy(record: &mut Record, proxy: ProxyView) {
     if proxy.want != record.memo.tried {
         record.memo.blocked = false;
     }
+    // A report about the next instance may take this away from home again. (Of a pod that may start once, exactly what has
+    // started cannot be replaced.)
+    record.memo.ran |= proxy.once && !proxy.replaceable;
     record.proxy = Presence::There(proxy);
+    sort_out(record);
+}
+
+/// What is there once the instance has gone: the second one, if there is one.
+fn succeed(record: &mut Record) -> Presence<InstanceView> {
+    record.elsewhere.take().map_or(Presence::Absent, |other| Presence::There(*other))
+}
+
+/// Of two instances, the one where the proxy says counts.
+fn sort_out(record: &mut Record) {
+    if let (Presence::There(proxy), Presence::There(first), Some(second)) =
+        (&record.proxy, &mut record.instance, &mut record.elsewhere)
+        && proxy.site == Some(second.site)
+    {
+        std::mem::swap(first, second);
+    }
 }
 
 fn see_instance(record: &mut Record, instance: InstanceView) {
     if record.memo.buried.as_ref() == Some(&instance.uid) {
         return;
     }
-    if let Presence::There(known) = &record.instance
-        && instance.version < known.version
-    {
-        return;
+    if let Presence::There(known) = &record.instance {
+        // Versions of two servers say nothing of each other.
+        let other = if known.site == instance.site { Some(known) } else { record.elsewhere.as_deref() };
+        if other.is_some_and(|known| known.site == instance.site && instance.version < known.version) {
+            return;
+        }
+        if known.site != instance.site {
+            record.memo.ran |= instance.started;
+            record.elsewhere = Some(Box::new(instance));
+            sort_out(record);
+            return;
+        }
     }
     record.memo.obstacle = None;
-    record.memo.doubt = false;
+    // Where the proxy does not say, it is not what the doubt is about.
+    record.memo.doubt &= record.proxy.there().is_some_and(|proxy| misplaced(proxy, &instance));
     record.memo.sought = false;
     record.memo.ran |= instance.started;
     record.memo.moving &= !instance.started;
@@ -555,6 +592,17 @@ fn see_instance(record: &mut Record, instance: InstanceView) {
 
 /// What to do about a record. Depends on nothing else.
 fn decide(record: &Record) -> Vec<Action> {
+    let mut actions = decide_first(record);
+    // Last, since its site may be out of reach.
+    if let Some(second) = record.elsewhere.as_deref().filter(|second| second.deleting.is_none())
+        && (record.proxy.there().is_some() || record.memo.proxy_buried)
+    {
+        actions.extend(stop(record, second, None));
+    }
+    actions
+}
+
+fn decide_first(record: &Record) -> Vec<Action> {
     match &record.proxy {
         Presence::Unknown => vec![],
         Presence::Absent => orphan(record),
@@ -620,7 +668,9 @@ fn leave(record: &Record, proxy: &ProxyView) -> Vec<Action> {
             actions
         }
         // Whoever has seen the instance go need not ask; the provider's watch may be behind the host's.
-        Presence::Absent if !record.memo.sought && (record.memo.doubt || record.memo.buried.is_none()) => seek(record),
+        Presence::Absent if !sought(record, proxy) && (record.memo.doubt || record.memo.buried.is_none()) => {
+            seek(record, proxy)
+        }
         Presence::Absent if !proxy.health.phase.terminal() => {
             let evidence = if record.memo.ended.is_some() { Evidence::Instance } else { Evidence::Ended };
             report(record, proxy, evidence, true)
@@ -704,7 +754,7 @@ fn keep(record: &Record, proxy: &ProxyView) -> Vec<Action> {
         // It was removed over there before home was told of its end: that end counts.
         Presence::Absent if record.memo.ended.is_some() => report(record, proxy, Evidence::Instance, true),
         // Nothing is given up for lost on the ground of a watch that may be behind what another process has done.
-        Presence::Absent if !replaceable(record, proxy) && !record.memo.sought => seek(record),
+        Presence::Absent if !replaceable(record, proxy) && !sought(record, proxy) => seek(record, proxy),
         Presence::Absent if !replaceable(record, proxy) => report(record, proxy, Evidence::Lost, true),
         Presence::Absent => {
             let mut actions = vec![];
@@ -751,8 +801,15 @@ fn replaceable(record: &Record, proxy: &ProxyView) -> bool {
     proxy.replaceable && record.memo.ended.is_none() && !(proxy.once && record.memo.ran)
 }
 
-fn seek(record: &Record) -> Vec<Action> {
-    if record.memo.delete_blocked { vec![] } else { vec![Action::FindInstance] }
+/// Whether an absence needs no further question: the provider was asked, or there is no site that could be asked, since the
+/// choice is written before anything is created.
+fn sought(record: &Record, proxy: &ProxyView) -> bool {
+    record.memo.sought || proxy.site.is_none()
+}
+
+fn seek(record: &Record, proxy: &ProxyView) -> Vec<Action> {
+    // At a site that is no more there is nobody to ask.
+    if record.memo.delete_blocked || proxy.site == Some(NOWHERE) { vec![] } else { vec![Action::FindInstance] }
 }
 
 fn stop(record: &Record, instance: &InstanceView, grace: Option<u32>) -> Vec<Action> {

@@ -79,7 +79,8 @@ struct Entry {
     deferred: bool,
     /// The list of each side in which the pod was last seen.
     seen_host: u32,
-    seen_site: u32,
+    /// Of the two sites that have last shown an instance; there are hardly ever more.
+    seen_sites: [(Index, u32); 2],
     /// How many instances have gone while somebody watched.
     gone: u32,
     /// When the record was made.
@@ -160,20 +161,19 @@ impl Table {
         }
         let mut keys = vec![];
         for mut entry in self.entries.iter_mut() {
-            let missing = match side {
+            let gone = match side {
                 Side::Host => {
                     let known = entry.record.proxy.there().is_some() || entry.record.memo.watch_behind;
-                    entry.seen_host != epoch && known
+                    (entry.seen_host != epoch && known).then_some(Event::ProxyGone)
                 }
-                Side::Site(index) => {
-                    entry.seen_site != epoch && entry.record.instance.there().is_some_and(|there| there.site == index)
-                }
+                Side::Site(index) if entry.seen_sites.contains(&(index, epoch)) => None,
+                Side::Site(index) => match (&entry.record.instance, &entry.record.elsewhere) {
+                    (Presence::There(first), _) if first.site == index => Some(Event::NoInstance),
+                    (_, Some(second)) if second.site == index => Some(Event::InstanceGone(second.uid.clone())),
+                    _ => None,
+                },
             };
-            let gone = match side {
-                Side::Host => Event::ProxyGone,
-                Side::Site(_) => Event::NoInstance,
-            };
-            let actions = if missing { step(&mut entry.record, gone) } else { vec![] };
+            let actions = gone.map_or_else(Vec::new, |gone| step(&mut entry.record, gone));
             keys.push((entry.key().clone(), actions));
         }
         keys
@@ -300,8 +300,7 @@ impl Table {
 
     /// Runs [`step`] on a record; nothing where there is none.
     pub fn step(&self, uid: &Uid, event: Event) -> Vec<Action> {
-        let Some(mut entry) = self.entries.get_mut(uid) else { return vec![] };
-        self.conclude(&mut entry.record);
+        let Some(mut entry) = self.known(uid) else { return vec![] };
         if event == Event::ReportDue {
             entry.deferred = false;
         }
@@ -316,23 +315,35 @@ impl Table {
     /// What is to be remembered while the provider is asked for a pod; see [`Table::made`].
     pub fn asking(&self, uid: &Uid) -> Asked {
         let (site, gone) = self.entries.get(uid).map_or((None, 0), |entry| (place_of(&entry.record), entry.gone));
-        Asked { site, epoch: self.epoch(Side::Site(site.unwrap_or(NOWHERE))), gone }
+        Asked { site, epoch: self.epoch_of(site), gone }
+    }
+
+    fn epoch_of(&self, site: Option<Index>) -> u32 {
+        self.epoch(Side::Site(site.unwrap_or(NOWHERE)))
+    }
+
+    /// The provider was asked, and has nothing; unless another site has to be asked by now.
+    pub fn missing(&self, uid: &Uid, asked: Asked) -> Vec<Action> {
+        let here = self.asking(uid).site == asked.site;
+        self.step(uid, if here { Event::Answer(Answer::InstanceMissing) } else { Event::Look })
     }
 
     /// The worker's create or update has made this. If a list has begun since it was asked, or an instance has gone, what was
-    /// made may have gone as well, and nobody would ever tell: then it counts for nothing, and is asked for again.
+    /// made may have gone as well, and nobody would ever tell: then it counts for nothing, and is asked for again. Where
+    /// another site was chosen meanwhile, it is where it was asked for all the same.
     pub fn made(&self, uid: &Uid, pod: ProviderPod, asked: Asked, answer: fn(InstanceView) -> Answer) -> Vec<Action> {
-        let (Some(site), true) = (asked.site, asked == self.asking(uid)) else {
+        let now = Asked { site: asked.site, epoch: self.epoch_of(asked.site), gone: self.asking(uid).gone };
+        let (Some(site), true) = (asked.site, asked == now) else {
             return self.step(uid, Event::Answer(Answer::Doubtful));
         };
         let (view, epoch) = (instance_view(&pod, site), asked.epoch);
-        let Some(mut entry) = self.entries.get_mut(uid) else { return vec![] };
+        let Some(mut entry) = self.known(uid) else { return vec![] };
         entry.see_instance(pod, epoch, &view.clone(), Event::Answer(answer(view)))
     }
 
     /// The worker's report was written and has made the proxy this; `digest` and `generation` are of what was asked for.
     pub fn reported(&self, uid: &Uid, pod: PodDocument, want: u64, asked: (u64, Option<i64>)) -> Vec<Action> {
-        let Some(mut entry) = self.entries.get_mut(uid) else { return vec![] };
+        let Some(mut entry) = self.known(uid) else { return vec![] };
         // A report changes no choice.
         let site = entry.record.proxy.there().and_then(|proxy| proxy.site);
         let view = proxy_view(&pod, want, site);
@@ -351,7 +362,7 @@ impl Table {
         answer: fn(ProxyView) -> Answer,
     ) -> Vec<Action> {
         let view = proxy_view(&pod, want, site);
-        let Some(mut entry) = self.entries.get_mut(uid) else { return vec![] };
+        let Some(mut entry) = self.known(uid) else { return vec![] };
         entry.see_proxy(pod, view, |view| Event::Answer(answer(view)))
     }
 
@@ -435,6 +446,12 @@ impl Table {
         }
     }
 
+    fn known(&self, uid: &Uid) -> Option<dashmap::mapref::one::RefMut<'_, Uid, Entry>> {
+        let mut entry = self.entries.get_mut(uid)?;
+        self.conclude(&mut entry.record);
+        Some(entry)
+    }
+
     fn entry(&self, uid: &Uid, key: impl FnOnce() -> PodKey) -> dashmap::mapref::one::RefMut<'_, Uid, Entry> {
         let mut entry = self.entries.entry(uid.clone()).or_insert_with(|| Entry::new(key()));
         self.conclude(&mut entry.record);
@@ -504,7 +521,7 @@ impl Entry {
             accepted: None,
             deferred: false,
             seen_host: 0,
-            seen_site: 0,
+            seen_sites: [(NOWHERE, 0); 2],
             gone: 0,
             since: Instant::now(),
             unschedulable: None,
@@ -524,7 +541,10 @@ impl Entry {
 
     fn see_instance(&mut self, pod: ProviderPod, epoch: u32, view: &InstanceView, event: Event) -> Vec<Action> {
         let actions = step(&mut self.record, event);
-        self.seen_site = epoch;
+        if self.seen_sites[0].0 != view.site {
+            self.seen_sites.swap(0, 1);
+        }
+        self.seen_sites[0] = (view.site, epoch);
         let known = self.record.instance.there();
         if known.is_some_and(|known| known.uid == view.uid && known.version == view.version) {
             self.status = serde_json::to_vec(&pod.status).unwrap_or_default().into();

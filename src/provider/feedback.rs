@@ -114,6 +114,7 @@ pub fn provider_pod(delegate: &PodDocument, addresses: Addresses) -> Result<Prov
         _ => Err(NotADelegate { namespace: delegate.namespace().into(), name: delegate.name().into(), missing }),
     };
     Ok(ProviderPod {
+        remarks: vec![],
         key: PodKey {
             namespace: has(delegate.annotation(names::NAMESPACE), names::NAMESPACE)?,
             name: has(delegate.annotation(names::NAME), names::NAME)?,

@@ -35,6 +35,9 @@ pub const SERVICE_ACCOUNT: &str = "longshore.dev/service-account";
 pub const LABELS: &str = "longshore.dev/labels";
 /// Annotation of a delegate, for the downward API: all annotations of the proxy.
 pub const ANNOTATIONS: &str = "longshore.dev/annotations";
+/// Annotation of a proxy: the node of the target that its delegate has to run on, where the target allows to name one.
+pub const PIN: &str = "longshore.dev/pin-to-node";
+
 /// Annotation of a proxy, which says nothing to its delegate: tolerations that were lifted.
 pub use crate::kubelet::tolerations::LIFTED;
 

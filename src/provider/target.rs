@@ -13,14 +13,15 @@ use tokio::task::JoinSet;
 
 use super::feedback::Addresses;
 use super::requests::Requests;
-use super::translate::{self, Site};
+use super::translate::{self, Rules, Site, Translation, classes};
 use super::tunnel::Streams;
 use crate::kubelet::provider::{
-    ByteStream, Deletion, ExecOptions, Instance, LogOptions, NodeProvider, NodeReport, PodDocument, PodError, PodKey,
-    PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError, StreamHandler, Tunnel,
-    Upgrade,
+    ByteStream, Deletion, ExecOptions, Instance, LogOptions, NodeProvider, NodeReport, Obstacle, PodDocument, PodError,
+    PodKey, PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError, StreamHandler,
+    Tunnel, Upgrade,
 };
 
+mod absent;
 mod delegates;
 mod health;
 mod load;
@@ -29,9 +30,10 @@ mod nodes;
 mod places;
 mod quotas;
 
+use absent::Absent;
 use delegates::Delegates;
 use health::Health;
-use namespaces::{Home, Namespaces};
+use namespaces::Namespaces;
 pub use places::Places;
 pub use quotas::Ceiling;
 
@@ -53,6 +55,8 @@ pub struct TargetSetup {
     pub node_name: String,
     /// The labels by which users select that node.
     pub node_labels: BTreeMap<String, String>,
+    /// What the target's configuration says of pods.
+    pub rules: Arc<Rules>,
     /// Missing namespaces are created.
     pub create_namespaces: bool,
     /// Where in it the delegates go.
@@ -89,6 +93,8 @@ pub struct TargetProvider {
     namespaces: Arc<Namespaces>,
     streams: Streams,
     health: Arc<Health>,
+    /// The priority classes that the target has said to lack.
+    absent: Absent,
     /// The watches of namespaces and nodes, which end with this.
     _watches: JoinSet<()>,
 }
@@ -132,6 +138,7 @@ impl TargetProvider {
             streams: Streams::new(setup.streaming.clone()),
             client,
             health,
+            absent: Absent::default(),
             setup,
             _watches: watches,
         }
@@ -152,15 +159,19 @@ impl TargetProvider {
         self.delegates.load().has(proxy_uid)
     }
 
-    fn site(&self, pod: &PodDocument, home: Option<&Home>) -> Site {
+    fn site(&self, pod: &PodDocument) -> Site {
         let (namespace, name) = self.place(pod.namespace(), pod.name());
         Site {
             host_id: self.setup.host_id.clone(),
             node_name: self.setup.node_name.clone(),
             node_labels: self.setup.node_labels.clone(),
-            owner: Some(home.unwrap_or(&Home::Namespace(String::new())).owner(&namespace)),
+            target: self.setup.name.clone(),
+            rules: self.setup.rules.clone(),
+            absent_priority_classes: self.absent.names(),
             namespace,
             name,
+            // Known when the delegate is about to be created, which is when it is needed.
+            owner: None,
         }
     }
 
@@ -173,22 +184,51 @@ impl TargetProvider {
     fn place_of(&self, key: &PodKey) -> (String, String) {
         self.place(&key.namespace, &key.name)
     }
+
+    /// Takes in what a refusal says of the target; whether another translation follows from it.
+    fn learn(&self, message: &str) -> bool {
+        let missing = classes::missing_priority_class(message);
+        missing.inspect(|class| self.absent.note(class)).is_some()
+    }
+
+    /// What a refusal alone does not say.
+    fn with_remedy(&self, error: PodError) -> PodError {
+        match error {
+            PodError::Refused { reason, message } if classes::missing_runtime_class(&message).is_some() => {
+                let target = &self.setup.name;
+                let remedy =
+                    format!("create it in target {target}, or map it in spec.runtimeClasses of the Target {target}");
+                PodError::Refused { reason, message: format!("{message}; {remedy}") }
+            }
+            other => other,
+        }
+    }
+}
+
+/// What the pod's owner should know of the translation.
+fn losses(translation: &Translation) -> Vec<Obstacle> {
+    let losses = translation.report.iter().filter(|change| change.loss);
+    losses.map(|change| Obstacle { reason: "OffloadChanged".into(), message: change.to_string() }).collect()
 }
 
 #[async_trait]
 impl PodLifecycleHandler for TargetProvider {
     async fn create_pod(&self, pod: &PodDocument) -> Result<ProviderPod, PodError> {
         let (namespace, _) = self.place(pod.namespace(), pod.name());
-        // Held pods must not leave namespaces behind.
-        translate::translate(pod, &self.site(pod, None))?;
+        // Before the namespace: pods that are held must leave none behind.
+        let mut translation = translate::translate(pod, &self.site(pod))?;
         for attempt in 0.. {
             let home = self.namespaces.ensure(&namespace).await?;
-            let delegate = translate::translate(pod, &self.site(pod, Some(&home)))?.delegate;
-            match self.delegates.create(&delegate, &pod.key()).await? {
-                Some(made) => return Ok(made),
+            translation.delegate.metadata.owner_references = Some(vec![home.owner(&namespace)]);
+            match self.delegates.create(&translation.delegate, &pod.key()).await {
+                Ok(Some(made)) => return Ok(ProviderPod { remarks: losses(&translation), ..made }),
                 // The namespace that was known has gone meanwhile.
-                None if attempt == 0 => self.namespaces.forget(&namespace),
-                None => break,
+                Ok(None) if attempt == 0 => self.namespaces.forget(&namespace),
+                Ok(None) => break,
+                Err(PodError::Refused { message, .. }) if attempt == 0 && self.learn(&message) => {
+                    translation = translate::translate(pod, &self.site(pod))?;
+                }
+                Err(error) => return Err(self.with_remedy(error)),
             }
         }
         Err(PodError::Refused {
@@ -198,7 +238,7 @@ impl PodLifecycleHandler for TargetProvider {
     }
 
     async fn update_pod(&self, pod: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let translation = translate::translate(pod, &self.site(pod, None))?;
+        let translation = translate::translate(pod, &self.site(pod))?;
         self.delegates.update(&translation.delegate, instance).await
     }
 

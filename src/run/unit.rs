@@ -13,8 +13,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::board::{Kept, Served, Shown};
+use super::rules::{node_labels, places, rules};
 use super::{Link, NodeSetup, NodeTarget, Shared, StartError};
-use crate::api::target::{CapacitySource as Capacity, Mapping, Namespaces, PodIps, Scope};
+use crate::api::target::{CapacitySource as Capacity, PodIps, Scope};
 use crate::api::virtual_node::{Strategy as Declared, Taint};
 use crate::kubelet::contact::{self, Contact};
 use crate::kubelet::events::Events;
@@ -27,7 +28,7 @@ use crate::kubelet::sites::{self, Site, SiteStreams, Sites};
 use crate::provider::feedback::Addresses;
 use crate::provider::fleet::{Fleet, Member};
 use crate::provider::placement::Strategy;
-use crate::provider::target::{CapacitySource, Ceiling, Places, TargetProvider, TargetSetup};
+use crate::provider::target::{CapacitySource, Ceiling, TargetProvider, TargetSetup};
 
 /// The parts of one virtual node, ready to run.
 pub(super) struct Unit {
@@ -209,7 +210,8 @@ async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Resu
         streaming: link.streaming(),
         host_id: shared.setup.host_id.clone(),
         node_name: node.name.clone(),
-        node_labels: node.labels.clone(),
+        node_labels: node_labels(&node.labels),
+        rules: Arc::new(rules(&target.spec)),
         create_namespaces: target.spec.namespaces.create,
         places: places(&target.spec.namespaces),
         within: match target.spec.scope {
@@ -231,15 +233,6 @@ async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Resu
         },
         count_load: true,
     })))
-}
-
-fn places(namespaces: &Namespaces) -> Places {
-    let given = |field: &Option<String>| field.clone().unwrap_or_default();
-    match namespaces.mapping {
-        Mapping::Same => Places::Same,
-        Mapping::Prefixed => Places::Prefixed(given(&namespaces.prefix)),
-        Mapping::Single => Places::Single(given(&namespaces.single)),
-    }
 }
 
 fn taints(taints: &[Taint]) -> Vec<Value> {

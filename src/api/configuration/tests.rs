@@ -50,7 +50,15 @@ refused! {
     a_bad_name: EAST.replace("east}", "East_1}");
     a_long_name: EAST.replace("east}", &format!("{}}}", "e".repeat(64)));
     other_metadata: EAST.replace("{name: east}", "{name: east, labels: {a: b}}");
-    fields_of_later_versions: format!("{EAST}  scope: Cluster\n  guardrails: {{privileged: false}}\n");
+    fields_of_later_versions: format!("{EAST}  scope: Cluster\n  guardrails: {{seccomp: false}}\n");
+    bad_guardrails: format!("{EAST}  guardrails:
+    namespaces: [shop-*, Shop, '']
+    hostPath: [var/log, /var/../etc, /ok]
+    addedCapabilities: [CAP_NET_ADMIN, net_raw, SYS_TIME]
+    hostPID: yes please
+  priorityClasses: {{high: '', low: Low}}
+");
+    no_namespaces: format!("{EAST}  guardrails: {{namespaces: []}}\n");
     other_mappings: format!("{EAST}  namespaces:\n    mapping: Prefixed\n    prefix: home-\n");
     wrong_types: format!("{EAST}  namespaces: {{create: 1}}\n  podIPs: true\n  heartbeat: {{timeoutSeconds: soon}}\n");
     a_hasty_heartbeat: format!("{EAST}  heartbeat:\n    timeoutSeconds: 5\n");

@@ -18,14 +18,21 @@ pub const CHOICE: &str = "longshore.dev/choice";
 /// topology hints for the whole cluster (endpointslice/topologycache).
 const NOWHERE: &str = "virtual";
 
+/// The labels that every virtual node has unless somebody says otherwise. Whoever selects by them selects virtual nodes.
+pub const DEFAULT_LABELS: [(&str, &str); 4] = [
+    ("type", "virtual-kubelet"),
+    ("node.kubernetes.io/exclude-from-external-load-balancers", "true"),
+    ("topology.kubernetes.io/zone", NOWHERE),
+    ("topology.kubernetes.io/region", NOWHERE),
+];
+
 /// `metadata` of the Node: its name and all labels, those of the identity winning over the provider's.
 pub fn metadata(identity: &NodeIdentity, report: &NodeReport) -> Value {
     let mut labels = Map::new();
     let mut set = |key: &str, value: &str| labels.insert(key.to_owned(), value.into());
-    set("type", "virtual-kubelet");
-    set("node.kubernetes.io/exclude-from-external-load-balancers", "true");
-    set("topology.kubernetes.io/zone", NOWHERE);
-    set("topology.kubernetes.io/region", NOWHERE);
+    for (key, value) in DEFAULT_LABELS {
+        set(key, value);
+    }
     for (key, value) in report.labels.iter().chain(&identity.labels) {
         set(key, value);
     }

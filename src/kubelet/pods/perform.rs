@@ -78,11 +78,7 @@ impl Shell {
 
     async fn write_choice(self: &Arc<Self>, uid: &Uid, key: &PodKey, version: u64, chosen: Chosen) -> Vec<Action> {
         let target = self.sites.name(chosen.site);
-        // The status subresource takes annotations, and a right less is needed. The version makes it fail if anybody else,
-        // another replica above all, has chosen meanwhile.
-        let patch = json!({"metadata": {"uid": key.uid, "resourceVersion": version.to_string(),
-            "annotations": {CHOICE: target}}});
-        match self.host.patch_status(key, &patch).await {
+        match self.host.patch_status(key, &choice_patch(&key.uid, version, target)).await {
             Ok(pod) => {
                 tracing::info!(node = self.node, pod = %key, target_cluster = target, why = chosen.why, "placed");
                 self.events.tell(key, "Placed", format!("in target {target}: {}", chosen.why));
@@ -104,6 +100,9 @@ impl Shell {
         match provider.create_pod(&pod).await {
             Ok(made) => {
                 tracing::info!(node = self.node, pod = %pod.key(), uid = %uid, "created");
+                for remark in &made.remarks {
+                    self.events.warn(&pod.key(), remark.clone());
+                }
                 self.table.made(uid, made, asked, Answer::Created)
             }
             Err(error) => self.refused(uid, &pod.key(), &error),
@@ -272,7 +271,7 @@ impl Shell {
         };
         match provider.get_pod(&key).await {
             Ok(Some(found)) => self.table.made(uid, found, asked, Answer::Created),
-            Ok(None) => self.table.step(uid, Event::Answer(Answer::InstanceMissing)),
+            Ok(None) => self.table.missing(uid, asked),
             Err(error) => {
                 tracing::warn!(node = self.node, pod = %key, error = chain(&error), "could not be looked for; trying again");
                 self.table.step(uid, Event::Answer(Answer::StopFailed))
@@ -308,6 +307,12 @@ impl Shell {
     }
 }
 
+/// The status subresource takes annotations, and a right less is needed. The version makes it fail if anybody else, another
+/// replica above all, has chosen meanwhile.
+fn choice_patch(uid: &str, version: u64, target: &str) -> Value {
+    json!({"metadata": {"uid": uid, "resourceVersion": version.to_string(), "annotations": {CHOICE: target}}})
+}
+
 /// What the pod's owner reads, and whether trying again may help.
 fn explain(error: &PodError) -> (Obstacle, bool) {
     let (reason, retry) = match error {
@@ -323,6 +328,12 @@ fn explain(error: &PodError) -> (Obstacle, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_choice_is_fenced() {
+        let metadata = json!({"uid": "u", "resourceVersion": "7", "annotations": {"longshore.dev/target": "east"}});
+        assert_eq!(choice_patch("u", 7, "east"), json!({"metadata": metadata}));
+    }
 
     #[test]
     fn only_a_change_of_the_pod_helps_one_that_is_held() {

@@ -15,7 +15,7 @@ mod world;
 
 use self::moves::Move;
 use self::mutants::Mutant;
-use self::world::{HOST, Name, Policy, Status, TARGET, World, Wrong};
+use self::world::{HOST, Name, Policy, SITE, Status, World, Wrong};
 use super::{Phase, Reach};
 
 /// A kind of move that a configuration may leave out.
@@ -28,10 +28,14 @@ enum Kind {
     Crash,
     Break,
     TimeOut,
-    /// The target does not answer for as long as a short break may take.
+    /// A site does not answer for as long as a short break may take.
     Silence,
-    /// The user does not wait for a silent target.
+    /// The user does not wait for a silent site.
     Replace,
+    /// Instances may be unschedulable where they are.
+    Move,
+    /// Proxies are created with the choice of a site that is no more.
+    Stale,
     /// Restricts: the user does no more with the second name than to create a pod.
     Bystander,
 }
@@ -41,6 +45,7 @@ struct Harbour {
     /// One per pod name.
     policies: Vec<Policy>,
     processes: usize,
+    sites: usize,
     faults: u8,
     /// Pods in a row with one name.
     lives: u8,
@@ -52,6 +57,8 @@ struct Harbour {
     mutant: Option<Mutant>,
     /// Workers are free whenever there is work; otherwise a key may wait while more events are read.
     eager: bool,
+    /// A report never waits to be merged with the next.
+    prompt: bool,
     /// Fingerprints of states that come to rest.
     resting: DashSet<u64>,
 }
@@ -74,6 +81,7 @@ impl Model for Harbour {
             processes: vec![self.ready(); self.processes],
             strays: vec![],
             faults: self.faults,
+            chosen: false,
             wrong: None,
         }]
     }
@@ -109,30 +117,49 @@ impl Model for Harbour {
             Property::always("what has completed is not started", |_, w: &World| {
                 w.wrong != Some(Wrong::RestartedCompleted)
             }),
+            Property::always("no pod has two instances", |_, w: &World| w.wrong != Some(Wrong::Doubled)),
             Property::always("decisions end", |_, w: &World| w.wrong != Some(Wrong::Circles)),
             Property::always("a quiet world comes to rest", |harbour: &Harbour, w: &World| harbour.converges(w)),
             Property::sometimes("a pod completes its life", |_, w: &World| w.names.iter().any(completed)),
             Property::sometimes("a process forgets what a server has done for it", |_, w: &World| {
                 // The answer was not read: home has never been told of what is there.
-                let untold = |name: &Name| {
-                    name.target.is_some() && name.host.is_some_and(|proxy| proxy.status == Status::default())
-                };
-                w.processes.iter().any(|process| !process.watches[TARGET].begun) && w.names.iter().any(untold)
+                let untold =
+                    |name: &Name| name.runs() && name.host.is_some_and(|proxy| proxy.status == Status::default());
+                w.processes.iter().any(|process| !process.watches[SITE].begun) && w.names.iter().any(untold)
             }),
             Property::sometimes("a namesake waits", |_, w: &World| process::waits_for_namesake(w)),
             Property::sometimes("a lost instance is replaced", |_, w: &World| {
-                let replaced =
-                    |name: &Name| name.lives == 1 && name.target.is_some_and(|inst| inst.uid > 0 && inst.started);
-                w.names.iter().any(replaced)
+                let lost = |name: &Name| name.lives == 1 && name.truth[0].lost;
+                w.names.iter().any(|name| lost(name) && name.insts.iter().flatten().any(|inst| inst.started))
             }),
             Property::sometimes("a pod is given up while it runs", |_, w: &World| {
-                let given_up =
-                    |name: &Name| name.host.is_some_and(|proxy| proxy.status.given_up) && name.target.is_some();
+                let given_up = |name: &Name| name.host.is_some_and(|proxy| proxy.status.given_up) && name.runs();
                 w.names.iter().any(given_up)
             }),
             Property::sometimes("a target is silent while its pod runs", |_, w: &World| {
-                let silent = w.processes.iter().any(|process| process.reach == Reach::Silent);
-                silent && w.names.iter().any(|name| name.target.is_some_and(|inst| inst.phase == Phase::Running))
+                let silent = w.processes.iter().any(|process| process.reach.contains(&Reach::Silent));
+                let running = |name: &Name| name.insts.iter().flatten().any(|inst| inst.phase == Phase::Running);
+                silent && w.names.iter().any(running)
+            }),
+            Property::sometimes("a site is chosen before a crash and nothing made there", |_, w: &World| {
+                let chosen = |name: &Name| !name.runs() && name.host.is_some_and(|proxy| proxy.choice.is_some());
+                w.processes.iter().any(|process| !process.watches[HOST].begun) && w.names.iter().any(chosen)
+            }),
+            Property::sometimes("a pod runs where it was not first", |_, w: &World| {
+                let moved = |name: &Name| {
+                    let there = name.insts[1].is_some_and(|inst| inst.phase == Phase::Running);
+                    name.lives == 1 && name.truth[0].moved && there
+                };
+                w.names.iter().any(moved)
+            }),
+            Property::sometimes("a late request makes a second instance", |_, w: &World| {
+                w.names.iter().any(|name| name.insts.iter().flatten().count() == 2)
+            }),
+            Property::sometimes("a pod is decided while a site is not listed", |_, w: &World| {
+                let apart =
+                    |process: &world::Process| process.watches[HOST].complete && !process.watches[SITE + 1].begun;
+                let begun = |name: &Name| name.insts[0].is_some();
+                w.processes.iter().any(apart) && w.names.iter().any(begun)
             }),
             Property::sometimes("a request may arrive after its process", |_, w: &World| {
                 let fresh = w.processes.iter().any(|process| !process.watches[HOST].begun);
@@ -145,5 +172,5 @@ impl Model for Harbour {
 /// Home and target agree that the pod has succeeded.
 fn completed(name: &Name) -> bool {
     let phase = name.host.map(|proxy| proxy.status.phase);
-    phase == Some(Phase::Succeeded) && name.target.is_some_and(|inst| inst.phase == Phase::Succeeded)
+    phase == Some(Phase::Succeeded) && name.insts.iter().flatten().any(|inst| inst.phase == Phase::Succeeded)
 }

@@ -423,3 +423,98 @@ fn an_instance_where_its_proxy_does_not_say_goes_before_another_starts() {
     let nowhere = ProxyView { site: Some(crate::kubelet::sites::NOWHERE), ..proxy(2) };
     assert!(!step(&mut record, Event::ProxySeen(nowhere)).iter().any(|action| matches!(action, Action::Delete { .. })));
 }
+
+/// A pod that has moved to site 1, where an instance of a smaller version runs.
+fn moved() -> Record {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(ProxyView { site: Some(1), health: running(), ..proxy(1) }));
+    step(&mut record, Event::InstanceSeen(InstanceView { site: 1, health: running(), ..instance("new", 5) }));
+    record
+}
+
+#[test]
+fn what_a_late_request_has_started_where_the_pod_was_before_is_stopped() {
+    for version in [4, 6] {
+        let mut record = moved();
+        let actions = step(&mut record, Event::InstanceSeen(instance("old", version)));
+        assert_eq!(actions, [mirror(false), delete("old", None)], "versions of two servers are not compared");
+        step(&mut record, Event::InstanceGone("old".into()));
+        assert_eq!((record.elsewhere, record.instance.there().map(|known| &*known.uid)), (None, Some("new")));
+    }
+}
+
+#[test]
+fn it_is_stopped_whichever_of_the_two_was_seen_first() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(ProxyView { site: Some(1), health: running(), ..proxy(1) }));
+    step(&mut record, Event::InstanceSeen(instance("old", 9)));
+    let new = InstanceView { site: 1, health: running(), ..instance("new", 5) };
+    assert_eq!(step(&mut record, Event::InstanceSeen(new)), [mirror(false), delete("old", None)]);
+    let actions = step(&mut record, Event::Answer(Answer::Stopping("old".into(), 0)));
+    assert_eq!(actions, [mirror(false)], "asked once");
+}
+
+#[test]
+fn a_proxy_goes_after_both_of_its_instances() {
+    let mut record = moved();
+    step(&mut record, Event::InstanceSeen(instance("old", 9)));
+    let leaving = ProxyView { site: Some(1), health: running(), deleting: Some(30), ..proxy(2) };
+    step(&mut record, Event::ProxySeen(leaving));
+    let actions = step(&mut record, Event::InstanceGone("new".into()));
+    assert_eq!(actions[0], delete("old", Some(30)));
+    let actions = step(&mut record, Event::InstanceGone("old".into()));
+    assert_eq!(actions, [Action::Report { evidence: Evidence::Ended, urgent: true }]);
+}
+
+#[test]
+fn both_instances_of_a_proxy_that_has_gone_are_stopped() {
+    let mut record = moved();
+    step(&mut record, Event::InstanceSeen(instance("old", 9)));
+    let new = Action::Delete { instance: "new".into(), site: 1, grace: None };
+    assert_eq!(step(&mut record, Event::ProxyGone), [new, delete("old", None)]);
+    step(&mut record, Event::InstanceGone("new".into()));
+    assert_eq!(step(&mut record, Event::InstanceGone("old".into())), [Action::Forget]);
+}
+
+#[test]
+fn a_pod_that_is_deleted_before_a_site_was_chosen_just_goes() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(ProxyView { site: None, ..proxy(1) }));
+    step(&mut record, Event::Answer(Answer::Conflict(1)));
+    let leaving = ProxyView { site: None, deleting: Some(30), ..proxy(2) };
+    let actions = step(&mut record, Event::ProxySeen(leaving.clone()));
+    assert_eq!(actions, [Action::Report { evidence: Evidence::Ended, urgent: true }], "there is no site to be asked");
+    let over = ProxyView { version: 3, health: ended(Phase::Failed), ..leaving };
+    assert_eq!(step(&mut record, Event::Answer(Answer::Reported(over))), [Action::DeleteProxy]);
+}
+
+#[test]
+fn nobody_is_asked_at_a_site_that_is_no_more() {
+    let mut record = listed();
+    let leaving = ProxyView { site: Some(NOWHERE), deleting: Some(30), ..proxy(1) };
+    assert_eq!(step(&mut record, Event::ProxySeen(leaving)), []);
+}
+
+#[test]
+fn a_start_that_home_has_known_of_counts_even_when_home_shows_the_next_instance() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(ProxyView { once: true, ..proxy(1) }));
+    step(&mut record, Event::Answer(Answer::Created(instance("i", 1))));
+    // The report of a process that is no more arrives late, and is written over.
+    step(&mut record, Event::ProxySeen(ProxyView { once: true, replaceable: false, health: running(), ..proxy(2) }));
+    step(&mut record, Event::Answer(Answer::Reported(ProxyView { once: true, ..proxy(3) })));
+    assert_eq!(step(&mut record, Event::InstanceGone("i".into())), [Action::FindInstance]);
+    let actions = step(&mut record, Event::Answer(Answer::InstanceMissing));
+    assert_eq!(actions, [Action::Report { evidence: Evidence::Lost, urgent: true }]);
+}
+
+#[test]
+fn a_doubt_about_one_site_outlasts_what_is_seen_at_another() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(ProxyView { site: Some(1), ..proxy(1) }));
+    step(&mut record, Event::InstanceSeen(instance("late", 1)));
+    step(&mut record, Event::Answer(Answer::Doubtful));
+    step(&mut record, Event::InstanceSeen(InstanceView { deleting: Some(30), ..instance("late", 2) }));
+    step(&mut record, Event::ProxySeen(ProxyView { site: Some(1), deleting: Some(30), ..proxy(2) }));
+    assert_eq!(step(&mut record, Event::InstanceGone("late".into())), [Action::FindInstance]);
+}

@@ -8,6 +8,7 @@ fn pod(uid: &str, version: u64) -> PodDocument {
 
 fn instance(uid: &str, instance: &str) -> ProviderPod {
     ProviderPod {
+        remarks: vec![],
         key: PodKey { namespace: "ns".into(), name: "web-0".into(), uid: uid.into() },
         instance: Instance { uid: instance.into(), version: 1, sent: 0, deleting: None, obstacle: None },
         status: json!({"phase": "Running"}),
@@ -206,4 +207,54 @@ fn the_list_of_a_site_says_nothing_of_another() {
     table.listed(Side::Site(0));
     assert!(table.instance(&uid("a")).is_some());
     assert_eq!(table.site(&uid("a")), Some(1));
+}
+
+#[test]
+fn a_list_of_one_site_says_nothing_of_an_instance_at_another() {
+    let table = Table::new(2, false);
+    for side in [Side::Host, Side::Site(0), Side::Site(1)] {
+        table.listing(side);
+        table.listed(side);
+    }
+    table.proxy_seen(pod("a", 1), 0, Some(1));
+    table.instance_seen(1, instance("a", "new"));
+    table.instance_seen(0, instance("a", "old"));
+    table.listing(Side::Site(0));
+    table.listed(Side::Site(0));
+    assert_eq!(table.instance(&uid("a")).map(|known| known.uid), Some("new".into()), "only the old one is gone");
+    table.instance_seen(0, instance("a", "late"));
+    table.listing(Side::Site(1));
+    table.listed(Side::Site(1));
+    assert_eq!(table.instance(&uid("a")).map(|known| known.uid), Some("late".into()), "and now only the new one");
+}
+
+#[test]
+fn what_was_made_where_the_pod_no_longer_belongs_is_stopped_before_anything_is_made_elsewhere() {
+    let table = Table::new(2, false);
+    for side in [Side::Host, Side::Site(0), Side::Site(1)] {
+        table.listing(side);
+        table.listed(side);
+    }
+    table.proxy_seen(pod("a", 1), 0, Some(0));
+    let asked = table.asking(&uid("a"));
+    table.proxy_seen(pod("a", 2), 0, Some(1));
+    let actions = table.made(&uid("a"), instance("a", "i"), asked, Answer::Created);
+    assert_eq!(actions[0], Action::Delete { instance: "i".into(), site: 0, grace: None });
+}
+
+#[test]
+fn that_one_site_has_nothing_says_nothing_of_another() {
+    let table = Table::new(2, false);
+    for side in [Side::Host, Side::Site(0), Side::Site(1)] {
+        table.listing(side);
+        table.listed(side);
+    }
+    let mut leaving = pod("a", 1);
+    leaving.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+    table.proxy_seen(leaving.clone(), 0, Some(0));
+    assert_eq!(table.step(&uid("a"), Event::Look), [Action::FindInstance]);
+    let asked = table.asking(&uid("a"));
+    leaving.metadata.resource_version = Some("2".into());
+    table.proxy_seen(leaving, 0, Some(1));
+    assert_eq!(table.missing(&uid("a"), asked), [Action::FindInstance], "now the other one");
 }

@@ -107,12 +107,7 @@ impl Delegates {
         uid: &str,
         grace: Option<u32>,
     ) -> Result<Deletion, PodError> {
-        let params = DeleteParams {
-            grace_period_seconds: grace,
-            preconditions: Some(Preconditions { uid: Some(uid.into()), ..Preconditions::default() }),
-            ..DeleteParams::default()
-        };
-        match self.api(namespace).delete(name, &params).await {
+        match self.api(namespace).delete(name, &only(uid, grace)).await {
             Ok(_) => Ok(Deletion::Started),
             // Not found, or another UID has the name.
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(Deletion::Gone),
@@ -250,14 +245,31 @@ pub(super) fn refusal(error: kube::Error, resource: &str) -> PodError {
     }
 }
 
+/// Deletes the object of this UID only: a late deletion never hits a namesake.
+fn only(uid: &str, grace: Option<u32>) -> DeleteParams {
+    DeleteParams {
+        grace_period_seconds: grace,
+        preconditions: Some(Preconditions { uid: Some(uid.into()), ..Preconditions::default() }),
+        ..DeleteParams::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use kube::core::Status;
+    use serde_json::json;
 
     fn answer(code: u16) -> PodError {
         let status = Status { code, reason: "R".into(), message: "m".into(), ..Status::default() };
         refusal(kube::Error::Api(Box::new(status)), "pods")
+    }
+
+    #[test]
+    fn a_deletion_names_the_delegate() {
+        let sent = serde_json::to_value(only("d-1", Some(3))).unwrap();
+        assert_eq!(sent["preconditions"], json!({"uid": "d-1"}));
+        assert_eq!(sent["gracePeriodSeconds"], json!(3));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What keeps a pod at home: everything that its delegate could not have, so that its containers would start in a world
-//! that lacks something, and everything that reaches beyond the pod into the machine below.
+//! that lacks something.
 
 use serde_json::Value;
 
@@ -38,23 +38,12 @@ const TOKEN: &str = "tokens of service accounts do not follow a pod to its targe
      without, or let the pod run at home";
 const CLAIM: &str = "storage that is claimed at home cannot be mounted in a target; use an emptyDir or a network volume \
      that both sides reach, or let the pod run at home";
-const HOST_PATH: &str = "a directory of a node's disk is another one in a target, and reaches beyond the pod; use an \
-     emptyDir, or let the pod run at home";
 const CERTIFICATE: &str = "certificates that home issues do not follow a pod to its target; remove the source if the pod \
      does without, or let the pod run at home";
-const NAMESPACES: &str =
-    "a pod may not share its node's namespaces in a target; remove the field, or let the pod run at home";
-const PRIVILEGE: &str = "a pod may not have more than ordinary rights in a target; remove the field, or let the pod run at \
-     home";
 
 /// Volumes of these kinds hold their pod.
-const VOLUMES: [(&str, &str); 5] = [
-    ("configMap", CONFIG_MAP),
-    ("secret", SECRET),
-    ("persistentVolumeClaim", CLAIM),
-    ("ephemeral", CLAIM),
-    ("hostPath", HOST_PATH),
-];
+const VOLUMES: [(&str, &str); 4] =
+    [("configMap", CONFIG_MAP), ("secret", SECRET), ("persistentVolumeClaim", CLAIM), ("ephemeral", CLAIM)];
 
 /// Sources of projected volumes of these kinds hold their pod.
 const SOURCES: [(&str, &str); 5] = [
@@ -93,11 +82,6 @@ pub(super) fn check_metadata(proxy: &PodDocument) -> Result<(), Hold> {
 
 /// Holds pods whose spec needs what the target does not have.
 pub(super) fn check(spec: &Object) -> Result<(), Hold> {
-    for field in ["hostNetwork", "hostPID", "hostIPC"] {
-        if spec.get(field) == Some(&Value::Bool(true)) {
-            return Err(Hold::new(format!("spec.{field}"), NAMESPACES));
-        }
-    }
     if !entries(spec, "imagePullSecrets").is_empty() {
         let message = "pull secrets do not follow a pod to its target; remove the field if the image is public or the \
              target's nodes may pull it anyway";
@@ -158,13 +142,6 @@ fn check_container(path: &str, container: &Value) -> Result<(), Hold> {
             }
         }
     }
-    let Some(security) = container.get("securityContext") else { return Ok(()) };
-    if security.get("privileged") == Some(&Value::Bool(true)) {
-        return Err(Hold::new(format!("{path}.securityContext.privileged"), PRIVILEGE));
-    }
-    if security.get("capabilities").is_some_and(|capabilities| !list(capabilities, "add").is_empty()) {
-        return Err(Hold::new(format!("{path}.securityContext.capabilities.add"), PRIVILEGE));
-    }
     Ok(())
 }
 
@@ -184,7 +161,6 @@ mod tests {
             (json!({"secret": {"secretName": "s"}}), "secret"),
             (json!({"persistentVolumeClaim": {"claimName": "p"}}), "persistentVolumeClaim"),
             (json!({"ephemeral": {}}), "ephemeral"),
-            (json!({"hostPath": {"path": "/"}}), "hostPath"),
             (json!({"csi": {"driver": "d", "nodePublishSecretRef": {"name": "s"}}}), "csi.nodePublishSecretRef"),
             (json!({"rbd": {"secretRef": {"name": "s"}}}), "rbd.secretRef"),
             (json!({"azureFile": {"secretName": "s"}}), "azureFile.secretName"),
@@ -231,32 +207,24 @@ mod tests {
             (json!({"env": [{"valueFrom": {"secretKeyRef": {}}}]}), "env[0].valueFrom.secretKeyRef"),
             (json!({"envFrom": [{"configMapRef": {}}]}), "envFrom[0].configMapRef"),
             (json!({"envFrom": [{"secretRef": {}}]}), "envFrom[0].secretRef"),
-            (json!({"securityContext": {"privileged": true}}), "securityContext.privileged"),
-            (json!({"securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}}), "securityContext.capabilities.add"),
         ] {
             for kind in ["containers", "initContainers"] {
                 assert_eq!(held(&json!({kind: [{}, container]})), Some(format!("spec.{kind}[1].{field}")));
             }
             assert_eq!(held(&json!({"ephemeralContainers": [container]})), None, "they are not created");
         }
-        let harmless = json!({"containers": [{"env": [{"valueFrom": {"fieldRef": {}}}], "envFrom": [{"novelRef": {}}],
-            "securityContext": {"privileged": false, "capabilities": {"drop": ["ALL"], "add": []}}}]});
+        let harmless =
+            json!({"containers": [{"env": [{"valueFrom": {"fieldRef": {}}}], "envFrom": [{"novelRef": {}}]}]});
         assert_eq!(held(&harmless), None);
     }
 
     #[test]
-    fn what_shares_the_node_or_names_objects_of_home_holds_the_pod() {
-        for spec in [
-            json!({"hostNetwork": true}),
-            json!({"hostPID": true}),
-            json!({"hostIPC": true}),
-            json!({"imagePullSecrets": [{"name": "s"}]}),
-            json!({"resourceClaims": [{"name": "gpu"}]}),
-        ] {
+    fn what_names_objects_of_home_holds_the_pod() {
+        for spec in [json!({"imagePullSecrets": [{"name": "s"}]}), json!({"resourceClaims": [{"name": "gpu"}]})] {
             let field = spec.as_object().and_then(|s| s.keys().next()).unwrap();
             assert_eq!(held(&spec), Some(format!("spec.{field}")));
         }
-        assert_eq!(held(&json!({"hostNetwork": false, "imagePullSecrets": [], "resourceClaims": null})), None);
+        assert_eq!(held(&json!({"imagePullSecrets": [], "resourceClaims": null})), None);
     }
 
     #[test]

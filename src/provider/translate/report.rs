@@ -13,6 +13,9 @@ pub struct Change {
     pub what: What,
     /// Why, as the rest of a sentence that begins with the field.
     pub why: String,
+    /// The pod has less than it asks for, which its owner should know.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub loss: bool,
 }
 
 /// What became of a field.
@@ -42,11 +45,16 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn dropped(&mut self, field: impl Into<String>, why: impl Into<String>) {
-        self.changes.push(Change { field: field.into(), what: What::Dropped, why: why.into() });
+        self.changes.push(Change { field: field.into(), what: What::Dropped, why: why.into(), loss: false });
+    }
+
+    /// As [`Report::dropped`], of something that the pod will miss.
+    pub(super) fn lost(&mut self, field: impl Into<String>, why: impl Into<String>) {
+        self.changes.push(Change { field: field.into(), what: What::Dropped, why: why.into(), loss: true });
     }
 
     pub(super) fn changed(&mut self, field: impl Into<String>, why: impl Into<String>) {
-        self.changes.push(Change { field: field.into(), what: What::Changed, why: why.into() });
+        self.changes.push(Change { field: field.into(), what: What::Changed, why: why.into(), loss: false });
     }
 
     pub(super) fn into_changes(self) -> Vec<Change> {

@@ -6,7 +6,7 @@ use super::report::Report;
 use super::spec::{CONTAINERS, Object, containers, drop_entries, entries, entries_mut, list, text};
 
 /// Fields of the spec that a delegate never has.
-const FIELDS: [(&str, &str); 9] = [
+const FIELDS: [(&str, &str); 10] = [
     ("nodeName", "the target's scheduler chooses a node of the target"),
     ("priority", "the host's admission computes it from the class, and the target's does so from its own"),
     ("preemptionPolicy", "the host's admission takes it from the class, and the target's does so from its own"),
@@ -15,6 +15,7 @@ const FIELDS: [(&str, &str); 9] = [
     ("serviceAccount", "it is the old name of serviceAccountName"),
     ("readinessGates", "home evaluates them, where their conditions are set"),
     ("schedulingGates", "they hold back home's scheduler, which is done"),
+    ("workloadRef", "it names a Workload of home, by which home's scheduler has placed the pod"),
     ("ephemeralContainers", "a pod is not created with them"),
 ];
 
@@ -30,10 +31,6 @@ pub(super) fn strip(spec: &mut Object, report: &mut Report) {
         if spec.remove(field).is_some() {
             report.dropped(format!("spec.{field}"), why);
         }
-    }
-    if spec.get("schedulerName").and_then(Value::as_str) == Some("default-scheduler") {
-        spec.remove("schedulerName");
-        report.dropped("spec.schedulerName", "it is the host's default, and the target has its own");
     }
     for (field, why) in [
         ("automountServiceAccountToken", "the token of the target's default account is not for this pod"),
@@ -117,7 +114,7 @@ mod tests {
         let (after, report) = stripped(
             json!({"nodeName": "n", "priority": 0, "preemptionPolicy": "PreemptLowerPriority",
             "overhead": {}, "serviceAccountName": "s", "serviceAccount": "s", "readinessGates": [{"conditionType": "x"}],
-            "schedulingGates": [], "ephemeralContainers": [{"name": "e"}], "schedulerName": "default-scheduler",
+            "schedulingGates": [], "ephemeralContainers": [{"name": "e"}], "workloadRef": {"name": "w"},
             "priorityClassName": "high", "runtimeClassName": "gvisor", "enableServiceLinks": true}),
         );
         let left = json!({"priorityClassName": "high", "runtimeClassName": "gvisor", "enableServiceLinks": false,

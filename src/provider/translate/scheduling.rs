@@ -3,7 +3,7 @@
 //! Selectors and affinities that ask for a kind of machine (an architecture, a zone that the virtual node does not claim, a
 //! label of the target's nodes) stay, and so does everything between pods.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Site;
 use super::report::Report;
@@ -23,6 +23,43 @@ pub(super) fn detach(spec: &mut Object, site: &Site, report: &mut Report) {
     tolerations(spec, report);
     selector(spec, site, report);
     affinity(spec, site, report);
+}
+
+/// Ties the pod to a node of the target, by name and through its scheduler, which also sees to it that there is room.
+pub(super) fn pin(spec: &mut Object, node: Option<&str>, report: &mut Report) {
+    let Some(node) = node else { return };
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let mut place = spec;
+    for field in ["affinity", "nodeAffinity", required] {
+        let Value::Object(inner) = object_in(place, field) else { return };
+        place = inner;
+    }
+    let requirement = json!({"key": "metadata.name", "operator": "In", "values": [node]});
+    match place.get_mut("nodeSelectorTerms") {
+        // All that are there are alternatives; an empty one matches nothing, and would match the node.
+        Some(Value::Array(terms)) if !terms.is_empty() => {
+            for term in terms.iter_mut().filter_map(Value::as_object_mut).filter(|term| !term.is_empty()) {
+                match term.get_mut("matchFields") {
+                    Some(Value::Array(fields)) => fields.push(requirement.clone()),
+                    _ => drop(term.insert("matchFields".into(), json!([requirement]))),
+                }
+            }
+        }
+        _ => drop(place.insert("nodeSelectorTerms".into(), json!([{"matchFields": [requirement]}]))),
+    }
+    report.changed(
+        format!("spec.affinity.nodeAffinity.{required}"),
+        format!("the annotation {} ties the pod to node {node} of the target", names::PIN),
+    );
+}
+
+/// The object in a field, made if it is not there.
+fn object_in<'a>(object: &'a mut Object, field: &str) -> &'a mut Value {
+    let value = object.entry(field).or_insert(Value::Null);
+    if value.is_null() {
+        *value = json!({});
+    }
+    value
 }
 
 /// One pass for all, so that the report names them by their index at home.
@@ -105,9 +142,13 @@ fn affinity(spec: &mut Object, site: &Site, report: &mut Report) {
         required(nodes, site, report);
         let path = "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution";
         drop_entries(nodes, "preferredDuringSchedulingIgnoredDuringExecution", |i, preferred| {
-            preferred.get_mut("preference").is_some_and(|preference| {
+            let drops = preferred.get_mut("preference").is_some_and(|preference| {
                 term(&format!("{path}[{i}].preference"), preference, site, report) != Term::Stays
-            })
+            });
+            if drops {
+                report.dropped(format!("{path}[{i}]"), "it prefers nodes of home alone");
+            }
+            drops
         });
         if nodes.is_empty() && before > 0 {
             affinity.remove("nodeAffinity");
@@ -196,7 +237,6 @@ fn judge(part: &str, requirement: &Value, site: &Site) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn detached(spec: Value) -> (Value, Vec<String>) {
         let site = Site {
@@ -297,8 +337,29 @@ mod tests {
         let theirs = json!({"weight": 2, "preference": {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}});
         let (after, report) = detached(json!({"affinity": {"nodeAffinity": {key: [ours, theirs]}}}));
         assert_eq!(after, json!({"affinity": {"nodeAffinity": {key: [theirs]}}}));
-        assert_eq!(report, [format!("spec.affinity.nodeAffinity.{key}[0].preference.matchExpressions[0]")]);
+        let path = format!("spec.affinity.nodeAffinity.{key}[0]");
+        assert_eq!(report, [format!("{path}.preference.matchExpressions[0]"), path]);
         assert_eq!(detached(json!({"affinity": {"nodeAffinity": {key: [ours]}}})).0, json!({}));
+    }
+
+    #[test]
+    fn a_pod_is_pinned_by_every_alternative() {
+        let pinned = |spec: Value| {
+            let Value::Object(mut spec) = spec else { unreachable!() };
+            let mut report = Report::default();
+            pin(&mut spec, Some("metal-1"), &mut report);
+            assert_eq!(report.into_changes().len(), 1);
+            Value::Object(spec)
+        };
+        let name = json!({"key": "metadata.name", "operator": "In", "values": ["metal-1"]});
+        assert_eq!(pinned(json!({"affinity": null})), required(&json!([{"matchFields": [name]}])));
+        let (ssd, gpu) = (json!({"key": "disk", "operator": "Exists"}), json!({"key": "gpu", "operator": "Exists"}));
+        let terms = json!([{"matchExpressions": [ssd]}, {"matchFields": [gpu]}, {}]);
+        let both = json!([{"matchExpressions": [ssd], "matchFields": [name]}, {"matchFields": [gpu, name]}, {}]);
+        assert_eq!(pinned(required(&terms)), required(&both));
+        let Value::Object(mut spec) = json!({}) else { unreachable!() };
+        pin(&mut spec, None, &mut Report::default());
+        assert!(spec.is_empty());
     }
 
     #[test]

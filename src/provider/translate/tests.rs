@@ -13,6 +13,8 @@ fn site() -> Site {
         node_labels: [("type".to_owned(), "virtual-kubelet".to_owned())].into(),
         namespace: "far".into(),
         owner: Some(namespace_owner("far", "n-1")),
+        target: "east".into(),
+        ..Site::default()
     }
 }
 
@@ -79,9 +81,9 @@ fn an_ordinary_pod_becomes_an_ordinary_delegate() {
             "spec.preemptionPolicy",
             "spec.serviceAccountName",
             "spec.serviceAccount",
-            "spec.schedulerName",
             "spec.automountServiceAccountToken",
             "spec.enableServiceLinks",
+            "spec.schedulerName",
         ]
     );
 }

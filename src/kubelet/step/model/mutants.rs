@@ -14,6 +14,10 @@ pub(super) enum Mutant {
     UnseenIsGone,
     /// A late report overwrites whatever home shows meanwhile. (The server takes it for a patch without a version.)
     BlindPatch,
+    /// A choice overwrites that of another process.
+    BlindChoice,
+    /// The place is chosen, and nobody waits for the instance at the old one to go.
+    HastyMove,
     /// A terminal phase at home is overlooked.
     NoLatch,
     /// The proxy is removed while its instance stops.
@@ -58,6 +62,13 @@ pub(super) fn step(mutant: Option<Mutant>, record: &mut Record, mut event: Event
     let mut actions = step::step(record, event);
     match mutant {
         Mutant::NoTombstone => record.memo.buried = None,
+        Mutant::HastyMove => {
+            if record.memo.moving && record.instance.there().is_some_and(|known| known.deleting.is_some()) {
+                record.memo.buried = record.instance.there().map(|known| known.uid.clone());
+                record.instance = Presence::Absent;
+                actions = vec![Action::Place];
+            }
+        }
         Mutant::ForgetsStart => record.memo.ran = false,
         Mutant::NoRetry => actions.retain(|action| !matches!(action, Action::RetryAfter(_))),
         Mutant::NoGrace => {

@@ -6,10 +6,11 @@
 
 use super::mutants::Mutant;
 use super::world::{
-    Entry, Flight, HOST, Id, Inst, Notice, Policy, Process, Proxy, Reply, Request, Shown, Status, TARGET, Told, World,
-    Wrong, number,
+    Entry, Flight, HOST, Id, Inst, Notice, Policy, Process, Proxy, Reply, Request, SITE, Shown, Status, Told, World,
+    Wrong, number, uid,
 };
 use crate::kubelet::provider::Obstacle;
+use crate::kubelet::sites::Index;
 use crate::kubelet::step::{Action, Answer, Event, Evidence, InstanceView, Phase, Presence, Reach, Record};
 
 /// Decisions without a request, after which a record goes in circles.
@@ -19,6 +20,8 @@ const PATIENCE: usize = 16;
 pub(super) struct Shell<'a> {
     pub(super) process: &'a mut Process,
     pub(super) policies: &'a [Policy],
+    pub(super) sites: usize,
+    pub(super) prompt: bool,
     pub(super) mutant: Option<Mutant>,
 }
 
@@ -59,13 +62,9 @@ impl Shell<'_> {
                 self.add(inst.owner);
             }
             Notice::NoInst(id, uid) => {
-                let actions = self.instance_gone(id, uid);
+                let actions = self.gone(id, uid);
                 self.start_timers(id, &actions);
                 self.add(id);
-                if let Some(waiting) = self.process.named[usize::from(id.name)].filter(|other| *other != id) {
-                    self.step(waiting, Event::Retry);
-                    self.add(waiting);
-                }
             }
         }
     }
@@ -78,7 +77,9 @@ impl Shell<'_> {
                 entry.record.proxy = Presence::Unknown;
             }
             if let Some(flight) = &mut entry.flight {
-                flight.old[side] = self.mutant != Some(Mutant::TrustsOldAnswers);
+                let counts = self.mutant != Some(Mutant::TrustsOldAnswers);
+                flight.host_old |= side == HOST && counts;
+                flight.old |= flight.place.is_some_and(|place| SITE + usize::from(place) == side) && counts;
             }
         }
     }
@@ -87,16 +88,20 @@ impl Shell<'_> {
         self.process.watches[side].complete = true;
         let ids: Vec<_> = self.process.entries.iter().map(|entry| entry.id).collect();
         for id in ids {
-            let mut missing = false;
+            let mut gone = None;
             self.at(id, |entry| {
-                let there = match side {
-                    HOST => entry.record.proxy.there().is_some() || entry.record.memo.watch_behind,
-                    _ => entry.record.instance.there().is_some(),
+                let Record { proxy, instance, elsewhere, memo, .. } = &entry.record;
+                gone = match (instance, elsewhere) {
+                    _ if entry.seen[side] => None,
+                    _ if side == HOST => (proxy.there().is_some() || memo.watch_behind).then_some(Event::ProxyGone),
+                    (Presence::There(first), _) if SITE + usize::from(first.site) == side => Some(Event::NoInstance),
+                    (_, Some(second)) if SITE + usize::from(second.site) == side => {
+                        Some(Event::InstanceGone(second.uid.clone()))
+                    }
+                    _ => None,
                 };
-                missing = there && !entry.seen[side];
             });
-            if missing {
-                let gone = if side == HOST { Event::ProxyGone } else { Event::NoInstance };
+            if let Some(gone) = gone {
                 let actions = self.raw_step(id, gone);
                 self.start_timers(id, &actions);
             }
@@ -123,34 +128,44 @@ impl Shell<'_> {
     /// The worker reads the answer to its request.
     pub(super) fn answered(&mut self, id: Id, flight: Flight) -> Result<(), Wrong> {
         self.at(id, |entry| entry.flight = None);
+        self.conclude(id);
+        let moved = flight.place != self.place(id);
         let actions = match (flight.request, flight.reply) {
-            (_, Some(Reply::Made(_))) if flight.old[TARGET] => self.step(id, Event::Answer(Answer::Doubtful)),
-            (Request::Find, Some(Reply::Found(Some(_)))) if flight.old[HOST] => self.step(id, Event::Look),
-            (Request::Create { .. } | Request::Seek, Some(Reply::Made(inst))) => self.see_instance(inst, created),
+            (_, Some(Reply::Made(_))) if flight.old || flight.place.is_none() => {
+                self.step(id, Event::Answer(Answer::Doubtful))
+            }
+            (Request::Find, Some(Reply::Found(Some(_)))) if flight.host_old => self.step(id, Event::Look),
+            (Request::Create { .. } | Request::Seek { .. }, Some(Reply::Made(inst))) => {
+                self.see_instance(inst, created)
+            }
             (Request::Update { .. }, Some(Reply::Made(inst))) => self.see_instance(inst, updated),
             (_, Some(Reply::Namesake)) => self.refused(id, NAMESAKE),
             (_, Some(Reply::Refused)) => self.refused(id, "Refused"),
             (Request::Create { .. } | Request::Update { .. }, _) => self.refused(id, "NoAnswer"),
-            (Request::Delete { instance, grace }, Some(Reply::Stopping)) => {
-                let uid = super::world::UIDS[usize::from(instance)].into();
-                self.step(id, Event::Answer(Answer::Stopping(uid, grace.unwrap_or(0))))
+            (Request::Delete { instance, grace, .. }, Some(Reply::Stopping)) => {
+                self.step(id, Event::Answer(Answer::Stopping(uid(instance), grace.unwrap_or(0))))
             }
-            (Request::Delete { instance, .. }, Some(_)) => self.instance_gone(id, instance),
-            (Request::Seek, Some(_)) => self.step(id, Event::Answer(Answer::InstanceMissing)),
-            (Request::Delete { .. } | Request::Seek, None) => self.step(id, Event::Answer(Answer::StopFailed)),
-            (_, Some(Reply::Patched(proxy))) => {
+            (Request::Delete { instance, .. }, Some(_)) => self.gone(id, instance),
+            (Request::Seek { .. }, Some(_)) if moved => self.step(id, Event::Look),
+            (Request::Seek { .. }, Some(_)) => self.step(id, Event::Answer(Answer::InstanceMissing)),
+            (Request::Delete { .. } | Request::Seek { .. }, None) => self.step(id, Event::Answer(Answer::StopFailed)),
+            (request, Some(Reply::Patched(proxy))) => {
                 self.tell_of_proxy(&proxy);
                 let view = proxy.view(self.policy(id));
-                self.see_proxy(proxy, Event::Answer(Answer::Reported(view)))
+                let placed = matches!(request, Request::Place { .. });
+                let answer = if placed { Answer::Placed(view) } else { Answer::Reported(view) };
+                self.see_proxy(proxy, Event::Answer(answer))
             }
-            (Request::Report { version, .. }, Some(_)) => self.step(id, Event::Answer(Answer::Conflict(version))),
+            (Request::Report { version, .. } | Request::Place { version, .. }, Some(_)) => {
+                self.step(id, Event::Answer(Answer::Conflict(version)))
+            }
             (Request::Find, Some(Reply::Found(Some(proxy)))) => {
                 self.proxy_seen(proxy);
                 self.step(id, Event::Look)
             }
             (Request::Find, Some(_)) => self.step(id, Event::Answer(Answer::ProxyMissing)),
             (Request::DeleteProxy, Some(_)) => self.step(id, Event::Answer(Answer::ProxyDeleted)),
-            (Request::Report { .. } | Request::Find | Request::DeleteProxy, None) => {
+            (Request::Report { .. } | Request::Place { .. } | Request::Find | Request::DeleteProxy, None) => {
                 self.step(id, Event::Answer(Answer::HostFailed))
             }
         };
@@ -181,15 +196,20 @@ impl Shell<'_> {
                     None => self.send(id, Request::Find),
                 }
             }
-            Action::Delete { instance, grace, .. } => {
-                self.send(id, Request::Delete { instance: number(&instance), grace })
+            Action::Delete { site, .. } if usize::from(site) >= self.sites => Done::Then(vec![]),
+            Action::Delete { instance, site, grace } => {
+                self.send(id, Request::Delete { site, instance: number(&instance), grace })
             }
             Action::Report { evidence, urgent } => self.report(id, &evidence, urgent),
             Action::FindProxy => self.send(id, Request::Find),
-            Action::FindInstance => self.send(id, Request::Seek),
+            Action::FindInstance => match self.provider(id) {
+                Some(site) => self.send(id, Request::Seek { site }),
+                None => Done::Then(self.step(id, Event::Answer(Answer::StopFailed))),
+            },
+            Action::Place => self.place_it(id),
             Action::DeleteProxy => self.send(id, Request::DeleteProxy),
-            // No proxy of the model is evictable, and there is one site only.
-            Action::Lift | Action::Place => Done::Next,
+            // No proxy of the model is evictable.
+            Action::Lift => Done::Next,
             Action::RetryAfter(_) => {
                 self.at(id, |entry| entry.retry = true);
                 Done::Next
@@ -218,7 +238,7 @@ impl Shell<'_> {
         {
             self.step(id, Event::Answer(Answer::Unchanged));
             Done::Next
-        } else if urgent {
+        } else if urgent || self.prompt {
             self.send(id, Request::Report { version, status })
         } else {
             entry.due = true;
@@ -227,24 +247,52 @@ impl Shell<'_> {
         }
     }
 
+    fn place_it(&mut self, id: Id) -> Done {
+        let there = entry(self.process, id).is_some_and(|entry| entry.record.instance.there().is_some());
+        let Some(entry) = entry(self.process, id) else { return Done::Then(vec![]) };
+        let Presence::There(known) = &entry.record.proxy else { return Done::Then(vec![]) };
+        let (version, shunned, body) = (known.version, known.site, entry.body);
+        match self.place(id) {
+            Some(site) if there => self.send(id, Request::Place { version, site: Some(site), shunned: None }),
+            // Without the document it is read again.
+            _ if body.is_none() => self.send(id, Request::Find),
+            _ if self.sites == 1 => Done::Then(self.step(id, Event::Look)),
+            _ => self.send(id, Request::Place { version, site: None, shunned }),
+        }
+    }
+
     fn send(&mut self, id: Id, request: Request) -> Done {
-        self.at(id, |entry| entry.flight = Some(Flight { request, reply: None, old: [false; 2] }));
+        let place = self.place(id);
+        self.at(id, |entry| entry.flight = Some(Flight { request, reply: None, place, old: false, host_old: false }));
         Done::Sent
     }
 
-    /// Sends a create or an update; not the latter where the instance has gone meanwhile.
+    /// Sends a create or an update; not the latter where the instance has gone meanwhile, and neither where there is nobody
+    /// to send it to.
     fn send_document(&mut self, id: Id, update: bool, want: u8) -> bool {
         let told = self.process.told[id.index()];
+        let Some(site) = self.provider(id) else { return false };
         let request = if update {
             let Some(known) = entry(self.process, id).and_then(|entry| entry.record.instance.there()) else {
                 return false;
             };
-            Request::Update { instance: number(&known.uid), want }
+            Request::Update { site, instance: number(&known.uid), want }
         } else {
-            Request::Create { want, told }
+            Request::Create { site, want, told }
         };
         self.send(id, request);
         true
+    }
+
+    /// Where a pod runs, or will, if that is known.
+    fn place(&mut self, id: Id) -> Option<Index> {
+        place_of(&entry(self.process, id)?.record)
+    }
+
+    /// The same, if there is such a site.
+    fn provider(&mut self, id: Id) -> Option<Index> {
+        let sites = self.sites;
+        self.place(id).filter(|site| usize::from(*site) < sites)
     }
 
     fn refused(&mut self, id: Id, reason: &str) -> Vec<Action> {
@@ -252,15 +300,21 @@ impl Shell<'_> {
         self.step(id, Event::Answer(Answer::Refused { obstacle, retry: true }))
     }
 
-    fn instance_gone(&mut self, id: Id, uid: u8) -> Vec<Action> {
+    /// An instance is gone, by whatever way we know: a proxy of the same name need not wait any longer.
+    fn gone(&mut self, id: Id, instance: u8) -> Vec<Action> {
         self.entry(id);
         let counts = self.mutant != Some(Mutant::NoTombstone);
         self.at(id, |entry| {
             if let Some(flight) = &mut entry.flight {
-                flight.old[TARGET] |= counts;
+                flight.old |= counts;
             }
         });
-        self.raw_step(id, Event::InstanceGone(super::world::UIDS[usize::from(uid)].into()))
+        let actions = self.raw_step(id, Event::InstanceGone(uid(instance)));
+        if let Some(waiting) = self.process.named[usize::from(id.name)].filter(|other| *other != id) {
+            self.step(waiting, Event::Retry);
+            self.add(waiting);
+        }
+        actions
     }
 
     fn proxy_seen(&mut self, proxy: Proxy) {
@@ -296,7 +350,7 @@ impl Shell<'_> {
         let view = inst.view();
         let actions = self.raw_step(inst.owner, event(view.clone()));
         self.at(inst.owner, |entry| {
-            entry.seen[TARGET] = true;
+            entry.seen[SITE + usize::from(view.site)] = true;
             let known = entry.record.instance.there();
             if known.is_some_and(|known| known.uid == view.uid && known.version == view.version) {
                 entry.last = (inst.phase, inst.started);
@@ -345,32 +399,53 @@ impl Shell<'_> {
 
     /// What is unknown of a side that is listed is absent.
     fn conclude(&mut self, id: Id) {
-        let complete = [HOST, TARGET].map(|side| self.process.watches[side].complete);
-        let reach = self.process.reach;
+        let host = self.process.watches[HOST].complete;
+        let listed = |process: &Process, site: usize| process.watches[SITE + site].complete;
+        let everywhere = (0..self.sites).all(|site| listed(self.process, site));
+        let here = [0, 1].map(|site| site < self.sites && listed(self.process, site));
+        let (reach, sites) = (self.process.reach, self.sites);
         self.at(id, |entry| {
-            if entry.record.proxy == Presence::Unknown && complete[HOST] {
-                entry.record.proxy = Presence::Absent;
+            let record = &mut entry.record;
+            if record.proxy == Presence::Unknown && host {
+                record.proxy = Presence::Absent;
             }
-            if entry.record.instance == Presence::Unknown && complete[TARGET] {
-                entry.record.instance = Presence::Absent;
+            let absent = match &record.proxy {
+                Presence::There(proxy) => match proxy.site {
+                    Some(site) => here.get(usize::from(site)).copied().unwrap_or(false),
+                    // The choice is written before anything is created.
+                    None => true,
+                },
+                Presence::Absent | Presence::Unknown => everywhere,
+            };
+            if record.instance == Presence::Unknown && absent {
+                record.instance = Presence::Absent;
             }
-            entry.record.reach = reach;
-            if reach != Reach::Silent {
-                entry.record.memo.give_up = false;
+            record.reach = place_of(record).map_or(Reach::Fine, |site| {
+                if usize::from(site) < sites { reach[usize::from(site)] } else { Reach::Silent }
+            });
+            if record.reach != Reach::Silent {
+                record.memo.give_up = false;
             }
         });
     }
 
-    /// The target is silent, or answers again, from now on.
-    pub(super) fn reach(&mut self, reach: Reach) {
-        self.process.reach = reach;
-        let ids: Vec<_> = self.process.entries.iter().map(|entry| entry.id).collect();
+    /// A site is silent, or answers again, from now on.
+    pub(super) fn reach(&mut self, site: usize, reach: Reach) {
+        self.process.reach[site] = reach;
+        let here = |entry: &&Entry| place_of(&entry.record).is_none_or(|place| usize::from(place) == site);
+        let ids: Vec<_> = self.process.entries.iter().filter(here).map(|entry| entry.id).collect();
         for id in ids {
             if reach == Reach::Fine {
                 self.step(id, Event::Retry);
             }
             self.add(id);
         }
+    }
+
+    /// The instance could not be scheduled for too long, and the chooser has another site.
+    pub(super) fn move_on(&mut self, id: Id) {
+        self.step(id, Event::Move);
+        self.add(id);
     }
 
     /// The user has waited for long enough.
@@ -388,6 +463,12 @@ impl Shell<'_> {
         let mutant = self.mutant;
         entry(self.process, id).map_or_else(Vec::new, |entry| super::mutants::step(mutant, &mut entry.record, event))
     }
+}
+
+/// Where a pod's instance is, or will be.
+pub(super) fn place_of(record: &Record) -> Option<Index> {
+    let chosen = record.proxy.there().and_then(|proxy| proxy.site);
+    record.instance.there().map(|instance| instance.site).or(chosen)
 }
 
 /// The obstacle of a pod whose name is taken.

@@ -4,7 +4,8 @@
 use super::Harbour;
 use super::canon::print;
 use super::moves::wanted;
-use super::world::{Shown, World};
+use super::world::{Inst, Proxy, SITES, Shown, World};
+use crate::kubelet::sites::NOWHERE;
 use crate::kubelet::step::Phase;
 
 /// Moves after which a quiet world must have come to rest.
@@ -48,7 +49,7 @@ impl Harbour {
             }
             path.push(print);
             moves.clear();
-            Self::quiet_moves(&w, &mut moves);
+            self.quiet_moves(&w, &mut moves);
             let Some(next) = moves.first() else {
                 if !at_goal(&w) {
                     return false;
@@ -70,32 +71,54 @@ impl Harbour {
         true
     }
 
+    /// Tells how a quiet world with one process goes on, for whoever looks for a mistake.
+    pub(super) fn trail(&self, w: &World) {
+        let mut w = w.clone();
+        for _ in 0..STEPS.min(40) {
+            let mut moves = vec![];
+            self.quiet_moves(&w, &mut moves);
+            let Some(next) = moves.first() else { break };
+            println!("then {next:?}");
+            w = self.after(&w, *next);
+        }
+        println!("at last {w:?}");
+    }
+
     /// What no longer matters in a quiet world, made the same for all.
     fn settle_budget(w: &mut World) {
         w.faults = 0;
         for name in &mut w.names {
             name.changes = 0;
-            name.maker = None;
+            name.makers = [None; SITES];
         }
     }
 }
 
 /// Every pod that should run runs once, as it should, and home says so; nothing else is there.
 pub(super) fn at_goal(w: &World) -> bool {
-    w.names.iter().all(|name| match (&name.host, &name.target) {
-        (None, None) => true,
-        (Some(proxy), target) if wanted(Some(proxy)) => target.is_some_and(|inst| {
-            inst.owner == proxy.id
-                && inst.deleting.is_none()
-                && inst.sent == proxy.want
-                && inst.phase == Phase::Running
-                && proxy.status.phase == inst.phase
-                && proxy.status.shown == Shown::Instance
-                && proxy.status.observed == Some(proxy.want)
-        }),
-        (Some(proxy), target) if proxy.deleting.is_none() && !proxy.status.given_up => {
-            target.is_none_or(|inst| inst.owner == proxy.id && inst.phase.terminal())
+    w.names.iter().all(|name| {
+        let there: Vec<Inst> = name.insts.into_iter().flatten().collect();
+        match (&name.host, there.as_slice()) {
+            (None, []) => true,
+            // Of what runs at a site that is no more nobody knows anything, and it waits for ever.
+            (Some(proxy), there) if proxy.choice == Some(NOWHERE) => there.is_empty(),
+            (Some(proxy), [inst]) if wanted(Some(proxy)) => runs(proxy, inst),
+            (Some(proxy), _) if wanted(Some(proxy)) => false,
+            (Some(proxy), there) if proxy.deleting.is_none() && !proxy.status.given_up => {
+                matches!(there, [] | [_]) && there.iter().all(|inst| inst.owner == proxy.id && inst.phase.terminal())
+            }
+            _ => false,
         }
-        _ => false,
     })
+}
+
+fn runs(proxy: &Proxy, inst: &Inst) -> bool {
+    inst.owner == proxy.id
+        && Some(inst.site) == proxy.choice
+        && inst.deleting.is_none()
+        && inst.sent == proxy.want
+        && inst.phase == Phase::Running
+        && proxy.status.phase == inst.phase
+        && proxy.status.shown == Shown::Instance
+        && proxy.status.observed == Some(proxy.want)
 }

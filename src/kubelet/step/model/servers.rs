@@ -1,6 +1,9 @@
-//! Both API servers and the target's kubelet: what a write does, and whether it should have been made.
+//! The API servers and the kubelets of the sites: what a write does, and whether it should have been made.
 
-use super::world::{HOST, Id, Inst, Name, Notice, Policy, Proxy, Reply, Request, Status, TARGET, Truth, World, Wrong};
+use super::world::{
+    HOST, Id, Inst, Name, Notice, Policy, Proxy, Reply, Request, SITE, SITES, Status, Truth, World, Wrong,
+};
+use crate::kubelet::sites::Index;
 use crate::kubelet::step::Phase;
 
 /// The grace period of a pod that asks for none, and of a user's deletion. Only that it is more than one second matters.
@@ -13,14 +16,22 @@ pub(super) struct Sender {
     pub(super) stray: bool,
 }
 
-/// A server carries out a request.
-pub(super) fn serve(w: &mut World, policy: Policy, sender: Sender, id: Id, request: Request) -> Reply {
+/// A server carries out a request. The chooser, whose choice nobody could have foreseen, has found `pick`.
+pub(super) fn serve(w: &mut World, policy: Policy, sender: Sender, id: Id, request: Request, pick: Index) -> Reply {
     match request {
-        Request::Create { want, told } => {
-            match w.name(id).target {
+        Request::Create { site, want, told } => {
+            let at = usize::from(site);
+            match w.name(id).insts[at] {
                 Some(there) if there.owner == id => return Reply::Made(there),
                 Some(_) => return Reply::Namesake,
                 None => {}
+            }
+            // Whoever was given up, or went, could not know what has happened since, and nobody was told what it has made.
+            let name = w.name(id);
+            let second =
+                |other: usize| name.insts[other].is_some_and(|inst| inst.owner == id) && name.makers[other].is_some();
+            if !sender.stray && (0..SITES).any(|other| other != at && second(other)) {
+                w.blame(Wrong::Doubled);
             }
             if told.terminal {
                 w.blame(Wrong::StartedAfterEnd);
@@ -34,25 +45,30 @@ pub(super) fn serve(w: &mut World, policy: Policy, sender: Sender, id: Id, reque
             let name = w.name(id);
             let uid = name.instances;
             name.instances += 1;
-            name.maker = (!sender.stray).then_some(sender.process);
-            let version = next(name, TARGET);
-            let made =
-                Inst { uid, owner: id, version, sent: want, deleting: None, phase: Phase::Pending, started: false };
-            set_target(w, made);
+            name.makers[at] = (!sender.stray).then_some(sender.process);
+            let version = next(name, SITE + at);
+            let (sent, phase) = (want, Phase::Pending);
+            let made = Inst { uid, owner: id, version, sent, deleting: None, phase, started: false, site };
+            name.insts[at] = Some(made);
+            w.tell(SITE + at, Notice::Inst(made));
             Reply::Made(made)
         }
-        Request::Update { instance, want } => match w.name(id).target {
+        Request::Update { site, instance, want } => match w.name(id).insts[usize::from(site)] {
             Some(there) if there.uid == instance => {
                 if there.sent != want {
-                    change_target(w, id, |inst| inst.sent = want);
+                    change_inst(w, id, site, |inst| inst.sent = want);
                 }
-                w.name(id).target.map_or(Reply::Refused, Reply::Made)
+                w.name(id).insts[usize::from(site)].map_or(Reply::Refused, Reply::Made)
             }
             _ => Reply::Refused,
         },
-        Request::Delete { instance, grace } => delete_instance(w, id, instance, grace),
+        Request::Delete { site, instance, grace } => delete_instance(w, id, site, instance, grace),
         Request::Report { version, status } => report(w, policy, id, version, status),
-        Request::Seek => w.name(id).target.filter(|there| there.owner == id).map_or(Reply::Gone, Reply::Made),
+        Request::Place { version, site, .. } => place(w, id, version, site.unwrap_or(pick)),
+        Request::Seek { site } => {
+            let there = w.name(id).insts[usize::from(site)].filter(|there| there.owner == id);
+            there.map_or(Reply::Gone, Reply::Made)
+        }
         Request::Find => Reply::Found(w.proxy(id).copied()),
         Request::DeleteProxy => {
             delete_proxy(w, sender, id);
@@ -62,20 +78,34 @@ pub(super) fn serve(w: &mut World, policy: Policy, sender: Sender, id: Id, reque
 }
 
 /// Longshore stops an instance, by its UID.
-fn delete_instance(w: &mut World, id: Id, instance: u8, grace: Option<u32>) -> Reply {
-    let Some(there) = w.name(id).target.filter(|there| there.uid == instance) else { return Reply::Gone };
-    if there.deleting.is_none() && !there.phase.terminal() && w.proxy(there.owner).is_some_and(Proxy::live) {
+fn delete_instance(w: &mut World, id: Id, site: Index, instance: u8, grace: Option<u32>) -> Reply {
+    let at = usize::from(site);
+    let Some(there) = w.name(id).insts[at].filter(|there| there.uid == instance) else { return Reply::Gone };
+    let moved = truth(w.name(id), there.owner).moved;
+    let alive = there.deleting.is_none() && !there.phase.terminal();
+    if alive && !moved && w.proxy(there.owner).is_some_and(|proxy| proxy.wants(at)) {
         w.blame(Wrong::Reaped);
     }
     let grace = grace.unwrap_or(GRACE);
     if there.phase.terminal() {
-        remove_target(w, id);
+        remove_inst(w, id, site);
     } else if grace == 0 {
         w.blame(Wrong::RemovedAlive);
     } else if there.deleting.is_none_or(|now| grace < now) {
-        change_target(w, id, |inst| inst.deleting = Some(grace));
+        change_inst(w, id, site, |inst| inst.deleting = Some(grace));
     }
     Reply::Stopping
+}
+
+/// A choice, fenced by UID and version.
+fn place(w: &mut World, id: Id, version: u64, site: Index) -> Reply {
+    let Some(proxy) = w.proxy(id).copied().filter(|proxy| proxy.version == version) else { return Reply::Conflict };
+    w.chosen = true;
+    if proxy.choice == Some(site) {
+        return Reply::Patched(proxy);
+    }
+    let placed = change_host(w, id, |proxy| proxy.choice = Some(site));
+    placed.map_or(Reply::Conflict, Reply::Patched)
 }
 
 /// A status patch that carries UID and version.
@@ -112,18 +142,21 @@ fn delete_proxy(w: &mut World, sender: Sender, id: Id) {
         w.blame(Wrong::DeletedWithoutCause);
     }
     let name = w.name(id);
-    if name.target.is_some_and(|inst| inst.owner == id) && name.maker == Some(sender.process) && !given_up {
+    let runs =
+        |at: usize| name.insts[at].is_some_and(|inst| inst.owner == id) && name.makers[at] == Some(sender.process);
+    if (0..SITES).any(runs) && !given_up {
         w.blame(Wrong::DeletedTooEarly);
     }
     remove_host(w, id);
 }
 
-/// The user creates the next pod of a name.
-pub(super) fn create_proxy(w: &mut World, name: u8) {
+/// The user creates the next pod of a name, for which a site may have been chosen already.
+pub(super) fn create_proxy(w: &mut World, name: u8, choice: Option<Index>) {
     let slot = &mut w.names[usize::from(name)];
     let id = Id { name, life: slot.lives };
     slot.lives += 1;
-    let proxy = Proxy { id, version: next(slot, HOST), deleting: None, status: Status::default(), want: 0 };
+    let version = next(slot, HOST);
+    let proxy = Proxy { id, version, deleting: None, status: Status::default(), want: 0, choice };
     slot.host = Some(proxy);
     w.tell(HOST, Notice::Proxy(proxy));
 }
@@ -143,42 +176,42 @@ pub(super) fn user_changes(w: &mut World, id: Id) {
     change_host(w, id, |proxy| proxy.want += 1);
 }
 
-/// The target's kubelet starts an instance.
-pub(super) fn start(w: &mut World, id: Id) {
-    change_target(w, id, |inst| {
+/// A site's kubelet starts an instance.
+pub(super) fn start(w: &mut World, id: Id, site: Index) {
+    change_inst(w, id, site, |inst| {
         inst.phase = Phase::Running;
         inst.started = true;
     });
 }
 
 /// An instance comes to its end without anybody's help: a job completes, a server is evicted.
-pub(super) fn end(w: &mut World, policy: Policy, id: Id) {
+pub(super) fn end(w: &mut World, policy: Policy, id: Id, site: Index) {
     let phase = if policy == Policy::Always { Phase::Failed } else { Phase::Succeeded };
-    finish_with(w, id, phase);
+    finish_with(w, id, site, phase);
 }
 
-/// The target's kubelet ends a terminating instance: first its status says so, then it goes.
-pub(super) fn finish(w: &mut World, id: Id) {
-    if w.name(id).target.is_some_and(|inst| inst.phase.terminal()) {
-        remove_target(w, id);
+/// A site's kubelet ends a terminating instance: first its status says so, then it goes.
+pub(super) fn finish(w: &mut World, id: Id, site: Index) {
+    if w.name(id).insts[usize::from(site)].is_some_and(|inst| inst.phase.terminal()) {
+        remove_inst(w, id, site);
     } else {
-        finish_with(w, id, Phase::Failed);
+        finish_with(w, id, site, Phase::Failed);
     }
 }
 
-fn finish_with(w: &mut World, id: Id, phase: Phase) {
-    let owner = change_target(w, id, |inst| inst.phase = phase).map_or(id, |inst| inst.owner);
+fn finish_with(w: &mut World, id: Id, site: Index, phase: Phase) {
+    let owner = change_inst(w, id, site, |inst| inst.phase = phase).map_or(id, |inst| inst.owner);
     let truth = truth(w.name(id), owner);
     truth.succeeded |= phase == Phase::Succeeded;
     truth.failed |= phase == Phase::Failed;
 }
 
-/// Somebody in the target deletes an instance, or its node vanishes with it.
-pub(super) fn interfere(w: &mut World, id: Id, vanish: bool) {
-    if vanish || w.name(id).target.is_some_and(|inst| inst.phase.terminal()) {
-        remove_target(w, id);
+/// Somebody at the site deletes an instance, or its node vanishes with it.
+pub(super) fn interfere(w: &mut World, id: Id, site: Index, vanish: bool) {
+    if vanish || w.name(id).insts[usize::from(site)].is_some_and(|inst| inst.phase.terminal()) {
+        remove_inst(w, id, site);
     } else {
-        change_target(w, id, |inst| inst.deleting = Some(GRACE));
+        change_inst(w, id, site, |inst| inst.deleting = Some(GRACE));
     }
 }
 
@@ -186,7 +219,7 @@ pub(super) fn interfere(w: &mut World, id: Id, vanish: bool) {
 pub(super) fn list(w: &World, side: usize) -> Vec<Notice> {
     let objects = w.names.iter().filter_map(|name| match side {
         HOST => name.host.map(Notice::Proxy),
-        _ => name.target.map(Notice::Inst),
+        _ => name.insts[side - SITE].map(Notice::Inst),
     });
     objects.collect()
 }
@@ -216,26 +249,23 @@ fn remove_host(w: &mut World, id: Id) {
     w.tell(HOST, Notice::NoProxy(id));
 }
 
-fn change_target(w: &mut World, id: Id, change: impl FnOnce(&mut Inst)) -> Option<Inst> {
+fn change_inst(w: &mut World, id: Id, site: Index, change: impl FnOnce(&mut Inst)) -> Option<Inst> {
+    let at = usize::from(site);
     let name = w.name(id);
-    let version = next(name, TARGET);
-    let inst = name.target.as_mut()?;
+    let version = next(name, SITE + at);
+    let inst = name.insts[at].as_mut()?;
     change(inst);
     inst.version = version;
     let inst = *inst;
-    w.tell(TARGET, Notice::Inst(inst));
+    w.tell(SITE + at, Notice::Inst(inst));
     Some(inst)
 }
 
-fn set_target(w: &mut World, inst: Inst) {
-    w.name(inst.owner).target = Some(inst);
-    w.tell(TARGET, Notice::Inst(inst));
-}
-
-fn remove_target(w: &mut World, id: Id) {
+fn remove_inst(w: &mut World, id: Id, site: Index) {
+    let at = usize::from(site);
     let name = w.name(id);
-    name.maker = None;
-    let Some(inst) = name.target.take() else { return };
+    name.makers[at] = None;
+    let Some(inst) = name.insts[at].take() else { return };
     truth(name, inst.owner).lost |= inst.started;
-    w.tell(TARGET, Notice::NoInst(inst.owner, inst.uid));
+    w.tell(SITE + at, Notice::NoInst(inst.owner, inst.uid));
 }

@@ -1,11 +1,17 @@
-//! All that there is: two API servers, the pods on them, the processes, and what is under way between them.
+//! All that there is: the host's API server and those of the sites, the pods on them, the processes, and what is under way
+//! between them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use crate::kubelet::sites::{Index, NOWHERE};
 use crate::kubelet::step::{Health, InstanceView, Phase, ProxyView, Reach, Record};
 
 /// How many pods in a row may have one name.
 pub(super) const LIVES: usize = 2;
+
+/// How many sites there may be.
+pub(super) const SITES: usize = 2;
 
 /// The UID of a proxy: which name, and its how manieth holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,11 +66,18 @@ pub(super) struct Proxy {
     pub(super) deleting: Option<u32>,
     pub(super) status: Status,
     pub(super) want: u8,
+    /// Where it runs; always there if there is one site only.
+    pub(super) choice: Option<Index>,
 }
 
 impl Proxy {
     pub(super) fn live(&self) -> bool {
         self.deleting.is_none() && !self.status.phase.terminal()
+    }
+
+    /// Whether something of it may run at this site.
+    pub(super) fn wants(&self, site: usize) -> bool {
+        self.live() && self.choice.is_none_or(|choice| choice == NOWHERE || usize::from(choice) == site)
     }
 
     pub(super) fn view(&self, policy: Policy) -> ProxyView {
@@ -81,14 +94,14 @@ impl Proxy {
                 },
             once: policy == Policy::Never,
             want: self.want.into(),
-            site: Some(0),
+            site: self.choice,
             given_up: self.status.given_up,
             evictable: false,
         }
     }
 }
 
-/// A delegate on the target's API server.
+/// A delegate on the API server of a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Inst {
     /// Which of its name.
@@ -100,39 +113,47 @@ pub(super) struct Inst {
     pub(super) deleting: Option<u32>,
     pub(super) phase: Phase,
     pub(super) started: bool,
+    pub(super) site: Index,
 }
 
 impl Inst {
     pub(super) fn view(&self) -> InstanceView {
         InstanceView {
-            uid: UIDS[usize::from(self.uid)].into(),
+            uid: uid(self.uid),
             version: self.version,
             sent: self.sent.into(),
             deleting: self.deleting,
             health: Health { phase: self.phase, ready: self.phase == Phase::Running, trouble: false },
             started: self.started,
-            site: 0,
+            site: self.site,
         }
     }
 }
 
 /// Names for instances; more than the faults of any configuration can make.
-pub(super) const UIDS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+const UIDS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+
+/// The UID of an instance.
+pub(super) fn uid(number: u8) -> Arc<str> {
+    // Millions of states mention the same few.
+    thread_local!(static SHARED: [Arc<str>; UIDS.len()] = UIDS.map(Into::into));
+    SHARED.with(|shared| shared[usize::from(number)].clone())
+}
 
 /// What an instance is called among those of its name.
 pub(super) fn number(uid: &str) -> u8 {
     uid.bytes().next().map_or(0, |digit| digit - b'0')
 }
 
-/// One pod name on both sides.
+/// One pod name everywhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Name {
     pub(super) host: Option<Proxy>,
-    pub(super) target: Option<Inst>,
-    /// The process whose request, not given up, made what is in `target`.
-    pub(super) maker: Option<usize>,
+    pub(super) insts: [Option<Inst>; SITES],
+    /// The process whose request, not given up, made what is in `insts`.
+    pub(super) makers: [Option<usize>; SITES],
     /// The last version on each side.
-    pub(super) versions: [u64; 2],
+    pub(super) versions: [u64; SIDES],
     /// How many proxies and instances there have been.
     pub(super) lives: u8,
     pub(super) instances: u8,
@@ -140,6 +161,13 @@ pub(super) struct Name {
     pub(super) changes: u8,
     /// What is true of each life, whoever knows it.
     pub(super) truth: [Truth; LIVES],
+}
+
+impl Name {
+    /// Whether something is there at any site.
+    pub(super) fn runs(&self) -> bool {
+        self.insts.iter().any(Option::is_some)
+    }
 }
 
 /// Facts about a proxy UID that outlast both of its objects.
@@ -153,6 +181,8 @@ pub(super) struct Truth {
     pub(super) failed: bool,
     /// The user did not want to wait for its target any longer.
     pub(super) given_up: bool,
+    /// A process has found that it could not start where it was.
+    pub(super) moved: bool,
 }
 
 /// What a process has been told of a proxy UID, by any event or answer that it has read. Production has no such memory;
@@ -178,9 +208,22 @@ pub(super) enum Notice {
     Listed,
 }
 
-/// The two sides; indexes.
+impl Notice {
+    /// Whose news it is.
+    pub(super) fn of(&self) -> Option<Id> {
+        match self {
+            Self::Proxy(proxy) => Some(proxy.id),
+            Self::Inst(inst) => Some(inst.owner),
+            Self::NoProxy(id) | Self::NoInst(id, _) => Some(*id),
+            Self::Listing | Self::Listed => None,
+        }
+    }
+}
+
+/// The sides: the host's, and from here on one for each site.
 pub(super) const HOST: usize = 0;
-pub(super) const TARGET: usize = 1;
+pub(super) const SITE: usize = 1;
+pub(super) const SIDES: usize = SITE + SITES;
 
 /// A watch of one side by one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -202,14 +245,14 @@ impl Watch {
 /// A Longshore process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Process {
-    pub(super) watches: [Watch; 2],
+    pub(super) watches: [Watch; SIDES],
     /// In the order of their ids.
     pub(super) entries: Vec<Entry>,
     /// The proxy that was last seen under each name.
     pub(super) named: Vec<Option<Id>>,
     pub(super) told: Vec<Told>,
-    /// What it thinks of the target.
-    pub(super) reach: Reach,
+    /// What it thinks of each site.
+    pub(super) reach: [Reach; SITES],
 }
 
 /// What the table keeps of a pod.
@@ -223,7 +266,7 @@ pub(super) struct Entry {
     /// The phase that the last status of an instance shows, and whether a container has started.
     pub(super) last: (Phase, bool),
     /// Seen since the last list of each side began.
-    pub(super) seen: [bool; 2],
+    pub(super) seen: [bool; SIDES],
     /// Timers that run.
     pub(super) due: bool,
     pub(super) retry: bool,
@@ -241,7 +284,7 @@ impl Entry {
             home: None,
             body: None,
             last: (Phase::Pending, false),
-            seen: [false; 2],
+            seen: [false; SIDES],
             due: false,
             retry: false,
             dirty: false,
@@ -255,22 +298,29 @@ impl Entry {
 pub(super) struct Flight {
     pub(super) request: Request,
     pub(super) reply: Option<Reply>,
-    /// A list of each side has begun since.
-    pub(super) old: [bool; 2],
+    /// Where the pod was when it was sent.
+    pub(super) place: Option<Index>,
+    /// A list of that site has begun since, or an instance has gone.
+    pub(super) old: bool,
+    /// A list of the host has begun since.
+    pub(super) host_old: bool,
 }
 
 /// A request with all that the server is told. `told` is what the sender had been told; the server does not look at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Request {
     Create {
+        site: Index,
         want: u8,
         told: Told,
     },
     Update {
+        site: Index,
         instance: u8,
         want: u8,
     },
     Delete {
+        site: Index,
         instance: u8,
         grace: Option<u32>,
     },
@@ -278,9 +328,17 @@ pub(super) enum Request {
         version: u64,
         status: Status,
     },
+    /// Writes a choice: this site, or one that the chooser finds.
+    Place {
+        version: u64,
+        site: Option<Index>,
+        shunned: Option<Index>,
+    },
     Find,
-    /// Asks the target for the instance.
-    Seek,
+    /// Asks a site for the instance.
+    Seek {
+        site: Index,
+    },
     DeleteProxy,
 }
 
@@ -327,6 +385,8 @@ pub(super) enum Wrong {
     StartedAfterEnd,
     /// A pod whose instance had ended by itself was started again by somebody who could know.
     RestartedCompleted,
+    /// A pod has two instances, and whoever made the second could know.
+    Doubled,
     /// One record makes decisions without end and without any event.
     Circles,
 }
@@ -339,6 +399,8 @@ pub(super) struct World {
     pub(super) strays: Vec<Stray>,
     /// How many faults may still happen.
     pub(super) faults: u8,
+    /// A site was chosen once. Until then all sites are alike, and the first choice can be the first site.
+    pub(super) chosen: bool,
     pub(super) wrong: Option<Wrong>,
 }
 

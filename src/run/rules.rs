@@ -1,0 +1,62 @@
+//! What the translation of pods has to know of a configuration.
+
+use std::collections::BTreeMap;
+
+use crate::api::target::{Mapping, Namespaces, TargetSpec};
+use crate::kubelet::node::status::DEFAULT_LABELS;
+use crate::provider::target::Places;
+use crate::provider::translate::{Guardrails, Rules};
+
+/// What a target says of pods, in the provider's words.
+pub(crate) fn rules(spec: &TargetSpec) -> Rules {
+    let rails = spec.guardrails.clone();
+    Rules {
+        guardrails: Guardrails {
+            namespaces: rails.namespaces,
+            privileged: rails.privileged,
+            host_path: rails.host_path,
+            host_network: rails.host_network,
+            host_pid: rails.host_pid,
+            host_ipc: rails.host_ipc,
+            added_capabilities: rails.added_capabilities,
+            node_name: rails.node_name,
+        },
+        priority_classes: spec.priority_classes.clone(),
+        runtime_classes: spec.runtime_classes.clone(),
+        schedulers: spec.schedulers.clone(),
+    }
+}
+
+/// The labels by which pods select a virtual node, with those that the user wants on it.
+pub(crate) fn node_labels(own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let defaults = DEFAULT_LABELS.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    defaults.into_iter().chain(own.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_default_a_target_allows_what_the_translation_does() {
+        let spec = serde_json::from_value(serde_json::json!({"kubeconfig": {"file": "east.yaml"}})).unwrap();
+        assert_eq!(rules(&spec), Rules::default());
+    }
+
+    #[test]
+    fn own_labels_win() {
+        let labels = node_labels(&BTreeMap::from([("topology.kubernetes.io/zone".into(), "z".into())]));
+        assert_eq!(labels["topology.kubernetes.io/zone"], "z");
+        assert_eq!(labels["type"], "virtual-kubelet");
+    }
+}
+
+/// Where in a target the delegates go.
+pub(crate) fn places(namespaces: &Namespaces) -> Places {
+    let given = |field: &Option<String>| field.clone().unwrap_or_default();
+    match namespaces.mapping {
+        Mapping::Same => Places::Same,
+        Mapping::Prefixed => Places::Prefixed(given(&namespaces.prefix)),
+        Mapping::Single => Places::Single(given(&namespaces.single)),
+    }
+}
