@@ -165,7 +165,7 @@ impl Desk {
             News::Seen(Kind::VirtualNode, resource) => return self.see(*resource),
             News::Gone(Kind::Target, name) => self.targets.forget(&name),
             News::Gone(Kind::VirtualNode, name) => drop(self.nodes.remove(&name)),
-            News::Secret(key, content) => self.targets.secret(key, content),
+            News::Secret(key, content) => self.targets.secret(&key, content),
             News::Diagnosed(target, number, result) => {
                 self.report.diagnosed(&target, number, result);
                 return false;
@@ -281,19 +281,17 @@ impl Desk {
             }
             return;
         }
-        let listener = match before.filter(|runs| runs.planned.port == planned.port) {
-            Some(runs) => runs.listener.clone(),
-            None => {
-                let address = SocketAddr::new(self.shared.setup.bind_address, planned.port);
-                match TcpListener::bind(address).await {
-                    Ok(listener) => Arc::new(listener),
-                    Err(error) => {
-                        let message =
-                            format!("failed to listen on {address}: {error}; free the port, or give spec.port");
-                        self.obstacles.insert(name.into(), message);
-                        self.unfinished = true;
-                        return;
-                    }
+        let listener = if let Some(runs) = before.filter(|runs| runs.planned.port == planned.port) {
+            runs.listener.clone()
+        } else {
+            let address = SocketAddr::new(self.shared.setup.bind_address, planned.port);
+            match TcpListener::bind(address).await {
+                Ok(listener) => Arc::new(listener),
+                Err(error) => {
+                    let message = format!("failed to listen on {address}: {error}; free the port, or give spec.port");
+                    self.obstacles.insert(name.into(), message);
+                    self.unfinished = true;
+                    return;
                 }
             }
         };

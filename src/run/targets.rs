@@ -62,7 +62,7 @@ pub(super) struct Linked {
 /// The text of a kubeconfig and where it comes from.
 struct Text {
     origin: String,
-    text: String,
+    content: String,
     secret: bool,
 }
 
@@ -99,8 +99,8 @@ impl Targets {
         self.declared.remove(name);
     }
 
-    pub(super) fn secret(&mut self, key: SecretKey, content: Content) {
-        if let Some(watched) = self.secrets.get_mut(&key) {
+    pub(super) fn secret(&mut self, key: &SecretKey, content: Content) {
+        if let Some(watched) = self.secrets.get_mut(key) {
             watched.content = Some(content);
         }
     }
@@ -191,7 +191,7 @@ impl Targets {
         if let Some(file) = &source.file {
             let origin = file.display().to_string();
             return Some(match tokio::fs::read_to_string(file).await {
-                Ok(text) => Ok(Text { origin, text, secret: false }),
+                Ok(text) => Ok(Text { origin, content: text, secret: false }),
                 Err(error) => {
                     let message = format!("failed to read the kubeconfig {origin}: {error}");
                     Err(Acceptance::Bad("InvalidKubeconfig", message))
@@ -225,7 +225,7 @@ impl Targets {
                     bad("SecretKeyNotFound", message)
                 }
                 Some(Err(_)) => bad("InvalidKubeconfig", format!("the kubeconfig {origin} is no text")),
-                Some(Ok(text)) => Some(Ok(Text { origin, text, secret: true })),
+                Some(Ok(text)) => Some(Ok(Text { origin, content: text, secret: true })),
             },
         }
     }
@@ -233,7 +233,7 @@ impl Targets {
     /// Makes clients where the kubeconfig is another one.
     async fn link(&mut self, name: &str, spec: TargetSpec, text: Text) -> Result<(), Acceptance> {
         let context = spec.kubeconfig.context.clone();
-        let digest = format!("{:x}", Sha256::digest(format!("{} {context:?} {}", text.secret, text.text)));
+        let digest = format!("{:x}", Sha256::digest(format!("{} {context:?} {}", text.secret, text.content)));
         if let Some(linked) = self.linked.get_mut(name)
             && linked.digest == digest
         {
@@ -274,7 +274,7 @@ impl Targets {
         let context = spec.kubeconfig.context.as_deref();
         let config = match &spec.kubeconfig.file {
             Some(file) => clients::target(file, context).await?,
-            None => clients::secret(&text.origin, &text.text, context).await?,
+            None => clients::secret(&text.origin, &text.content, context).await?,
         };
         let address = format!("{}{}", clients::address(&config), config.cluster_url.path().trim_end_matches('/'));
         let same = self.linked.get(name).filter(|linked| linked.address == address);

@@ -57,14 +57,14 @@ impl Unit {
         listener: &Arc<TcpListener>,
     ) -> Result<Self, StartError> {
         let (setup, host) = (&shared.setup, &shared.host);
-        let mut served = std::collections::BTreeMap::new();
+        let mut by_name = std::collections::BTreeMap::new();
         let (mut members, mut heartbeats, mut contacts, mut partitions) = (vec![], vec![], vec![], vec![]);
         for target in &node.targets {
             let provider = connect(shared, node, target).await?;
             let contact = watch::Sender::default();
             contacts.push(contact.subscribe());
             partitions.push(target.spec.partition.policy());
-            served.insert(target.name.clone(), Served { provider: provider.clone(), contact: contact.subscribe() });
+            by_name.insert(target.name.clone(), Served { provider: provider.clone(), contact: contact.subscribe() });
             members.push(Member {
                 name: target.name.clone(),
                 leaving: target.leaving,
@@ -75,7 +75,7 @@ impl Unit {
             heartbeats.push(Heartbeat { provider, silence: target.spec.heartbeat.timeout(), contact });
         }
         let (sites, status, whole) = join(members, node, &contacts, &mut heartbeats);
-        let kept = Kept { report: status.node_status(), contact: whole.clone(), targets: served };
+        let kept = Kept { report: status.node_status(), contact: whole.clone(), targets: by_name };
         let shown = shared.board.show(&node.name, kept);
 
         let several = node.several;

@@ -64,7 +64,7 @@ impl Health {
     /// A new sum of the nodes; what the target said otherwise stays.
     pub(super) fn resources(&self, sum: NodeReport) {
         let sum = self.ceiling.apply(sum);
-        *self.unknown.lock().unwrap_or_else(PoisonError::into_inner) = sum.trouble.clone();
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&sum.trouble);
         self.report.send_if_modified(|report| {
             let mut next = NodeReport { trouble: report.trouble.clone(), ..sum };
             if next.kubelet_version.is_empty() {

@@ -136,7 +136,9 @@ impl Report {
         };
         if let Some(first) = served.first() {
             let mut used = Requests::new();
-            served.iter().for_each(|one| requests::add(&mut used, &one.provider.committed()));
+            for one in served {
+                requests::add(&mut used, &one.provider.committed());
+            }
             let report = crate::kubelet::provider::NodeProvider::node_status(&*first.provider).borrow().clone();
             status.nodes = first.provider.nodes();
             status.delegates = used.get("pods").and_then(|pods| pods.to_string().parse().ok()).or(Some(0));
@@ -225,7 +227,9 @@ impl Report {
             let well = kept.targets.values().filter(|one| *one.contact.borrow() == Contact::Answers).count();
             let all = plan.nodes.get(&resource.name).map_or(0, |node| node.spec.targets.len());
             let mut used = Requests::new();
-            kept.targets.values().for_each(|one| requests::add(&mut used, &one.provider.committed()));
+            for one in kept.targets.values() {
+                requests::add(&mut used, &one.provider.committed());
+            }
             status.targets = Some(format!("{well}/{all}"));
             status.usage = Some(usage(&used, &report));
         }
