@@ -187,16 +187,16 @@ pub fn roles(rights: &[Right]) -> BTreeMap<Option<String>, Vec<PolicyRule>> {
     let mut roles: BTreeMap<Option<String>, Vec<PolicyRule>> = BTreeMap::new();
     for right in rights {
         let namespace = (!right.namespace.is_empty()).then(|| right.namespace.clone().into_owned());
-        let role = roles.entry(namespace).or_default();
+        let granted = roles.entry(namespace).or_default();
         let names = (!right.name.is_empty()).then(|| vec![right.name.to_owned()]);
         let same = |rule: &&mut PolicyRule| {
             rule.api_groups.as_deref() == Some(&[right.group.to_owned()])
                 && rule.resources.as_deref() == Some(&[right.full_resource()])
                 && rule.resource_names == names
         };
-        match role.iter_mut().find(same) {
+        match granted.iter_mut().find(same) {
             Some(rule) => rule.verbs.push(right.verb.to_owned()),
-            None => role.push(PolicyRule {
+            None => granted.push(PolicyRule {
                 api_groups: Some(vec![right.group.to_owned()]),
                 resources: Some(vec![right.full_resource()]),
                 resource_names: names,
