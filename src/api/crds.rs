@@ -1,7 +1,7 @@
 //! The CustomResourceDefinitions, from the same types that read files.
 //!
 //! The API server needs no more than the types say: shapes, defaults and bounds are derived. What a schema cannot say are
-//! rules between fields, in CEL ([`RULES`]); each of them is also a finding of the types' own check, which says more.
+//! rules between fields, in CEL (`RULES`); each of them is also a finding of the types' own check, which says more.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
