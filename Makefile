@@ -6,7 +6,7 @@ DENY := $(CACHE)/tools/bin/cargo-deny
 DENY_VERSION := 0.20.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test fmt lint deny unit e2e clusters-down
+.PHONY: help demo demo-down test fmt lint deny unit mutants e2e chaos chaos-short clusters-down
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ demo: ## Two real clusters, Longshore between them, pods offloaded: installs and
 demo-down: ## Ends what `make demo` started
 	@hack/demo down
 
-test: fmt lint deny unit e2e ## Everything that CI runs: formatting, lints, unit tests, end-to-end tests on real clusters
+test: fmt lint deny unit e2e chaos-short ## Everything that CI runs: formatting, lints, unit tests, end-to-end tests on real clusters
 
 fmt: ## Checks the formatting
 	$(CARGO) fmt --all --check
@@ -35,12 +35,24 @@ $(DENY):
 unit: ## Unit tests: pure decisions, and the shells around them over fake services
 	$(CARGO) test --workspace --exclude e2e --quiet
 
+mutants: ## Shows that the checkers can fail: each mistake in hack/mutants is found by the test that it names
+	hack/mutants/run
+
 e2e: ## End-to-end tests on real clusters of this machine (brings up `host` and `east`; needs root)
 	hack/clusters deps
 	hack/clusters build
-	$(CARGO) build --bin longshore
+	$(CARGO) build --bin longshore --features crash-points
 	hack/clusters up host east
 	$(CARGO) test --package e2e -- $(E2E_ARGS)
+
+chaos: ## Breaks everything at random and judges: SEED=7 DURATION=120 PODS=200 TARGETS=2 REAL=1 make chaos
+	hack/clusters deps
+	hack/clusters build
+	$(CARGO) build --bin longshore
+	$(CARGO) run --quiet --package chaos
+
+chaos-short: ## A short seed set of `make chaos`, as a part of `make test`
+	@$(MAKE) --no-print-directory chaos SEED=3,5 DURATION=25 PODS=80
 
 clusters-down: ## Ends all local clusters
 	hack/clusters down

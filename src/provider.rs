@@ -1,12 +1,19 @@
 //! The Kubernetes provider: all that knows of target clusters.
 
+mod before;
 pub mod capacity;
+pub mod claims;
 pub mod feedback;
 pub mod fleet;
+pub mod follow;
 pub mod names;
 pub mod placement;
+pub mod places;
 pub mod quantity;
+pub mod reach;
 pub mod requests;
+pub mod services;
 pub mod target;
+pub mod teller;
 pub mod translate;
 pub mod tunnel;

@@ -3,24 +3,24 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use kube::{Client, Config};
+use kube::Client;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::clients::{self, ClientsError};
+use crate::api::clients::{self, Access, ClientsError, Link};
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{Placement, Taint};
+use crate::kubelet::host::Host;
 use crate::kubelet::node::NodeError;
 use crate::kubelet::server::{ClientTrust, ServerError, TlsError, TrustError};
 use crate::leader::Replica;
 
 mod board;
 mod drain;
-mod files;
 mod keeper;
-mod link;
 mod plan;
 mod resources;
 pub(crate) mod rules;
@@ -31,13 +31,12 @@ mod watches;
 
 use board::Board;
 use keeper::keep;
-pub use link::Link;
 
 /// Everything that a run needs, resolved and checked. It has no `Debug` because that would show credentials.
 #[derive(Clone)]
 pub struct Setup {
     /// How to reach the host cluster.
-    pub host: Config,
+    pub host: Access,
     /// Which cluster the host is, for ever: the UID of its namespace `kube-system`.
     pub host_id: String,
     /// The virtual nodes of a configuration file; none where the resources of the host are served.
@@ -48,8 +47,10 @@ pub struct Setup {
     pub node_ip: IpAddr,
     /// The address on which the kubelet API listens.
     pub bind_address: IpAddr,
-    /// How many pods are worked on at the same time.
+    /// How many pods of each target are worked on at the same time.
     pub workers: usize,
+    /// Pods on both sides are listed anew after this long; `None` means never.
+    pub relist_after: Option<Duration>,
     /// The namespace of the leases by which replicas share the nodes.
     pub lease_namespace: String,
     /// Which replica this is: no two that run at the same time have the same, and one that is restarted in its place keeps
@@ -83,6 +84,10 @@ pub struct NodeSetup {
     pub taints: Vec<Taint>,
     /// The port of its kubelet API, which no other node has.
     pub port: u16,
+    /// The claims of its pods are kept in its targets.
+    pub claims: bool,
+    /// Services and Ingresses that say so follow its pods.
+    pub services: bool,
 }
 
 /// A target of a virtual node. It has no `Debug` because that would show credentials.
@@ -93,8 +98,9 @@ pub struct NodeTarget {
     /// What the user wants of it.
     pub spec: TargetSpec,
     /// How to reach it.
-    pub config: Config,
-    /// Clients that are there already, whose credentials may change.
+    pub config: Access,
+    /// Clients that are there already, whose credentials somebody exchanges. Without, clients follow what [`Self::config`] was
+    /// read from.
     pub link: Option<Link>,
     /// It takes no new pods.
     pub leaving: bool,
@@ -132,6 +138,8 @@ pub enum StartError {
 struct Shared {
     setup: Setup,
     host: Client,
+    /// The host as pods and providers see it; its watches are shared.
+    view: Host,
     trust: Arc<ClientTrust>,
     replica: Replica,
     board: Board,
@@ -149,14 +157,6 @@ pub async fn start(mut setup: Setup, shutdown: CancellationToken) -> Result<(), 
     let replica = Replica::new(&setup.host, &setup.lease_namespace, setup.identity.clone())
         .await
         .map_err(|source| StartError::BuildClient { what: "the leases of the host".into(), source })?;
-    let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
-    for follow in files::links(&mut setup.nodes).await? {
-        let stop = shutdown.clone();
-        tasks.spawn(async move {
-            stop.run_until_cancelled(follow).await;
-            Ok(())
-        });
-    }
     // All ports first: one that is taken should stop the start before any node exists.
     let mut nodes = vec![];
     for node in &setup.nodes {
@@ -164,8 +164,9 @@ pub async fn start(mut setup: Setup, shutdown: CancellationToken) -> Result<(), 
         let listener = TcpListener::bind(address).await.map_err(|source| ServerError::Bind { address, source })?;
         nodes.push((node.clone(), Arc::new(listener)));
     }
-    let watch = setup.watch.take();
-    let shared = Arc::new(Shared { setup, host, trust, replica, board: Board::default() });
+    let (watch, view) = (setup.watch.take(), Host::new(host.clone()));
+    let shared = Arc::new(Shared { setup, host, view, trust, replica, board: Board::default() });
+    let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
     let (follow, follower, stop) = (shared.trust.clone(), shared.host.clone(), shutdown.clone());
     tasks.spawn(async move {
         follow.follow(follower, stop).await;
@@ -195,6 +196,6 @@ pub async fn start(mut setup: Setup, shutdown: CancellationToken) -> Result<(), 
     outcome
 }
 
-async fn client(config: &Config, what: &str) -> Result<Client, StartError> {
-    clients::client(config).await.map_err(|source| StartError::BuildClient { what: what.into(), source })
+async fn client(access: &Access, what: &str) -> Result<Client, StartError> {
+    clients::client(access).await.map_err(|source| StartError::BuildClient { what: what.into(), source })
 }

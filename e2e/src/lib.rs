@@ -23,7 +23,10 @@ mod cluster;
 mod command;
 mod declared;
 mod history;
+mod https;
+mod injector;
 mod longshore;
+mod meddler;
 mod pod;
 mod report;
 mod resource;
@@ -35,7 +38,7 @@ mod world;
 
 use std::time::Duration;
 
-pub use anyhow::{Context, Result, bail, ensure};
+pub use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 pub use serde_json::{Value, json};
 
 pub use crate::{
@@ -45,7 +48,9 @@ pub use crate::{
     command::{Background, Output, run},
     declared::Declared,
     history::{Change, History, Observation},
+    injector::{Injector, SIDECAR},
     longshore::{Frozen, Longshore, Options},
+    meddler::{Asked, Fault, Meddler},
     pod::{IDLE, IMAGE, Pod, container},
     stories::{deployment, job, stateful_set},
     terminal::Terminal,

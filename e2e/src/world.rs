@@ -69,11 +69,69 @@ impl World {
         Self::on(Arc::new(dock), name)
     }
 
+    /// A world with a Longshore of its own, and more fields of its VirtualNode's spec.
+    pub fn alone_with(name: &str, node_spec: &str) -> Result<Self> {
+        let (node, lab) = (format!("e2e-{}-{name}", test_file()), lab()?);
+        let options = options(node, lab.kubeconfig("host")?, lab.kubeconfig("east")?);
+        let dock = Dock::start(Options { node_spec: node_spec.to_owned(), ..options })?;
+        dock.wait_for_node()?;
+        Self::on(Arc::new(dock), name)
+    }
+
     /// A world with a Longshore of its own that has this kubeconfig for its target; its node need not get Ready.
     pub fn aiming_at(name: &str, target: PathBuf) -> Result<Self> {
         let (node, host) = (format!("e2e-{}-{name}", test_file()), lab()?.kubeconfig("host")?);
         let dock = Dock::start(Options { heartbeat_seconds: 10, ..options(node, host, target) })?;
         Self::on(Arc::new(dock), name)
+    }
+
+    /// A world with a Longshore of its own that has more fields of its Target's spec, and this kubeconfig for the host, or
+    /// that of the admin.
+    pub fn with_spec(name: &str, host: Option<PathBuf>, target_spec: &str) -> Result<Self> {
+        let lab = lab()?;
+        let host = host.map_or_else(|| lab.kubeconfig("host"), Ok)?;
+        let dock = Dock::start(Options {
+            target_spec: target_spec.to_owned(),
+            ..options(format!("e2e-{}-{name}", test_file()), host, lab.kubeconfig("east")?)
+        })?;
+        dock.wait_for_node()?;
+        Self::on(Arc::new(dock), name)
+    }
+
+    /// Gives the node of a cluster an image of kubectl, and answers its name.
+    pub fn load_kubectl(cluster: &str) -> Result<&'static str> {
+        const KUBECTL: &str = "longshore.dev/kubectl:1";
+        let lab = lab()?;
+        let archive = tempfile::Builder::new().suffix(".tar").tempfile()?;
+        let image = lab::image::Image::new(KUBECTL).program(&lab.kubectl_path(), "/usr/bin/kubectl")?;
+        image.entrypoint(["/usr/bin/kubectl"]).write(archive.path())?;
+        lab.load_image(cluster, archive.path())?;
+        Ok(KUBECTL)
+    }
+
+    /// A world with a Longshore of its own that is started in another way; its node need not get Ready.
+    pub fn changed(name: &str, change: impl FnOnce(&mut Options)) -> Result<Self> {
+        Self::elsewhere(name, "host", "east", change)
+    }
+
+    /// The same between other clusters, which have to be up. In the world they are `host` and `east` all the same.
+    pub fn elsewhere(name: &str, host: &str, target: &str, change: impl FnOnce(&mut Options)) -> Result<Self> {
+        let lab = lab()?;
+        let node = format!("e2e-{}-{name}", test_file());
+        let mut options = options(node, lab.kubeconfig(host)?, lab.kubeconfig(target)?);
+        change(&mut options);
+        let clusters = [host, target].map(|cluster| Cluster::open(lab, cluster, "default"));
+        Self::on(Arc::new(Dock::between(options, clusters)?), name)
+    }
+
+    /// The clusters of this machine, with `host` and `east` up.
+    pub fn lab() -> Result<&'static Lab> {
+        lab()
+    }
+
+    /// A cluster seen from a namespace.
+    pub fn cluster(name: &str, namespace: &str) -> Result<Cluster> {
+        Cluster::open(lab()?, name, namespace)
     }
 
     /// A world with a Longshore whose links can be cut, and more fields of its Target's spec.
@@ -112,7 +170,7 @@ impl World {
     fn on(dock: Arc<Dock>, name: &str) -> Result<Self> {
         let lab = lab()?;
         let namespace = unique(name);
-        let clusters = ["host", "east"].map(|cluster| Cluster::open(lab, cluster, &namespace));
+        let clusters = [&dock.host, &dock.east].map(|cluster| Cluster::open(lab, cluster.name(), &namespace));
         let clusters = clusters.into_iter().collect::<Result<Vec<_>>>()?;
         clusters[0].create(json!({"kind": "Namespace", "metadata": {"name": namespace}}))?;
         let scene = Arc::new(Scene { log: dock.longshore.log_path(), clusters: clusters.clone() });
@@ -226,6 +284,7 @@ fn options(node: String, host: PathBuf, target: PathBuf) -> Options {
         target_spec: String::new(),
         more_targets: Vec::new(),
         node_spec: String::new(),
+        flags: Vec::new(),
         berth: None,
     }
 }
@@ -241,7 +300,10 @@ impl Dock {
 
     fn start(options: Options) -> Result<Self> {
         let lab = lab()?;
-        let [host, east] = ["host", "east"].map(|cluster| Cluster::open(lab, cluster, "default"));
+        Self::between(options, ["host", "east"].map(|cluster| Cluster::open(lab, cluster, "default")))
+    }
+
+    fn between(options: Options, [host, east]: [Result<Cluster>; 2]) -> Result<Self> {
         Ok(Self { longshore: Longshore::start(options)?, host: host?, east: east?, left: Mutex::default() })
     }
 
@@ -276,7 +338,7 @@ impl Dock {
         if self.longshore.is_running() && self.host.wait("the namespace to go", secs(30), gone).is_ok() {
             return Ok(());
         }
-        let host = Cluster::open(lab()?, "host", namespace)?;
+        let host = Cluster::open(lab()?, self.host.name(), namespace)?;
         for pod in host.pods("")? {
             host.delete_with("pods", pod.name(), "gracePeriodSeconds=0")?;
         }
@@ -315,7 +377,8 @@ pub(crate) fn lab() -> Result<&'static Lab> {
 fn test_file() -> String {
     let program = env::args_os().next().unwrap_or_default();
     let stem = Path::new(&program).file_stem().and_then(|stem| stem.to_str()).unwrap_or("tests").to_owned();
-    stem.rsplit_once('-').map_or(stem.clone(), |(file, _)| file.to_owned())
+    // A node cannot have an underscore in its name.
+    stem.rsplit_once('-').map_or(stem.clone(), |(file, _)| file.to_owned()).replace('_', "-")
 }
 
 /// A name that no earlier run has left anything of.

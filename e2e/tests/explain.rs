@@ -51,8 +51,8 @@ fn a_manifest_is_explained_before_anything_is_created() -> Result<()> {
     let fine = write_json(&dir, "fine.yaml", &fine)?;
     let output = explain(&world, &["-f", &fine.to_string_lossy(), "--target", "east", "-n", &world.namespace])?;
     assert_eq!(output.code, 0, "{}", output.stderr);
-    let head = format!("# Deployment {}/web on node {}, in target east\n", world.namespace, world.longshore().node());
-    assert!(output.stdout.starts_with(&head), "{}", output.stdout);
+    let first = format!("# Deployment {}/web on node {}, in target east\n", world.namespace, world.longshore().node());
+    assert!(output.stdout.starts_with(&first), "{}", output.stdout);
     for words in ["of the target will be created", "# dropped  spec.priorityClassName", "name: web-xxxxx", "app: web"] {
         assert!(output.stdout.contains(words), "{words:?} in {}", output.stdout);
     }

@@ -3,7 +3,7 @@
 use e2e::{Cluster, IDLE, Pod, Result, Value, World, container, ensure, json, secs};
 
 /// A container with more fields.
-fn container_with(name: &str, script: &str, more: Value) -> Value {
+fn container_with(name: &str, script: &str, more: &Value) -> Value {
     let mut container = container(name, script);
     for (field, value) in more.as_object().into_iter().flatten() {
         container[field] = value.clone();
@@ -12,7 +12,7 @@ fn container_with(name: &str, script: &str, more: Value) -> Value {
 }
 
 /// A pod that runs to its end, with more fields in its spec.
-fn task(world: &World, name: &str, container: Value, more: Value) -> Value {
+fn task(world: &World, name: &str, container: &Value, more: Value) -> Value {
     let mut spec = more;
     spec["containers"] = json!([container]);
     spec["restartPolicy"] = "Never".into();
@@ -43,12 +43,12 @@ fn probes_of_every_kind_are_carried_out() -> Result<()> {
         "livenessProbe": quick(http),
         "readinessProbe": quick(json!({"tcpSocket": {"port": 8080}})),
     });
-    world.host.create(world.pod("fine", &[container_with("main", &format!("{serve}{IDLE}"), fine)]))?;
+    world.host.create(world.pod("fine", &[container_with("main", &format!("{serve}{IDLE}"), &fine)]))?;
     let deaf = json!({"readinessProbe": quick(json!({"grpc": {"port": 9999, "service": "x"}}))});
-    world.host.create(world.pod("deaf", &[container_with("main", IDLE, deaf)]))?;
+    world.host.create(world.pod("deaf", &[container_with("main", IDLE, &deaf)]))?;
     let mut dying = json!({"livenessProbe": quick(json!({"exec": {"command": ["false"]}}))});
     dying["livenessProbe"]["failureThreshold"] = 1.into();
-    world.host.create(world.pod("dying", &[container_with("main", IDLE, dying)]))?;
+    world.host.create(world.pod("dying", &[container_with("main", IDLE, &dying)]))?;
 
     let fine = world.host.wait_for_ready("fine")?;
     assert_eq!((fine.restarts(), &fine.container("main")["started"]), (0, &json!(true)), "{fine}");
@@ -66,8 +66,7 @@ fn lifecycle_hooks_run_and_the_grace_period_is_kept() -> Result<()> {
     let say = |words: &str| json!({"exec": {"command": ["sh", "-c", format!("echo {words} > /proc/1/fd/1")]}});
     let hooks = json!({"lifecycle": {"postStart": say("hello"), "preStop": say("goodbye")}});
     // A shell that is process 1 ignores SIGTERM.
-    let spec =
-        json!({"containers": [container_with("main", "sleep 86400; true", hooks)], "terminationGracePeriodSeconds": 3});
+    let spec = json!({"containers": [container_with("main", "sleep 86400; true", &hooks)], "terminationGracePeriodSeconds": 3});
     world.host.create(world.pod_of("polite", spec))?;
     let proxy = world.host.wait_for_ready("polite")?;
     let logs = world.host.kubectl_beside(&["logs", "-f", "polite"])?;
@@ -98,7 +97,7 @@ fn security_contexts_hold() -> Result<()> {
             "sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "443"}]},
         "volumes": [{"name": "data", "emptyDir": {}}],
     });
-    world.host.create(task(&world, "fenced", container_with("main", script, security), pod))?;
+    world.host.create(task(&world, "fenced", &container_with("main", script, &security), pod))?;
     let lines = said(&world, "fenced")?;
     assert_eq!(lines[..2], ["1234", "2345"]);
     let groups: Vec<_> = lines[2].split(' ').collect();
@@ -121,10 +120,10 @@ fn a_pod_has_its_names_and_resolvers() -> Result<()> {
         "dnsConfig": {"nameservers": ["192.0.2.53"], "searches": ["shop.example"], "options": [{"name": "ndots", "value": "2"}]},
     });
     let script = "hostname; grep -E 'far|letters' /etc/hosts | tr -s '[:space:]' ' '; echo; cat /etc/resolv.conf";
-    world.host.create(task(&world, "named", container("main", script), names.clone()))?;
+    world.host.create(task(&world, "named", &container("main", script), names.clone()))?;
     let mut qualified = names;
     (qualified["setHostnameAsFQDN"], qualified["subdomain"]) = (true.into(), "l".into());
-    world.host.create(task(&world, "qualified", container("main", "hostname"), qualified))?;
+    world.host.create(task(&world, "qualified", &container("main", "hostname"), qualified))?;
 
     let text = said(&world, "named")?.join("\n");
     assert!(text.starts_with("alpha\n"), "{text}");
@@ -166,7 +165,7 @@ fn variables_and_volumes_tell_what_is_true() -> Result<()> {
         {"name": "work", "emptyDir": {}},
         {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "3Mi"}},
     ]);
-    let mut pod = task(&world, "truth", container_with("main", "", main), json!({"volumes": volumes}));
+    let mut pod = task(&world, "truth", &container_with("main", "", &main), json!({"volumes": volumes}));
     pod["metadata"]["annotations"] = json!({"note": "two words, $(NS) \"quoted\""});
     world.host.create(pod)?;
     let lines = said(&world, "truth")?;
@@ -186,7 +185,7 @@ fn a_label_that_changes_at_home_reaches_the_volume_in_the_target() -> Result<()>
     let world = World::new("live")?;
     let items = ["labels", "annotations"]
         .map(|path| json!({"path": path, "fieldRef": {"fieldPath": format!("metadata.{path}")}}));
-    let main = container_with("main", IDLE, json!({"volumeMounts": [{"name": "down", "mountPath": "/down"}]}));
+    let main = container_with("main", IDLE, &json!({"volumeMounts": [{"name": "down", "mountPath": "/down"}]}));
     let spec = json!({"containers": [main], "volumes": [{"name": "down", "downwardAPI": {"items": items}}]});
     let mut pod = world.pod_of("live", spec);
     pod["metadata"]["annotations"] = json!({"note": "first"});
@@ -213,7 +212,7 @@ fn a_label_that_changes_at_home_reaches_the_volume_in_the_target() -> Result<()>
 #[test]
 fn deadlines_and_restart_rules_are_the_targets_to_keep() -> Result<()> {
     let world = World::new("ends")?;
-    world.host.create(task(&world, "late", container("main", IDLE), json!({"activeDeadlineSeconds": 3})))?;
+    world.host.create(task(&world, "late", &container("main", IDLE), json!({"activeDeadlineSeconds": 3})))?;
     let again = "test -f /work/once && exit 0; touch /work/once; exit 3";
     let rules = json!({
         "volumeMounts": [{"name": "work", "mountPath": "/work"}],
@@ -221,7 +220,7 @@ fn deadlines_and_restart_rules_are_the_targets_to_keep() -> Result<()> {
         "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [3]}}],
     });
     let work = json!({"volumes": [{"name": "work", "emptyDir": {}}]});
-    world.host.create(task(&world, "again", container_with("main", again, rules), work))?;
+    world.host.create(task(&world, "again", &container_with("main", again, &rules), work))?;
     let late = world.host.wait_for_pod("late", "Failed", |pod| pod.phase() == "Failed")?;
     assert_eq!(late.text("/status/reason"), "DeadlineExceeded");
     let again = world.host.wait_for_pod("again", "Succeeded", |pod| pod.phase() == "Succeeded")?;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use e2e::{Cluster, Cut, IDLE, Pod, Result, World, container, ensure, json, secs};
+use e2e::{Cluster, Cut, IDLE, Pod, Result, World, container, ensure, json, secs, stateful_set};
 
 const CHOICE: &str = "longshore.dev/target";
 
@@ -48,6 +48,24 @@ fn pods_are_spread_and_each_is_where_it_says() -> Result<()> {
         let (east, west) = everywhere(&world, &west, &proxy)?;
         assert!(east.is_empty() && west.is_empty());
     }
+    Ok(())
+}
+
+#[test]
+fn a_pod_that_is_deleted_before_it_has_a_place_goes() -> Result<()> {
+    let (world, west, _) = World::with_west("unplaced", "")?;
+    world.longshore().kill9()?;
+    let mut pod = world.pod("unplaced", &[container("main", IDLE)]);
+    // Nobody keeps the node now, and its taint would hold the pod.
+    pod["spec"]["nodeName"] = world.longshore().node().into();
+    world.host.create(pod)?;
+    let proxy = world.host.pod("unplaced")?;
+    world.host.delete_with("pods", "unplaced", "gracePeriodSeconds=30")?;
+    ensure!(world.host.pod("unplaced")?.is_terminating(), "somebody has to say that it has ended");
+    world.longshore().restart()?;
+    world.host.wait_for_gone(&proxy)?;
+    let (east, west) = everywhere(&world, &west, &proxy)?;
+    assert!(east.is_empty() && west.is_empty(), "nothing was started for it");
     Ok(())
 }
 
@@ -120,5 +138,32 @@ fn a_pod_that_cannot_be_scheduled_moves_to_the_next_target() -> Result<()> {
     assert_eq!((target(&ready), ready.uid()), ("west", first.uid()));
     ensure_in_place(&world, &west, &ready)?;
     assert!(world.host.wait_for_event("shy", "Moving")?.contains("west may"));
+    in_east.ensure_nothing_doubled()
+}
+
+#[test]
+fn a_stateful_set_moves_to_the_target_that_is_left() -> Result<()> {
+    let (world, west, berth) = World::with_west("stateful", "placement: {strategy: Ordered}")?;
+    let policy = json!({"metadata": {"annotations": {"longshore.dev/partition": "Replace after 10s"}}});
+    world.host.patch("namespaces", &world.namespace, &policy)?;
+    let spec = world.placed(json!({"containers": [container("main", IDLE)]}));
+    world.host.create(stateful_set("db", 1, &spec))?;
+    let first = world.host.wait_for_ready("db-0")?;
+    assert_eq!(target(&first), "east", "the first in the list");
+    let (stale, in_east) = (world.delegate(&first)?, world.record_target()?);
+
+    berth.cut(&world.east.address()?, Cut::Both)?;
+    // The name is free only once the old pod is gone for good, which nobody over there can say.
+    let next = world.host.wait("another db-0 to be Ready", secs(90), |host| {
+        let pod = host.pod("db-0")?;
+        ensure!(pod.uid() != first.uid() && pod.is_ready(), "{pod}");
+        Ok(pod)
+    })?;
+    assert_eq!(target(&next), "west");
+    assert!(world.east.find_pod("db-0")?.is_some_and(|pod| pod.uid() == stale.uid()), "nobody could stop it");
+
+    berth.heal()?;
+    in_east.wait_for_end_of(stale.uid())?;
+    ensure_in_place(&world, &west, &world.host.wait_for_ready("db-0")?)?;
     in_east.ensure_nothing_doubled()
 }

@@ -12,10 +12,37 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::api::{Api, PostParams};
 use kube::{Client, core::ObjectMeta};
 
-use super::target::{CapacitySource, Scope, TargetSpec};
+use super::configuration::Declared;
+use super::target::{CapacitySource, Events, Scope, TargetSpec};
+use super::virtual_node::VirtualNodeSpec;
 
 /// So many questions at a time: quick on a remote cluster, and no flood there.
 const CONCURRENCY: usize = 8;
+
+/// What is used that not everybody uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Claims are kept in targets.
+    pub claims: bool,
+    /// Services and Ingresses follow pods.
+    pub services: bool,
+}
+
+impl Features {
+    /// What these nodes use.
+    pub fn of<'a>(nodes: impl IntoIterator<Item = &'a VirtualNodeSpec>) -> Self {
+        nodes.into_iter().fold(Self::default(), |all, node| Self {
+            claims: all.claims || node.claims,
+            services: all.services || node.services,
+        })
+    }
+
+    /// What those of these nodes use that have this target.
+    pub fn of_target(nodes: &[Declared<VirtualNodeSpec>], target: &str) -> Self {
+        let nodes = nodes.iter().map(|node| &node.spec);
+        Self::of(nodes.filter(|node| node.targets.iter().any(|one| one.name == target)))
+    }
+}
 
 /// One verb on one resource, and what it is for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,8 +127,33 @@ fn only(rights: Vec<Right>, namespace: &'static str, name: &'static str) -> Vec<
     rights.into_iter().map(|right| Right { namespace: namespace.into(), name, ..right }).collect()
 }
 
-/// What is needed in the host cluster.
-pub fn host_rights() -> Vec<Right> {
+/// What claims need in the host cluster.
+fn host_claims() -> Vec<Right> {
+    let why = "keep claims in targets";
+    [
+        On("", "persistentvolumeclaims").verbs(&["get", "list", "watch", "patch"], why),
+        On("", "persistentvolumeclaims/status").verbs(&["patch"], why),
+        On("", "persistentvolumes").verbs(&["get", "list", "watch", "create", "patch", "delete"], why),
+        On("storage.k8s.io", "storageclasses").verbs(&["get"], why),
+    ]
+    .concat()
+}
+
+/// What is needed in the host cluster where this is used.
+pub fn host_rights(features: Features) -> Vec<Right> {
+    let mut rights = host_basics();
+    if features.claims {
+        rights.extend(host_claims());
+    }
+    if features.services {
+        let why = "let Services and Ingresses follow pods";
+        rights.extend(On("", "services").verbs(&["get", "list", "watch"], why));
+        rights.extend(On("networking.k8s.io", "ingresses").verbs(&["get", "list", "watch"], why));
+    }
+    rights
+}
+
+fn host_basics() -> Vec<Right> {
     let authentication = "authenticate callers of the kubelet API";
     [
         On("", "pods").verbs(&["get", "list", "watch", "delete"], "follow the pods of the virtual nodes"),
@@ -142,14 +194,22 @@ pub fn resource_rights() -> Vec<Right> {
     .concat()
 }
 
-/// What is needed in a target that is used as `spec` says: with the scope `Cluster` in all of it, with `Namespaces` in each of
-/// them and nowhere else.
-pub fn target_rights(spec: &TargetSpec) -> Vec<Right> {
+/// What is needed in the host for pods that refer to ConfigMaps and Secrets. It may be granted in their namespaces alone; a
+/// pod elsewhere waits then, and says so.
+pub fn host_follow_rights() -> Vec<Right> {
+    let follow = "let what pods refer to follow them to their target";
+    let verbs = &["get", "list", "watch"];
+    [On("", "configmaps").verbs(verbs, follow), On("", "secrets").verbs(verbs, follow)].concat()
+}
+
+/// What is needed in a target that is used as `spec` says, and for this: with the scope `Cluster` in all of it, with
+/// `Namespaces` in each of them and nowhere else.
+pub fn target_rights(spec: &TargetSpec, features: Features) -> Vec<Right> {
+    let mut rights = pod_rights(spec, features);
     if spec.scope == Scope::Cluster {
-        return [pod_rights(), cluster_rights(spec)].concat();
+        rights.extend(cluster_rights(spec));
+        return rights;
     }
-    let mut rights = pod_rights();
-    rights.extend(On("", "configmaps").verbs(&["get", "create"], "mark delegates as Longshore's own"));
     if spec.capacity.source_in(spec.scope) == CapacitySource::Quota {
         rights.extend(On("", "resourcequotas").verbs(&["list", "watch"], "know how much may be used"));
     }
@@ -159,25 +219,48 @@ pub fn target_rights(spec: &TargetSpec) -> Vec<Right> {
     spec.namespaces.names.iter().flat_map(within).collect()
 }
 
-fn pod_rights() -> Vec<Right> {
+/// What is needed in every namespace that pods go to.
+fn pod_rights(spec: &TargetSpec, features: Features) -> Vec<Right> {
     let both = &["get", "create"];
-    [
-        On("", "pods").verbs(&["get", "list", "watch", "create", "patch", "delete"], "run delegate pods"),
+    let all = &["get", "list", "watch", "create", "patch", "delete"];
+    let mut rights = [
+        On("", "pods").verbs(all, "run delegate pods"),
+        On("", "pods/ephemeralcontainers").verbs(&["patch"], "serve kubectl debug"),
+        On("", "pods/resize").verbs(&["patch"], "resize pods in place"),
         On("", "pods/log").verbs(&["get"], "serve kubectl logs"),
         On("", "pods/exec").verbs(both, "serve kubectl exec"),
         On("", "pods/attach").verbs(both, "serve kubectl attach"),
         On("", "pods/portforward").verbs(both, "serve kubectl port-forward"),
+        On("", "configmaps").verbs(all, "hold copies of what pods refer to"),
+        On("", "secrets").verbs(all, "hold copies of what pods refer to"),
     ]
-    .concat()
+    .concat();
+    let watch = &["list", "watch"];
+    if spec.events != Events::None {
+        rights.extend(On("", "events").verbs(watch, "show warnings about delegates on their proxies"));
+    } else if features.claims {
+        rights.extend(On("", "events").verbs(watch, "tell home what goes wrong with claims"));
+    }
+    if features.claims {
+        rights.extend(On("", "persistentvolumeclaims").verbs(all, "keep claims of home"));
+    }
+    if features.services {
+        let (all, why) =
+            (&["get", "list", "watch", "create", "update", "delete"], "let Services and Ingresses follow pods");
+        rights.extend(On("", "services").verbs(all, why));
+        rights.extend(On("networking.k8s.io", "ingresses").verbs(all, why));
+    }
+    rights
 }
 
+/// What is needed beside that where all of a target is used.
 fn cluster_rights(spec: &TargetSpec) -> Vec<Right> {
     let mut rights = On("", "namespaces").verbs(&["get", "list", "watch"], "find the delegates' namespaces");
-    if spec.capacity.source_in(spec.scope) == CapacitySource::Nodes {
-        rights.extend(On("", "nodes").verbs(&["list", "watch"], "know the target's capacity"));
-    }
     if spec.namespaces.create {
         rights.extend(On("", "namespaces").verbs(&["create"], "create the delegates' namespaces"));
+    }
+    if spec.capacity.source_in(spec.scope) == CapacitySource::Nodes {
+        rights.extend(On("", "nodes").verbs(&["list", "watch"], "know the target's capacity"));
     }
     rights
 }
@@ -256,7 +339,7 @@ mod tests {
 
     #[test]
     fn rights_read_as_rules() {
-        let rights: Vec<_> = host_rights().into_iter().filter(|right| right.verb == "get").collect();
+        let rights: Vec<_> = host_rights(Features::default()).into_iter().filter(|right| right.verb == "get").collect();
         insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
             insta::assert_snapshot!("rules", rules(&rights));
         });
@@ -269,14 +352,25 @@ mod tests {
             serde_json::from_str::<TargetSpec>(&text).unwrap()
         };
         let creates = |rights: Vec<Right>| rights.iter().any(|right| right.to_string() == "create namespaces");
-        assert!(creates(target_rights(&spec(true))));
-        assert!(!creates(target_rights(&spec(false))));
+        assert!(creates(target_rights(&spec(true), Features::default())));
+        assert!(!creates(target_rights(&spec(false), Features::default())));
+    }
+    #[test]
+    fn what_nobody_uses_needs_no_rights() {
+        let names = |features| host_rights(features).iter().map(ToString::to_string).collect::<Vec<_>>();
+        let none = names(Features::default());
+        let claims = names(Features { claims: true, services: false });
+        assert!(!none.iter().any(|right| right.contains("persistentvolume") || right.contains("services")), "{none:?}");
+        assert!(claims.contains(&"create persistentvolumes".to_owned()), "{claims:?}");
+        let services = names(Features { claims: false, services: true });
+        assert!(services.contains(&"watch ingresses.networking.k8s.io".to_owned()), "{services:?}");
     }
 
     #[test]
     fn in_namespaces_nothing_is_needed_outside_of_them() {
         let text = r#"{"kubeconfig": {"file": "x"}, "scope": "Namespaces", "namespaces": {"names": ["a", "b"]}}"#;
-        let rights = target_rights(&serde_json::from_str(text).unwrap());
+        let all = Features { claims: true, services: true };
+        let rights = target_rights(&serde_json::from_str(text).unwrap(), all);
         assert!(rights.iter().all(|right| ["a", "b"].contains(&&*right.namespace)));
         let roles = roles(&rights);
         let pods =

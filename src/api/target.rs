@@ -39,6 +39,9 @@ pub struct TargetSpec {
     /// Whether the proxies show the delegates' addresses at home.
     #[serde(default, rename = "podIPs")]
     pub pod_ips: PodIps,
+    /// Which events of the delegates the proxies show at home.
+    #[serde(default)]
+    pub events: Events,
     /// When it counts as out of reach.
     #[serde(default)]
     pub heartbeat: Heartbeat,
@@ -51,6 +54,9 @@ pub struct TargetSpec {
     /// What becomes of its pods when the Target, or the VirtualNode, is removed.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+    /// Whose tokens its pods have.
+    #[serde(default)]
+    pub service_accounts: ServiceAccounts,
     /// What pods may do there beyond running their containers.
     #[serde(default)]
     pub guardrails: Guardrails,
@@ -205,6 +211,18 @@ pub enum PodIps {
     Publish,
 }
 
+/// Which events of delegates are shown at home.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Events {
+    /// Those of type Warning.
+    #[default]
+    Warnings,
+    /// Those of type Normal too.
+    All,
+    /// None.
+    None,
+}
+
 /// When a target counts as out of reach.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -268,6 +286,86 @@ impl Partition {
     }
 }
 
+/// Whose tokens the pods of a target have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ServiceAccounts {
+    /// Where their account is.
+    pub mode: AccountMode,
+    /// With `Remote`: the account, in each namespace of the target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// With `Host`: the address at which the target's pods reach the host's API server; that of the host's kubeconfig if
+    /// not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_server: Option<String>,
+}
+
+/// Where the account of a pod is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AccountMode {
+    /// Nowhere: no token is mounted.
+    #[default]
+    None,
+    /// In the target.
+    Remote,
+    /// At home: pods have tokens of their own account there, and talk to its API server.
+    Host,
+}
+
+impl ServiceAccounts {
+    /// With mode Host, the host and port of the host's API server as the target's pods reach it; `host_url` is its address
+    /// as Longshore reaches it. An IPv6 address has no brackets.
+    pub fn api_server(&self, host_url: &str) -> Option<(String, u16)> {
+        // What was given was checked; what a kubeconfig has is an address.
+        api_server(self.api_server.as_deref().unwrap_or(host_url)).ok()
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let at = |field: &str| FieldPath::of(&format!("spec.serviceAccounts.{field}"));
+        match (self.mode, self.name.as_deref()) {
+            (AccountMode::Remote, None | Some("")) => {
+                let remedy = "name the service account of the target that its pods should have";
+                findings.push(Finding::new(at("name"), "is missing", remedy));
+            }
+            (AccountMode::None | AccountMode::Host, Some(_)) => {
+                let remedy = "remove it, or set spec.serviceAccounts.mode to Remote";
+                findings.push(Finding::new(at("name"), "is only for mode Remote", remedy));
+            }
+            _ => {}
+        }
+        match (self.mode, self.api_server.as_deref()) {
+            (AccountMode::Host, Some(url)) => {
+                if let Err(problem) = api_server(url) {
+                    let remedy = "give the address of the host's API server as https://HOST:PORT";
+                    findings.push(Finding::new(at("apiServer"), problem, remedy));
+                }
+            }
+            (AccountMode::None | AccountMode::Remote, Some(_)) => {
+                let remedy = "remove it, or set spec.serviceAccounts.mode to Host";
+                findings.push(Finding::new(at("apiServer"), "is only for mode Host", remedy));
+            }
+            _ => {}
+        }
+        findings
+    }
+}
+
+/// The API server at an address. In-cluster clients know of no path.
+fn api_server(url: &str) -> Result<(String, u16), String> {
+    let uri: http::Uri = url.parse().map_err(|error| format!("is no address: {error}"))?;
+    if uri.scheme_str() != Some("https") {
+        return Err("does not begin with https://".into());
+    }
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err("has a path, which clients in pods do not know of".into());
+    }
+    let host = uri.host().filter(|host| !host.is_empty()).ok_or("names no host")?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok((host, uri.port_u16().unwrap_or(443)))
+}
+
 impl TargetSpec {
     /// What is wrong with it, beyond its shape.
     pub fn findings(&self) -> Vec<Finding> {
@@ -281,6 +379,7 @@ impl TargetSpec {
                 format!("give {} to {} seconds", Heartbeat::BOUNDS.start(), Heartbeat::BOUNDS.end()),
             ));
         }
+        findings.extend(self.service_accounts.findings());
         let after = self.partition.after_seconds;
         if after < self.heartbeat.timeout_seconds {
             findings.push(Finding::new(
@@ -414,5 +513,42 @@ impl TargetSpec {
             findings.push(Finding::new(path.key("headroomPercent"), message, "give 0 to 90"));
         }
         findings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn accounts(value: &Value) -> ServiceAccounts {
+        serde_json::from_value(value.clone()).unwrap()
+    }
+
+    #[test]
+    fn accounts_are_read_and_checked() {
+        for (value, server) in [
+            (json!({}), ("172.30.0.10", 6443)),
+            (json!({"mode": "Remote", "name": "runner"}), ("172.30.0.10", 6443)),
+            (json!({"mode": "Host"}), ("172.30.0.10", 6443)),
+            (json!({"mode": "Host", "apiServer": "https://api.example"}), ("api.example", 443)),
+            (json!({"mode": "Host", "apiServer": "https://[fd00::1]:6443/"}), ("fd00::1", 6443)),
+        ] {
+            let spec = accounts(&value);
+            assert_eq!(spec.findings(), [], "{value}");
+            assert_eq!(spec.api_server("https://172.30.0.10:6443/"), Some((server.0.to_owned(), server.1)), "{value}");
+        }
+        for (value, field) in [
+            (json!({"mode": "Remote"}), "name"),
+            (json!({"name": "x"}), "name"),
+            (json!({"mode": "Host", "apiServer": "http://x"}), "apiServer"),
+            (json!({"mode": "Host", "apiServer": "https://x/y"}), "apiServer"),
+            (json!({"mode": "Host", "apiServer": "not an address"}), "apiServer"),
+            (json!({"mode": "Remote", "name": "x", "apiServer": "https://x"}), "apiServer"),
+        ] {
+            let findings = accounts(&value).findings();
+            assert_eq!(findings.len(), 1, "{value}");
+            assert!(format!("{:?}", findings[0]).contains(field), "{value}: {findings:?}");
+        }
     }
 }

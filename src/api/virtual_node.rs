@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::field::{FieldPath, Finding};
 use super::names;
 use super::status::VirtualNodeStatus;
+use super::target::{Mapping, TargetSpec};
 
 /// The key of the taint that keeps pods off which did not ask.
 pub const TAINT_KEY: &str = "longshore.dev/virtual-node";
@@ -45,6 +46,12 @@ pub struct VirtualNodeSpec {
     /// The port of its kubelet API; a free one is chosen if none is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Whether the claims of its pods are kept in its targets.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub claims: bool,
+    /// Whether Services and Ingresses that say so follow its pods.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub services: bool,
 }
 
 /// A target, by name.
@@ -118,6 +125,17 @@ pub enum TaintEffect {
 }
 
 impl VirtualNodeSpec {
+    /// What is wrong with it together with one of its targets.
+    pub fn clash(&self, name: &str, target: &TargetSpec) -> Option<Finding> {
+        (self.services && target.namespaces.mapping == Mapping::Single).then(|| {
+            let message = format!(
+                "cannot be had with Target `{name}`, whose namespaces.mapping is Single: Services of several namespaces would \
+                 meet there, and select each other's pods"
+            );
+            Finding::new(FieldPath::of("spec.services"), message, "remove it, or let the Target map namespaces otherwise")
+        })
+    }
+
     /// The node that a target gets which no virtual node names.
     pub fn for_target(target: &str) -> Self {
         Self {
@@ -126,6 +144,8 @@ impl VirtualNodeSpec {
             labels: BTreeMap::new(),
             taints: None,
             port: None,
+            claims: false,
+            services: false,
         }
     }
 

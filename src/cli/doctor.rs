@@ -7,7 +7,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+};
+use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, PartialObjectMeta, Preconditions};
 use kube::core::ObjectMeta;
@@ -16,10 +19,17 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::api::clients;
+use crate::api::target::{Scope, TargetSpec};
 use crate::errors::chain;
 use crate::kubelet::node::status::REACHABLE;
-use crate::leftovers::{Finding, Fix, Inventory, Kind, Object, Proxy, TargetInventory, findings};
-use crate::provider::names;
+use crate::kubelet::provider::HostKind;
+use crate::leftovers::{Finding, Fix, Inventory, Kind, Object, Proxy, TargetInventory, Volume, findings};
+use crate::provider::claims::DRIVER;
+use crate::provider::follow::names::Need;
+use crate::provider::reach::Reach;
+use crate::provider::target::marker;
+use crate::provider::{follow, names};
+use crate::run::rules::reach;
 
 use super::{CliError, Clusters, ConfigurationArgs};
 
@@ -156,14 +166,38 @@ async fn look(
     let namespaces = all.items.iter().map(ResourceExt::name_any).collect();
     let inventories = clusters.configuration.targets.iter().zip(targets).map(|(target, client)| async {
         let objects = match client {
-            Ok(client) => objects(client, &host_id).await,
+            Ok(client) => objects(client, &target.spec, &host_id).await,
             Err(error) => Err(error.clone()),
         };
         TargetInventory { name: target.name.clone(), objects }
     });
     // All at once: each may take its whole deadline.
     let targets = futures::future::join_all(inventories).await;
-    Ok(Inventory { configured, nodes, namespaces, proxies, leaderships, targets })
+    let (claims, volumes) = storage(host).await.map_err(|error| read("the volumes and claims", error))?;
+    Ok(Inventory { configured, nodes, namespaces, proxies, leaderships, claims, volumes, targets })
+}
+
+/// The UIDs of the host's claims, and its volumes that stand for claims in targets.
+async fn storage(host: &Client) -> Result<(BTreeSet<String>, Vec<Volume>), String> {
+    let volumes: Api<PersistentVolume> = Api::all(host.clone());
+    let volumes = match within(volumes.list(&ListParams::default().labels(names::NODE))).await {
+        Ok(list) => list.items,
+        // Who may not read them has made none.
+        Err(error) if error.contains("forbidden") => return Ok(Default::default()),
+        Err(error) => return Err(error),
+    };
+    let claims: Api<PersistentVolumeClaim> = Api::all(host.clone());
+    let claims = within(claims.list_metadata(&ListParams::default())).await?;
+    let volume = |volume: &PersistentVolume| {
+        let csi = volume.spec.as_ref()?.csi.as_ref().filter(|csi| csi.driver == DRIVER)?;
+        Some(Volume {
+            name: volume.name_any(),
+            node: volume.labels().get(names::NODE).cloned().unwrap_or_default(),
+            remote: csi.volume_attributes.as_ref()?.get("uid")?.clone(),
+            released: volume.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Released"),
+        })
+    };
+    Ok((claims.items.iter().filter_map(ResourceExt::uid).collect(), volumes.iter().filter_map(volume).collect()))
 }
 
 /// The node of a lease of leadership, and whether somebody renews it.
@@ -174,44 +208,77 @@ fn leadership(lease: &Lease) -> Option<(String, bool)> {
     Some((node, spec.holder_identity.is_some() && age < ABANDONED))
 }
 
-/// All that is ours in a target.
-async fn objects(client: &Client, host_id: &str) -> Result<Vec<Object>, String> {
-    let mut objects = list::<Pod>(client, Kind::Pod, host_id).await?;
-    objects.extend(list::<ConfigMap>(client, Kind::ConfigMap, host_id).await?);
-    objects.extend(list::<Secret>(client, Kind::Secret, host_id).await?);
+/// All that is ours in a target, as far as it may be read.
+async fn objects(client: &Client, spec: &TargetSpec, host_id: &str) -> Result<Vec<Object>, String> {
+    let reach = reach(spec);
+    let mut objects = list::<Pod>(client, &reach, Kind::Pod, host_id).await?;
+    objects.extend(list::<ConfigMap>(client, &reach, Kind::ConfigMap, host_id).await?);
+    // It owns delegates, and goes with its namespace.
+    objects.retain(|object| object.kind != Kind::ConfigMap || object.name != marker(host_id));
+    objects.extend(list::<Secret>(client, &reach, Kind::Secret, host_id).await?);
+    objects.extend(list::<PersistentVolumeClaim>(client, &reach, Kind::Claim, host_id).await?);
+    objects.extend(list::<Service>(client, &reach, Kind::Service, host_id).await?);
+    objects.extend(list::<Ingress>(client, &reach, Kind::Ingress, host_id).await?);
+    if spec.scope == Scope::Namespaces {
+        return Ok(objects);
+    }
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let params = ListParams::default().labels(&format!("{}={host_id}", names::HOST));
     for found in within(namespaces.list_metadata(&params)).await?.items {
         let pods: Api<Pod> = Api::namespaced(client.clone(), &found.name_any());
-        let busy = !within(pods.list_metadata(&ListParams::default().limit(1))).await?.items.is_empty();
+        let busy = !within(pods.list_metadata(&ListParams::default().limit(1))).await?.items.is_empty()
+            || has_claims(client, &found.name_any()).await?;
         objects.push(Object { busy, ..object(Kind::Namespace, found.metadata) });
     }
     Ok(objects)
 }
 
-async fn list<K>(client: &Client, kind: Kind, host_id: &str) -> Result<Vec<Object>, String>
-where
-    K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
-    K::DynamicType: Default,
-{
-    let api: Api<K> = Api::all(client.clone());
-    let params = ListParams::default().labels(&format!("{}={host_id}", names::HOST));
-    match within(api.list_metadata(&params)).await {
-        Ok(list) => {
-            Ok(list.items.into_iter().map(|found: PartialObjectMeta<K>| object(kind, found.metadata)).collect())
-        }
-        // Who may not read them has made none.
-        Err(error) if kind != Kind::Pod && error.contains("forbidden") => Ok(vec![]),
+/// Whether somebody's data are in a namespace.
+async fn has_claims(client: &Client, namespace: &str) -> Result<bool, String> {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    match within(claims.list_metadata(&ListParams::default().limit(1))).await {
+        Ok(list) => Ok(!list.items.is_empty()),
+        Err(error) if error.contains("forbidden") => Ok(false),
         Err(error) => Err(error),
     }
 }
 
+async fn list<K>(client: &Client, reach: &Reach, kind: Kind, host_id: &str) -> Result<Vec<Object>, String>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let mut objects = vec![];
+    let params = ListParams::default().labels(&format!("{}={host_id}", names::HOST));
+    for api in reach.apis::<K>(client) {
+        match within(api.list_metadata(&params)).await {
+            Ok(list) => {
+                let found = list.items.into_iter();
+                objects.extend(found.map(|found: PartialObjectMeta<K>| object(kind, found.metadata)));
+            }
+            // Who may not read them has made none.
+            Err(error) if kind != Kind::Pod && error.contains("forbidden") => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(objects)
+}
+
 fn object(kind: Kind, metadata: ObjectMeta) -> Object {
+    let follows = metadata.annotations.as_ref().and_then(|all| all.get(names::FOLLOWS));
+    let need = |need: Need| match need.kind.object() {
+        HostKind::ConfigMap => (Kind::ConfigMap, need.name),
+        HostKind::Secret => (Kind::Secret, need.name),
+    };
+    let needs = follows.map(|text| follow::names::parse(text).into_iter().map(need).collect()).unwrap_or_default();
+    let nodes = metadata.labels.iter().flatten().filter_map(|(key, _)| key.strip_prefix(names::NEEDED_BY));
+    let needed_by = nodes.map(str::to_owned).collect();
     let label = |key: &str| metadata.labels.as_ref().and_then(|all| all.get(key).cloned()).unwrap_or_default();
     Object {
         kind,
         proxy: label(names::UID),
         node: label(names::NODE),
+        needs,
+        needed_by,
         terminating: metadata.deletion_timestamp.is_some(),
         namespace: metadata.namespace.unwrap_or_default(),
         name: metadata.name.unwrap_or_default(),
@@ -238,6 +305,9 @@ async fn remove(args: &DoctorArgs, host: &Client, targets: &[Result<Client, Stri
                 Kind::Pod => delete::<Pod>(client, namespace, name, &params).await,
                 Kind::ConfigMap => delete::<ConfigMap>(client, namespace, name, &params).await,
                 Kind::Secret => delete::<Secret>(client, namespace, name, &params).await,
+                Kind::Claim => delete::<PersistentVolumeClaim>(client, namespace, name, &params).await,
+                Kind::Service => delete::<Service>(client, namespace, name, &params).await,
+                Kind::Ingress => delete::<Ingress>(client, namespace, name, &params).await,
                 Kind::Namespace => {
                     let namespaces: Api<Namespace> = Api::all(client.clone());
                     within(namespaces.delete(name, &params)).await.map(drop)

@@ -18,8 +18,9 @@ use crate::api::virtual_node::VirtualNodeSpec;
 use crate::errors::chain;
 use crate::kubelet::sites::CHOICE;
 use crate::kubelet::tolerations;
+use crate::provider::follow::names::Names;
 use crate::provider::translate::{Site, namespace_owner, translate};
-use crate::run::rules::{node_labels, places, rules};
+use crate::run::rules::{accounts, node_labels, places, rules};
 
 use super::{CliError, ConfigurationArgs};
 
@@ -136,10 +137,11 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<(), CliError> {
         (None, None) => vec![],
     };
     let host_id = host_id(args).await;
+    let host_url = host_url(args).await;
     let mut explanations = Vec::new();
     for subject in &subjects {
         let (node, target) = place(&configuration, subject, args.target.as_deref())?;
-        explanations.push(of(subject, node, target, &host_id).await);
+        explanations.push(of(subject, node, target, &host_id, &host_url).await);
     }
     print!("{}", show::render(args.output, &explanations));
     match explanations.iter().filter(|explanation| explanation.held.is_some()).count() {
@@ -163,6 +165,13 @@ async fn connect_host(args: &ExplainArgs) -> Result<Client, String> {
     let config =
         clients::host(host.kubeconfig.as_deref(), host.context.as_deref()).await.map_err(|error| chain(&error))?;
     clients::client(&config).await.map_err(|error| chain(&error))
+}
+
+/// The address of the host's API server.
+async fn host_url(args: &ExplainArgs) -> String {
+    let host = &args.configuration.host;
+    let config = clients::host(host.kubeconfig.as_deref(), host.context.as_deref()).await;
+    config.map_or_else(|_| format!("https://{UNKNOWN}"), |config| config.cluster_url.to_string())
 }
 
 /// A pod as the host has it.
@@ -227,6 +236,7 @@ async fn of(
     node: &Declared<VirtualNodeSpec>,
     target: &Declared<TargetSpec>,
     host_id: &Result<String, String>,
+    host_url: &str,
 ) -> Explanation {
     let mut notes = Vec::new();
     if !subject.is_live {
@@ -239,6 +249,8 @@ async fn of(
     let places = places(&target.spec.namespaces);
     let namespace = places.namespace(subject.pod.namespace());
     let mut site = Site {
+        names: Names::new(&host_id).within(&places, subject.pod.namespace()),
+        accounts: accounts(&target.spec, host_url),
         host_id,
         node_name: node.name.clone(),
         node_labels: node_labels(&node.spec.labels),
@@ -293,13 +305,13 @@ mod tests {
     fn configuration() -> Configuration {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("provider.yaml");
-        let mut text = String::new();
-        for target in ["east", "west", "lonely"] {
-            text += &format!(
+        let target = |target: &str| {
+            format!(
                 "---\napiVersion: longshore.dev/v1alpha1\nkind: Target\nmetadata: {{name: {target}}}\n\
                  spec: {{kubeconfig: {{file: {target}.yaml}}}}\n"
-            );
-        }
+            )
+        };
+        let mut text = ["east", "west", "lonely"].map(target).concat();
         text += "---\napiVersion: longshore.dev/v1alpha1\nkind: VirtualNode\nmetadata: {name: both}\n\
                  spec: {targets: [{name: east}, {name: west}]}\n";
         std::fs::write(&path, text).unwrap();

@@ -1,5 +1,7 @@
 //! The host's API, as far as a virtual node writes and reads it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec, TokenRequestStatus};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount};
@@ -7,8 +9,11 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::Value;
 
+use tokio::sync::broadcast;
+
 use super::document::{PodDocument, PodKey};
-use super::provider::{HostView, Source};
+use super::provider::{HostChange, HostKind, HostView, Source};
+use super::references::Watches;
 
 /// What became of a write to a proxy.
 #[derive(Debug, thiserror::Error)]
@@ -38,12 +43,14 @@ impl From<kube::Error> for WriteError {
 #[derive(Clone)]
 pub struct Host {
     client: Client,
+    /// Shared by all clones, so that several nodes need one watch.
+    watches: Arc<Watches>,
 }
 
 impl Host {
     /// The host behind this client.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { watches: Arc::new(Watches::new(client.clone())), client }
     }
 
     /// All pods, for the watch of a node.
@@ -57,7 +64,7 @@ impl Host {
 
     /// Reads a proxy; `None` if it is gone or another has its name.
     pub async fn pod(&self, key: &PodKey) -> Result<Option<PodDocument>, kube::Error> {
-        let pod = self.namespace(key).get_opt(&key.name).await?;
+        let pod = self.namespace(key).get_opt(&key.name).await?.map(readable).transpose()?;
         Ok(pod.filter(|pod| pod.uid() == key.uid).map(PodDocument::without_managed_fields))
     }
 
@@ -65,7 +72,7 @@ impl Host {
     pub async fn patch_status(&self, key: &PodKey, patch: &Value) -> Result<PodDocument, WriteError> {
         let params = PatchParams { field_manager: Some("longshore".into()), ..PatchParams::default() };
         let written = self.namespace(key).patch_status(&key.name, &params, &Patch::Strategic(patch)).await;
-        written.map(PodDocument::without_managed_fields).map_err(WriteError::from)
+        written.and_then(readable).map(PodDocument::without_managed_fields).map_err(WriteError::from)
     }
 
     /// Patches a proxy itself (RFC 6902); the patch tests what it changes, and fails with [`WriteError::Refused`] otherwise.
@@ -73,7 +80,7 @@ impl Host {
         let patch = serde_json::from_value(patch.clone()).map_err(|error| WriteError::Refused(error.to_string()))?;
         let params = PatchParams { field_manager: Some("longshore".into()), ..PatchParams::default() };
         let written = self.namespace(key).patch(&key.name, &params, &Patch::Json::<()>(patch)).await;
-        written.map(PodDocument::without_managed_fields).map_err(WriteError::from)
+        written.and_then(readable).map(PodDocument::without_managed_fields).map_err(WriteError::from)
     }
 
     /// The value of an annotation of a namespace.
@@ -97,6 +104,14 @@ impl Host {
     }
 }
 
+/// Nothing may be concluded from a pod that can only be read in part.
+fn readable(pod: PodDocument) -> Result<PodDocument, kube::Error> {
+    match pod.unreadable {
+        None => Ok(pod),
+        Some(what) => Err(kube::Error::SerdeError(serde::de::Error::custom(what))),
+    }
+}
+
 #[async_trait]
 impl HostView for Host {
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, Source> {
@@ -105,6 +120,10 @@ impl HostView for Host {
 
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Source> {
         Ok(Api::namespaced(self.client.clone(), namespace).get_opt(name).await?)
+    }
+
+    fn changes(&self, kind: HostKind, namespace: &str) -> broadcast::Receiver<HostChange> {
+        self.watches.subscribe(kind, namespace)
     }
 
     async fn services(&self, namespace: &str) -> Result<Vec<Service>, Source> {

@@ -21,7 +21,7 @@ use k8s_openapi::api::authentication::v1::{TokenRequestSpec, TokenRequestStatus}
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 pub use super::document::{PodDocument, PodKey};
 
@@ -39,6 +39,9 @@ pub struct ProviderPod {
     /// shown at home. Null until there is one. What a kubelet computes from the spec (readiness gates,
     /// `observedGeneration`, `qosClass`) is the core's business and ignored here.
     pub status: Value,
+    /// Annotations that somebody on the provider's side has given it and that the proxy shows too, unless its user has some
+    /// of the same key. They go in a status patch that goes anyway, or some seconds later.
+    pub annotations: BTreeMap<String, String>,
     /// What its owner should know of how it was made, such as what it asked for and did not get. Told in an event when it was
     /// created.
     pub remarks: Vec<Obstacle>,
@@ -86,6 +89,15 @@ pub enum PodError {
     /// Something that is not ours holds the name; it is left alone.
     #[error("{0}")]
     Stranger(String),
+    /// Something that the pod needs beside it is not there, or may not be had. Tried again with backoff, and as soon as
+    /// the provider says so ([`PodNotice::Wake`]).
+    #[error("{message}")]
+    Waiting {
+        /// CamelCase, stable: the reason of the event.
+        reason: String,
+        /// What is missing and what to do, in a sentence.
+        message: String,
+    },
     /// The other side has refused (admission, quota, rights, validation). Tried again with backoff, since the cause
     /// may be cured there.
     #[error("{reason}: {message}")]
@@ -155,6 +167,8 @@ pub enum PodNotice {
     Listing(oneshot::Sender<()>),
     /// A pod is there, or has changed.
     Seen(Box<ProviderPod>),
+    /// This instance is there, and no more can be said: its object cannot be read. It stays what it was.
+    Unclear(Arc<str>),
     /// This instance is gone for ever.
     Gone {
         /// Whose it was.
@@ -162,8 +176,31 @@ pub enum PodNotice {
         /// Which it was.
         instance: Arc<str>,
     },
+    /// What a pod of this UID waits for ([`PodError::Waiting`]) may be there now: it is worth trying again at once.
+    Wake(Arc<str>),
     /// The list is complete: what was not seen since [`PodNotice::Listing`] is gone.
     Listed,
+    /// Something was told about what runs for the proxy of this UID, for its owner to know.
+    Told(Arc<str>, Box<Told>),
+}
+
+/// An event about an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Unique for ever; what is told again with the same has happened again.
+    pub id: String,
+    /// Of type Warning rather than Normal.
+    pub warning: bool,
+    /// CamelCase.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+    /// Who tells, as a qualified name: `east.longshore.dev/kubelet`.
+    pub controller: String,
+    /// Which of them.
+    pub instance: String,
+    /// How often it has happened.
+    pub count: i32,
 }
 
 impl PodNotice {
@@ -331,6 +368,36 @@ pub trait Provider: PodLifecycleHandler + NodeProvider + StreamHandler {
     fn notifier(&self) -> Option<&dyn PodNotifier>;
 }
 
+/// A kind of object that pods refer to by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HostKind {
+    /// `v1.ConfigMap`
+    ConfigMap,
+    /// `v1.Secret`
+    Secret,
+}
+
+/// What the host tells of the objects of one kind in one namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostChange {
+    /// A list begins.
+    Listing,
+    /// An object is there in this version, or has changed to it.
+    Seen {
+        /// Its name.
+        name: Arc<str>,
+        /// Its resource version.
+        version: u64,
+    },
+    /// An object has gone.
+    Gone {
+        /// Its name.
+        name: Arc<str>,
+    },
+    /// The list is complete: what was not seen since [`HostChange::Listing`] is not there.
+    Listed,
+}
+
 /// The only way in which a provider sees the host: the things that its pods refer to.
 #[async_trait]
 pub trait HostView: Send + Sync + 'static {
@@ -339,6 +406,10 @@ pub trait HostView: Send + Sync + 'static {
 
     /// A Secret; `None` where there is none.
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Source>;
+
+    /// Tells of the objects of this kind in a namespace for as long as the receiver is there. Only names and versions are
+    /// told, and whoever comes to a watch that others have already is told of changes only: subscribe first, then read.
+    fn changes(&self, kind: HostKind, namespace: &str) -> broadcast::Receiver<HostChange>;
 
     /// The Services of a namespace, in no order.
     async fn services(&self, namespace: &str) -> Result<Vec<Service>, Source>;

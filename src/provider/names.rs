@@ -27,6 +27,8 @@ pub const NAME: &str = "longshore.dev/name";
 pub const SENT: &str = "longshore.dev/sent";
 /// Annotation of a delegate: what the next update has to know of the last one, as JSON.
 pub const LAST: &str = "longshore.dev/last";
+/// Annotation of a delegate that replaces one that has vanished: what home showed of that one, as JSON.
+pub const BEFORE: &str = "longshore.dev/before";
 /// Annotation of a delegate, for the downward API: the name of the proxy's node.
 pub const NODE_NAME: &str = "longshore.dev/node-name";
 /// Annotation of a delegate, for the downward API: the name of the proxy's service account.
@@ -35,6 +37,16 @@ pub const SERVICE_ACCOUNT: &str = "longshore.dev/service-account";
 pub const LABELS: &str = "longshore.dev/labels";
 /// Annotation of a delegate, for the downward API: all annotations of the proxy.
 pub const ANNOTATIONS: &str = "longshore.dev/annotations";
+/// Annotation of a delegate: the copies that it needs, as `kind/name` or `kind/name=name at home`, separated by spaces.
+pub const FOLLOWS: &str = "longshore.dev/follows";
+/// Annotation of a delegate: the tokens of home's service account that it needs, as JSON.
+pub const TOKENS: &str = "longshore.dev/tokens";
+/// Annotation of a Secret with tokens: when they are to be renewed, in seconds of the epoch.
+pub const RENEWAL: &str = "longshore.dev/renewal";
+/// Beginning of a label of a copy: a virtual node that needs it.
+pub const NEEDED_BY: &str = "node.longshore.dev/";
+/// Label of what is made for pods in a target; its value is [`FIELD_MANAGER`].
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Annotation of a proxy: the node of the target that its delegate has to run on, where the target allows to name one.
 pub const PIN: &str = "longshore.dev/pin-to-node";
 
@@ -43,6 +55,9 @@ pub use crate::kubelet::tolerations::LIFTED;
 
 /// Annotation of a proxy, which says nothing to its delegate: the target that was chosen.
 pub use crate::kubelet::sites::CHOICE;
+
+/// Annotation of a proxy, which says nothing to its delegate: those of its annotations that the delegate gave it.
+pub use crate::kubelet::annotations::RETURNED;
 
 /// Beginning of an annotation of a delegate, for the downward API: a label of the proxy that the delegate cannot have
 /// under its own key. A digest of the key follows, which may be too long to repeat.
@@ -60,7 +75,23 @@ pub fn owns_label(key: &str) -> bool {
 
 /// Whether a delegate's annotation of this key is ours, whoever set it before.
 pub fn owns_annotation(key: &str) -> bool {
-    [NAMESPACE, NAME, SENT, LAST, NODE_NAME, SERVICE_ACCOUNT, LABELS, ANNOTATIONS, LIFTED, CHOICE].contains(&key)
+    [
+        NAMESPACE,
+        NAME,
+        SENT,
+        LAST,
+        BEFORE,
+        NODE_NAME,
+        SERVICE_ACCOUNT,
+        LABELS,
+        ANNOTATIONS,
+        LIFTED,
+        CHOICE,
+        RETURNED,
+        FOLLOWS,
+        TOKENS,
+    ]
+    .contains(&key)
         || key.starts_with(HOME_LABEL)
         || key.starts_with(HOME_ANNOTATION)
 }

@@ -1,24 +1,32 @@
 //! One remote cluster as a provider: the shell around the pure functions beside it.
 //!
 //! Nothing is installed in a target. What Longshore has there are plain pods with labels that name host, virtual node and
-//! proxy; one watch on them, one on the namespaces, one on the nodes.
+//! proxy; one watch on them, one on events about them, one on the namespaces, one on the nodes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::claims::{Claims, claims_of};
 use super::feedback::Addresses;
+use super::follow::accounts::Accounts;
+use super::follow::copy::Owner;
+use super::follow::{Follow, There};
+use super::places::Places;
+use super::reach::Reach;
 use super::requests::Requests;
+use super::services::Tracker;
 use super::translate::{self, Rules, Site, Translation, classes};
 use super::tunnel::Streams;
 use crate::kubelet::provider::{
-    ByteStream, Deletion, ExecOptions, Instance, LogOptions, NodeProvider, NodeReport, Obstacle, PodDocument, PodError,
-    PodKey, PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError, StreamHandler,
-    Tunnel, Upgrade,
+    ByteStream, Deletion, ExecOptions, HostView, Instance, LogOptions, NodeProvider, NodeReport, Obstacle, PodDocument,
+    PodError, PodKey, PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError,
+    StreamHandler, Tunnel, Upgrade,
 };
 
 mod absent;
@@ -27,14 +35,18 @@ mod health;
 mod load;
 mod namespaces;
 mod nodes;
-mod places;
 mod quotas;
+mod tales;
+
+pub use namespaces::marker;
+pub use tales::Tales;
+
+pub(in crate::provider) use delegates::refusal;
 
 use absent::Absent;
 use delegates::Delegates;
 use health::Health;
 use namespaces::Namespaces;
-pub use places::Places;
 pub use quotas::Ceiling;
 
 /// What [`Health`] calls the heartbeat.
@@ -62,15 +74,27 @@ pub struct TargetSetup {
     /// Where in it the delegates go.
     pub places: Places,
     /// The only namespaces that may be used, or all of them. Where there are some, nothing else is read.
-    pub within: Option<Vec<String>>,
+    pub reach: Reach,
     /// Where the numbers of its capacity come from.
     pub source: CapacitySource,
     /// What it offers at most.
     pub ceiling: Ceiling,
     /// Whether delegates' addresses are shown at home.
     pub addresses: Addresses,
+    /// Which events of the delegates are shown at home.
+    pub tales: Tales,
     /// Somebody wants to know what the delegates ask for.
     pub count_load: bool,
+    /// Home, for what pods refer to.
+    pub view: Arc<dyn HostView>,
+    /// Whose tokens delegates have.
+    pub accounts: Accounts,
+    /// The delegates are listed anew after this long, lest an event that was lost stays so for ever.
+    pub relist_after: Option<Duration>,
+    /// Where home's claims are kept; `None` where none are.
+    pub claims: Option<Arc<Claims>>,
+    /// Who wants to know which labels the delegates have.
+    pub tracker: Option<Arc<Tracker>>,
 }
 
 /// Where the numbers of a target's capacity come from.
@@ -93,6 +117,7 @@ pub struct TargetProvider {
     namespaces: Arc<Namespaces>,
     streams: Streams,
     health: Arc<Health>,
+    follow: Arc<Follow>,
     /// The priority classes that the target has said to lack.
     absent: Absent,
     /// The watches of namespaces and nodes, which end with this.
@@ -107,37 +132,33 @@ impl TargetProvider {
         let health = Arc::new(Health::new(&setup.name, setup.ceiling.clone()));
         let mut namespaces =
             Namespaces::new(client.clone(), setup.create_namespaces, setup.host_id.clone(), health.clone());
-        if let Some(within) = &setup.within {
+        if let Some(within) = setup.reach.within() {
             namespaces = namespaces.within(within);
         }
         let namespaces = Arc::new(namespaces);
         let mut watches = JoinSet::new();
-        if setup.within.is_none() {
+        if setup.reach.within().is_none() {
             watches.spawn(namespaces.clone().watch());
         }
         match setup.source {
             CapacitySource::Nodes => drop(watches.spawn(nodes::watch(client.clone(), health.clone()))),
             CapacitySource::Quota => {
-                let within = setup.within.clone().unwrap_or_default();
+                let within = setup.reach.within().unwrap_or_default().to_vec();
                 drop(watches.spawn(quotas::watch(client.clone(), within, health.clone())));
             }
             CapacitySource::Static => quotas::fixed(&setup.ceiling.limits, &health),
         }
-        let delegates = Delegates::new(
-            client.clone(),
-            &setup.host_id,
-            &setup.node_name,
-            setup.addresses,
-            health.clone(),
-            setup.count_load,
-            setup.within.clone(),
-        );
+        let owner = Owner { host_id: setup.host_id.clone(), node: setup.node_name.clone() };
+        let there = There { client: client.clone(), reach: setup.reach.clone(), places: setup.places.clone() };
+        let follow = Arc::new(Follow::start(there, setup.view.clone(), owner));
+        let delegates = Delegates::new(&setup, health.clone(), follow.clone());
         Self {
             delegates,
             namespaces,
             streams: Streams::new(setup.streaming.clone()),
             client,
             health,
+            follow,
             absent: Absent::default(),
             setup,
             _watches: watches,
@@ -159,6 +180,46 @@ impl TargetProvider {
         self.delegates.load().has(proxy_uid)
     }
 
+    /// How to reach it.
+    pub(in crate::provider) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Where in it something may be read.
+    pub(in crate::provider) fn reach(&self) -> Reach {
+        self.setup.reach.clone()
+    }
+
+    /// The namespace there for one of home's; it is made if it is missing and that is allowed.
+    pub(in crate::provider) async fn namespace(&self, home: &str) -> Result<String, PodError> {
+        let namespace = self.setup.places.namespace(home).into_owned();
+        self.namespaces.ensure(&namespace).await?;
+        Ok(namespace)
+    }
+
+    /// A namespace there is not what it was.
+    pub(in crate::provider) fn forget_namespace(&self, namespace: &str) {
+        self.namespaces.forget(namespace);
+    }
+
+    /// From home's names of a pod's claims to those in this target.
+    async fn claims(&self, pod: &PodDocument) -> Result<BTreeMap<String, String>, PodError> {
+        match &self.setup.claims {
+            Some(claims) => claims.names(pod, &self.setup.name).await,
+            None => match claims_of(pod).pop() {
+                None => Ok(BTreeMap::new()),
+                Some(mount) => Err(PodError::Held {
+                    field: mount.field,
+                    message: format!(
+                        "claim {} does not follow the pod to its target; set spec.claims in the VirtualNode {}, or let \
+                         the pod run at home",
+                        mount.claim, self.setup.node_name
+                    ),
+                }),
+            },
+        }
+    }
+
     fn site(&self, pod: &PodDocument) -> Site {
         let (namespace, name) = self.place(pod.namespace(), pod.name());
         Site {
@@ -170,8 +231,11 @@ impl TargetProvider {
             absent_priority_classes: self.absent.names(),
             namespace,
             name,
+            claims: BTreeMap::new(),
             // Known when the delegate is about to be created, which is when it is needed.
             owner: None,
+            names: self.follow.names(pod.namespace()),
+            accounts: self.setup.accounts.clone(),
         }
     }
 
@@ -216,17 +280,27 @@ impl PodLifecycleHandler for TargetProvider {
     async fn create_pod(&self, pod: &PodDocument) -> Result<ProviderPod, PodError> {
         let (namespace, _) = self.place(pod.namespace(), pod.name());
         // Before the namespace: pods that are held must leave none behind.
-        let mut translation = translate::translate(pod, &self.site(pod))?;
+        let claims = self.claims(pod).await?;
+        let mut preview = translate::translate(pod, &self.site(pod))?;
         for attempt in 0.. {
             let home = self.namespaces.ensure(&namespace).await?;
-            translation.delegate.metadata.owner_references = Some(vec![home.owner(&namespace)]);
-            match self.delegates.create(&translation.delegate, &pod.key()).await {
-                Ok(Some(made)) => return Ok(ProviderPod { remarks: losses(&translation), ..made }),
+            let prepared = self.follow.prepare(pod, &preview, &namespace, home.uid()).await?;
+            let site = Site { names: prepared.names.clone(), claims: claims.clone(), ..self.site(pod) };
+            let mut translation = translate::translate(pod, &site)?;
+            let metadata = &mut translation.delegate.metadata;
+            metadata.owner_references = Some(vec![home.owner(&namespace)]);
+            metadata.annotations.get_or_insert_default().extend(prepared.annotations.iter().cloned());
+            let delegate = translate::created(translation.delegate.clone(), pod);
+            match self.delegates.create(&delegate, &pod.key()).await {
+                Ok(Some(made)) => {
+                    prepared.made();
+                    return Ok(ProviderPod { remarks: losses(&translation), ..made });
+                }
                 // The namespace that was known has gone meanwhile.
                 Ok(None) if attempt == 0 => self.namespaces.forget(&namespace),
                 Ok(None) => break,
                 Err(PodError::Refused { message, .. }) if attempt == 0 && self.learn(&message) => {
-                    translation = translate::translate(pod, &self.site(pod))?;
+                    preview = translate::translate(pod, &self.site(pod))?;
                 }
                 Err(error) => return Err(self.with_remedy(error)),
             }
@@ -238,8 +312,8 @@ impl PodLifecycleHandler for TargetProvider {
     }
 
     async fn update_pod(&self, pod: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let translation = translate::translate(pod, &self.site(pod))?;
-        self.delegates.update(&translation.delegate, instance).await
+        let fresh = translate::refresh(pod, &self.site(pod))?;
+        self.delegates.update(fresh, instance).await
     }
 
     async fn delete_pod(&self, key: &PodKey, instance: &str, grace: Option<u32>) -> Result<Deletion, PodError> {
@@ -264,6 +338,7 @@ impl PodLifecycleHandler for TargetProvider {
 #[async_trait]
 impl PodNotifier for TargetProvider {
     async fn notify(&self, notices: mpsc::Sender<PodNotice>) {
+        self.follow.tell(notices.clone());
         self.delegates.watch(notices).await;
     }
 }

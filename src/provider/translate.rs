@@ -8,16 +8,23 @@
 //! 2. `downward`: the downward API goes on telling what it tells at home;
 //! 3. `scheduling`: what chose the virtual node would choose no node of the target;
 //! 4. `label_keys`, `residue`: what the host's API server and admission filled in, the target's fill in again;
-//! 5. `classes`: names of classes and schedulers, as the target has them;
-//! 6. `metadata`: labels, annotations and the owner.
+//! 5. `classes`, [`claims`](super::claims): names of classes, schedulers and claims, as the target has them;
+//! 6. references to ConfigMaps and Secrets get the names that their copies have, and tokens their place ([`follow`]);
+//! 7. `metadata`: labels, annotations and the owner.
 //!
-//! [`update`] makes the patch with which a live delegate follows its proxy, and [`mod@fingerprint`] says when it has to.
+//! [`follow`]: super::follow
+//!
+//! [`mod@update`] makes the patches with which a live delegate follows its proxy, and [`mod@fingerprint`] says when it has to.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::follow::accounts::{self, Accounts, Tokens};
+use super::follow::names::Names;
+use super::follow::references::{self, Reference};
+use crate::kubelet::annotations::without_returned;
 use crate::kubelet::document::PodDocument;
 use crate::provider::names;
 
@@ -46,7 +53,7 @@ pub use fingerprint::{fingerprint, sent};
 pub use guardrails::Guardrails;
 pub use hold::Hold;
 pub use report::{Change, What};
-pub use update::update_patch;
+pub use update::{Refreshed, Update, created, refresh};
 
 /// Where a delegate goes, and where it comes from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,9 +74,15 @@ pub struct Site {
     pub namespace: String,
     /// The name of the delegate there; empty for that of the proxy.
     pub name: String,
+    /// From home's names of the pod's claims to those in the target.
+    pub claims: BTreeMap<String, String>,
     /// The owner of the delegate ([`namespace_owner`]); `None` for a preview, never for a delegate that is created, since
     /// a ReplicaSet of the target with the same selector would adopt it.
     pub owner: Option<OwnerReference>,
+    /// What the copies of ConfigMaps and Secrets are called.
+    pub names: Names,
+    /// Whose tokens the delegate has.
+    pub accounts: Accounts,
 }
 
 /// What the configuration of a target says of pods.
@@ -112,27 +125,54 @@ pub struct Translation {
     pub delegate: PodDocument,
     /// Every difference of its content, in the order of the steps. Empty for no pod: the target's identity is not home's.
     pub report: Vec<Change>,
+    /// The ConfigMaps and Secrets that it refers to, by their names at home.
+    pub references: Vec<Reference>,
+    /// The tokens of home's service account that it has to be given.
+    pub tokens: Option<Tokens>,
 }
 
 /// Translates a proxy pod.
 pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> {
+    let proxy = &*without_returned(proxy);
     hold::check_metadata(proxy)?;
     let Value::Object(spec) = &proxy.spec else {
         return Err(Hold::new("spec", "the pod has no spec, so that there is nothing to run"));
     };
-    hold::check(spec)?;
+    hold::check(spec, &site.accounts)?;
     guardrails::check(proxy, spec, site)?;
 
     let mut report = report::Report::default();
     let mut spec = spec.clone();
+    let tokens = match &site.accounts {
+        Accounts::Host(_) => accounts::provide(&mut spec, proxy, |path| {
+            report.changed(path, "the token comes from home, by a Secret that is renewed");
+        }),
+        Accounts::None | Accounts::Remote(_) => None,
+    };
     let carried = downward::redirect(&mut spec, proxy, &site.node_name, &mut report);
     scheduling::detach(&mut spec, site, &mut report);
     scheduling::pin(&mut spec, proxy.annotation(names::PIN), &mut report);
     label_keys::strip(&mut spec, &mut report);
-    residue::strip(&mut spec, &mut report);
+    residue::strip(&mut spec, &site.accounts, &mut report);
     classes::map(&mut spec, site, &mut report);
+    for (field, why) in super::claims::rename(&mut spec, proxy.name(), &site.claims) {
+        report.changed(field, why);
+    }
+    let token_secret = accounts::secret_name(proxy.uid());
+    let references = references::redirect(
+        &mut spec,
+        &site.names,
+        |name| name == token_secret,
+        |path, name| {
+            report.changed(path, format!("its copy in the target is called {name}"));
+        },
+    );
+    if let Accounts::Host(server) = &site.accounts {
+        accounts::introduce(&mut spec, server);
+        report.changed("spec.containers", "variables of the environment name home's API server");
+    }
     let metadata = metadata::build(proxy, site, carried, &spec, &mut report)?;
 
     let delegate = PodDocument::new(metadata, Value::Object(spec), Value::Null);
-    Ok(Translation { delegate, report: report.into_changes() })
+    Ok(Translation { delegate, report: report.into_changes(), references, tokens })
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::target::{DeletionPolicy, TargetSpec};
-use crate::api::virtual_node::VirtualNodeSpec;
+use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
 
 /// What the plan is made from.
 #[derive(Clone, Debug, Default)]
@@ -117,7 +117,13 @@ fn wanted(declared: &Declared, plan: &mut Plan) -> BTreeMap<String, Planned> {
             let message = format!("there is no Target {}; create it, or remove it from spec.targets", names.join(", "));
             plan.problems.insert(name.clone(), message);
         }
-        wanted.insert(name.clone(), planned(spec, false, declared));
+        let mut planned = planned(spec, false, declared);
+        let clash = |one: &TargetReference| spec.clash(&one.name, declared.targets.get(&one.name)?);
+        if let Some(clash) = spec.targets.iter().find_map(clash) {
+            planned.spec.services = false;
+            plan.problems.insert(name.clone(), format!("{}: {}; {}", clash.field, clash.message, clash.remedy));
+        }
+        wanted.insert(name.clone(), planned);
     }
     let named: BTreeSet<_> =
         declared.nodes.values().flat_map(|(_, spec)| &spec.targets).map(|target| target.name.as_str()).collect();
@@ -134,11 +140,7 @@ fn wanted(declared: &Declared, plan: &mut Plan) -> BTreeMap<String, Planned> {
 
 fn planned(spec: &VirtualNodeSpec, implied: bool, declared: &Declared) -> Planned {
     let usable = spec.targets.iter().filter(|one| declared.targets.contains_key(&one.name));
-    let member = |one: &crate::api::virtual_node::TargetReference| PlannedMember {
-        name: one.name.clone(),
-        weight: one.weight,
-        leaving: false,
-    };
+    let member = |one: &TargetReference| PlannedMember { name: one.name.clone(), weight: one.weight, leaving: false };
     Planned { spec: spec.clone(), implied, port: 0, members: usable.map(member).collect(), leaving: false }
 }
 
@@ -197,7 +199,6 @@ impl<'a> Ports<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::virtual_node::TargetReference;
 
     fn declared(targets: &[&str], nodes: &[(&str, &[&str])]) -> Declared {
         let spec: TargetSpec = serde_json::from_str(r#"{"kubeconfig": {"file": "/x"}}"#).unwrap();
@@ -242,6 +243,20 @@ mod tests {
         assert_eq!(shape(&second), ["a:10252 a", "east:10250 east", "west:10251 west"]);
         later.ports = [("a".to_owned(), 10252), ("west".to_owned(), 10251)].into();
         assert_eq!(shape(&next(&later, &Running::new(), &[])), ["a:10252 a", "east:10250 east", "west:10251 west"]);
+    }
+
+    #[test]
+    fn services_do_not_follow_into_one_namespace_for_all() {
+        let mut one = declared(&["east", "west"], &[("a", &["east"]), ("b", &["west"])]);
+        for (_, node) in one.nodes.values_mut() {
+            node.services = true;
+        }
+        let far = serde_json::json!({"mapping": "Single", "single": "far"});
+        one.targets.get_mut("east").unwrap().namespaces = serde_json::from_value(far).unwrap();
+        let plan = next(&one, &Running::new(), &[]);
+        assert!(plan.problems["a"].starts_with("spec.services: "), "{:?}", plan.problems);
+        assert_eq!((plan.nodes["a"].spec.services, plan.nodes["b"].spec.services), (false, true));
+        assert!(!plan.problems.contains_key("b"));
     }
 
     #[test]

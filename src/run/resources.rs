@@ -342,6 +342,8 @@ impl Desk {
             labels: spec.labels.clone(),
             taints: spec.taints_of(name),
             port: planned.port,
+            claims: spec.claims,
+            services: spec.services,
         };
         Some((setup, shape))
     }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::api::target::{Mapping, Namespaces, TargetSpec};
+use crate::api::target::{AccountMode, Mapping, Namespaces, Scope, TargetSpec};
 use crate::kubelet::node::status::DEFAULT_LABELS;
-use crate::provider::target::Places;
+use crate::provider::follow::accounts::{Accounts, ApiServer};
+use crate::provider::places::Places;
+use crate::provider::reach::Reach;
 use crate::provider::translate::{Guardrails, Rules};
 
 /// What a target says of pods, in the provider's words.
@@ -27,10 +29,41 @@ pub(crate) fn rules(spec: &TargetSpec) -> Rules {
     }
 }
 
+/// Whose tokens the pods of a target have; `host_url` is the address of the host's API server as Longshore reaches it.
+pub(crate) fn accounts(spec: &TargetSpec, host_url: &str) -> Accounts {
+    let accounts = &spec.service_accounts;
+    match accounts.mode {
+        AccountMode::None => Accounts::None,
+        AccountMode::Remote => Accounts::Remote(accounts.name.clone().unwrap_or_default()),
+        AccountMode::Host => match accounts.api_server(host_url) {
+            Some((host, port)) => Accounts::Host(ApiServer { host, port }),
+            None => Accounts::None,
+        },
+    }
+}
+
 /// The labels by which pods select a virtual node, with those that the user wants on it.
 pub(crate) fn node_labels(own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let defaults = DEFAULT_LABELS.map(|(key, value)| (key.to_owned(), value.to_owned()));
     defaults.into_iter().chain(own.clone()).collect()
+}
+
+/// Where in a target the delegates go.
+pub(crate) fn places(namespaces: &Namespaces) -> Places {
+    let given = |field: &Option<String>| field.clone().unwrap_or_default();
+    match namespaces.mapping {
+        Mapping::Same => Places::Same,
+        Mapping::Prefixed => Places::Prefixed(given(&namespaces.prefix)),
+        Mapping::Single => Places::Single(given(&namespaces.single)),
+    }
+}
+
+/// Where in a target something may be read.
+pub(crate) fn reach(spec: &TargetSpec) -> Reach {
+    match spec.scope {
+        Scope::Cluster => Reach::default(),
+        Scope::Namespaces => Reach::new(Some(&spec.namespaces.names)),
+    }
 }
 
 #[cfg(test)]
@@ -48,15 +81,5 @@ mod tests {
         let labels = node_labels(&BTreeMap::from([("topology.kubernetes.io/zone".into(), "z".into())]));
         assert_eq!(labels["topology.kubernetes.io/zone"], "z");
         assert_eq!(labels["type"], "virtual-kubelet");
-    }
-}
-
-/// Where in a target the delegates go.
-pub(crate) fn places(namespaces: &Namespaces) -> Places {
-    let given = |field: &Option<String>| field.clone().unwrap_or_default();
-    match namespaces.mapping {
-        Mapping::Same => Places::Same,
-        Mapping::Prefixed => Places::Prefixed(given(&namespaces.prefix)),
-        Mapping::Single => Places::Single(given(&namespaces.single)),
     }
 }

@@ -4,16 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use kube::{Client, Config};
+use kube::Client;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::link::Link;
 use super::verdict::Acceptance;
 use super::watches::{self, Content, News, Resource, SecretKey};
-use crate::api::clients::{self, ClientsError};
+use crate::api::clients::{self, Access, ClientsError, Link};
 use crate::api::resource;
 use crate::api::target::{KubeconfigSource, TargetSpec};
 use crate::errors::chain;
@@ -50,7 +49,7 @@ pub(super) struct Linked {
     /// Its last good spec.
     pub(super) spec: TargetSpec,
     /// Its last good configuration.
-    pub(super) config: Config,
+    pub(super) config: Access,
     /// Where it is, for people and for comparison.
     pub(super) address: String,
     /// Its clients, which change with the configuration.
@@ -59,11 +58,22 @@ pub(super) struct Linked {
     pub(super) digest: String,
 }
 
-/// The text of a kubeconfig and where it comes from.
-struct Text {
-    origin: String,
-    content: String,
-    secret: bool,
+/// A kubeconfig.
+enum Found {
+    /// As it was read from a file.
+    File(Box<Access>),
+    /// The text that a Secret holds, and which Secret it is.
+    Secret { origin: String, text: String },
+}
+
+impl Found {
+    fn digest(&self, context: Option<&str>) -> String {
+        let text = match self {
+            Self::File(access) => format!("file {context:?} {}", access.look()),
+            Self::Secret { text, .. } => format!("secret {context:?} {text}"),
+        };
+        format!("{:x}", Sha256::digest(text))
+    }
 }
 
 impl Targets {
@@ -172,31 +182,26 @@ impl Targets {
             }
             None => (last?, Acceptance::Good),
         };
-        let text = match self.text(&spec.kubeconfig, wanted).await? {
-            Ok(text) => text,
+        let found = match self.find(&spec.kubeconfig, wanted).await? {
+            Ok(found) => found,
             Err(bad) => return Some(bad),
         };
-        match self.link(name, spec, text).await {
+        match self.link(name, spec, found).await {
             Ok(()) => Some(verdict),
             Err(bad) => Some(if verdict == Acceptance::Good { bad } else { verdict }),
         }
     }
 
     /// The kubeconfig; `None` while it is not known.
-    async fn text(
+    async fn find(
         &mut self,
         source: &KubeconfigSource,
         wanted: &mut BTreeSet<SecretKey>,
-    ) -> Option<Result<Text, Acceptance>> {
+    ) -> Option<Result<Found, Acceptance>> {
         if let Some(file) = &source.file {
-            let origin = file.display().to_string();
-            return Some(match tokio::fs::read_to_string(file).await {
-                Ok(text) => Ok(Text { origin, content: text, secret: false }),
-                Err(error) => {
-                    let message = format!("failed to read the kubeconfig {origin}: {error}");
-                    Err(Acceptance::Bad("InvalidKubeconfig", message))
-                }
-            });
+            let read = clients::target(file, source.context.as_deref()).await;
+            let bad = |error| Acceptance::Bad("InvalidKubeconfig", chain(&error));
+            return Some(read.map(|access| Found::File(Box::new(access))).map_err(bad));
         }
         let secret = source.secret_ref.as_ref()?;
         let namespace = secret.namespace.clone().unwrap_or_else(|| self.namespace.clone());
@@ -225,15 +230,18 @@ impl Targets {
                     bad("SecretKeyNotFound", message)
                 }
                 Some(Err(_)) => bad("InvalidKubeconfig", format!("the kubeconfig {origin} is no text")),
-                Some(Ok(text)) => Some(Ok(Text { origin, content: text, secret: true })),
+                Some(Ok(text)) => Some(Ok(Found::Secret { origin, text })),
             },
         }
     }
 
     /// Makes clients where the kubeconfig is another one.
-    async fn link(&mut self, name: &str, spec: TargetSpec, text: Text) -> Result<(), Acceptance> {
-        let context = spec.kubeconfig.context.clone();
-        let digest = format!("{:x}", Sha256::digest(format!("{} {context:?} {}", text.secret, text.content)));
+    async fn link(&mut self, name: &str, spec: TargetSpec, found: Found) -> Result<(), Acceptance> {
+        let digest = found.digest(spec.kubeconfig.context.as_deref());
+        let origin = match &found {
+            Found::File(access) => clients::address(access),
+            Found::Secret { origin, .. } => format!("the kubeconfig {origin}"),
+        };
         if let Some(linked) = self.linked.get_mut(name)
             && linked.digest == digest
         {
@@ -247,7 +255,7 @@ impl Targets {
         {
             return Err(why.clone());
         }
-        let made = timeout(PATIENCE, self.make(name, spec, &text, digest.clone())).await;
+        let made = timeout(PATIENCE, self.make(name, spec, found, digest.clone())).await;
         let error = match made {
             Ok(Ok(linked)) => {
                 tracing::info!(target_name = name, address = linked.address, "these credentials are used from now on");
@@ -258,7 +266,7 @@ impl Targets {
             Ok(Err(error)) => error,
             Err(_) => {
                 let reason = format!("no credentials within {} s", PATIENCE.as_secs());
-                ClientsError::Build { address: text.origin.clone(), reason }
+                ClientsError::Build { address: origin, reason }
             }
         };
         let reason = match error {
@@ -270,11 +278,12 @@ impl Targets {
         Err(why)
     }
 
-    async fn make(&self, name: &str, spec: TargetSpec, text: &Text, digest: String) -> Result<Linked, ClientsError> {
-        let context = spec.kubeconfig.context.as_deref();
-        let config = match &spec.kubeconfig.file {
-            Some(file) => clients::target(file, context).await?,
-            None => clients::secret(&text.origin, &text.content, context).await?,
+    async fn make(&self, name: &str, spec: TargetSpec, found: Found, digest: String) -> Result<Linked, ClientsError> {
+        let config = match found {
+            Found::File(access) => *access,
+            Found::Secret { origin, text } => {
+                clients::secret(&origin, &text, spec.kubeconfig.context.as_deref()).await?
+            }
         };
         let address = format!("{}{}", clients::address(&config), config.cluster_url.path().trim_end_matches('/'));
         let same = self.linked.get(name).filter(|linked| linked.address == address);

@@ -17,6 +17,13 @@ impl Longshore {
         kill_process(pid, Signal::STOP)?;
         Ok(Frozen(pid))
     }
+
+    /// Lets it go on, whoever has held it still.
+    pub fn wake(&self) -> Result<()> {
+        let id = self.child().as_ref().context("Longshore does not run")?.id();
+        kill_process(Pid::from_raw(i32::try_from(id)?).context("no pid")?, Signal::CONT)?;
+        Ok(())
+    }
 }
 
 impl Drop for Frozen {

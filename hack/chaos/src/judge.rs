@@ -1,28 +1,40 @@
 //! What must not have happened, read from what the API servers said. Pure.
 //!
-//! The history is of watches on both API servers, so that it does not depend on what Longshore thinks. What the run itself
-//! did (whom it deleted, which delegates it touched) is the only other input.
+//! The history is of watches on all API servers, so that it does not depend on what Longshore thinks. What the run itself
+//! did (whom it deleted, which delegates it touched) is the only other input. Events of one server are in its own order;
+//! those of different servers are in the order in which they arrived, which may be wrong by as much as a watch lags.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Which API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Side {
     Host,
-    Target,
+    /// By its place among the targets.
+    Target(usize),
 }
 
 /// A pod in a word.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent facts about one pod")]
 pub(crate) struct Sight {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) uid: String,
+    pub(crate) version: u64,
     /// The proxy of a delegate; empty for others, and for a delegate whose labels somebody took off.
     pub(crate) proxy: String,
+    /// The kind of its controller; empty for a bare pod.
+    pub(crate) controller: String,
+    pub(crate) node: String,
+    /// Its restart policy is Never.
+    pub(crate) once: bool,
     pub(crate) phase: String,
     pub(crate) ready: bool,
     pub(crate) terminating: bool,
+    /// A container runs.
+    pub(crate) running: bool,
     pub(crate) restarts: u64,
 }
 
@@ -32,12 +44,24 @@ impl Sight {
     }
 }
 
+/// What became of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// It is there, like this.
+    There,
+    /// It has gone; what is shown is its last state.
+    Gone,
+    /// It was there, and is not in a list that had to stand in for a watch: how it ended nobody has seen.
+    Missed,
+}
+
 /// Something that an API server said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
+    /// When it was heard, since the beginning.
+    pub(crate) at: Duration,
     pub(crate) side: Side,
-    /// The pod has gone; what is shown is its last state.
-    pub(crate) gone: bool,
+    pub(crate) change: Change,
     pub(crate) pod: Sight,
 }
 
@@ -48,8 +72,6 @@ pub(crate) struct Deeds {
     pub(crate) deleted: BTreeSet<String>,
     /// UIDs of delegates that somebody in the target deleted or edited.
     pub(crate) touched: BTreeSet<String>,
-    /// Namespaces that somebody deleted in the target.
-    pub(crate) razed: BTreeSet<String>,
 }
 
 /// A broken promise.
@@ -57,241 +79,254 @@ pub(crate) struct Deeds {
 pub(crate) struct Violation {
     /// The number of the event that shows it.
     pub(crate) at: usize,
+    /// The UID of the proxy that it is about.
+    pub(crate) proxy: String,
     pub(crate) what: String,
 }
 
+/// How much later an event of one server may be heard than one of another that came after it.
+const LAG: Duration = Duration::from_secs(3);
+
 /// Everything wrong in a history, in its order.
 pub(crate) fn judge(history: &[Event], deeds: &Deeds) -> Vec<Violation> {
-    let mut court = Court::new(deeds);
+    let mut court = Court { deeds, found: vec![], proxies: BTreeMap::new(), delegates: BTreeMap::new() };
     for (at, event) in history.iter().enumerate() {
         match event.side {
             Side::Host => court.home(at, event),
-            Side::Target => court.target(at, event),
+            Side::Target(_) => court.target(at, event),
         }
     }
+    court.conclude(history.last().map_or(Duration::ZERO, |event| event.at));
+    court.found.sort_by_key(|violation| violation.at);
     court.found
+}
+
+/// What is known of a proxy.
+#[derive(Default)]
+struct Proxy {
+    last: Option<Sight>,
+    /// When home first showed that it runs or has ended.
+    known_to_run: Option<Duration>,
+    /// By the number of the event: home shows this end, and nobody but its delegate can have caused it.
+    ended: Option<(usize, String)>,
+}
+
+/// What is known of a delegate.
+struct Delegate {
+    owner: String,
+    side: Side,
+    last: Sight,
+    born: (usize, Duration),
+    /// When it was seen to have gone.
+    gone: Option<Duration>,
+    missed: bool,
+    phases: BTreeSet<String>,
+    ran: bool,
 }
 
 struct Court<'a> {
     deeds: &'a Deeds,
     found: Vec<Violation>,
-    /// Last phase of each proxy.
-    phases: BTreeMap<String, String>,
-    /// Whose delegate each one is, also after its labels were taken off.
-    owners: BTreeMap<String, String>,
-    /// The delegates of each proxy that are there now.
-    alive: BTreeMap<String, BTreeSet<String>>,
-    /// The last delegate of each proxy that has gone.
-    former: BTreeMap<String, String>,
-    restarts: BTreeMap<String, u64>,
+    proxies: BTreeMap<String, Proxy>,
+    delegates: BTreeMap<String, Delegate>,
 }
 
-impl<'a> Court<'a> {
-    fn new(deeds: &'a Deeds) -> Self {
-        Self {
-            deeds,
-            found: vec![],
-            phases: BTreeMap::new(),
-            owners: BTreeMap::new(),
-            alive: BTreeMap::new(),
-            former: BTreeMap::new(),
-            restarts: BTreeMap::new(),
-        }
+impl Court<'_> {
+    fn blame(&mut self, at: usize, proxy: &str, what: String) {
+        self.found.push(Violation { at, proxy: proxy.to_owned(), what });
     }
 
-    fn blame(&mut self, at: usize, what: String) {
-        self.found.push(Violation { at, what });
+    fn touched(&self, delegate: &str) -> bool {
+        self.deeds.touched.contains(delegate)
+    }
+
+    /// The delegates that a proxy has ever had.
+    fn delegates_of<'s>(&'s self, proxy: &'s str) -> impl Iterator<Item = (&'s String, &'s Delegate)> {
+        self.delegates.iter().filter(move |(_, delegate)| delegate.owner == proxy)
     }
 
     fn home(&mut self, at: usize, event: &Event) {
         let pod = &event.pod;
-        let title = format!("proxy {}/{} ({})", pod.namespace, pod.name, pod.uid);
-        if event.gone && !self.deeds.deleted.contains(&pod.uid) {
-            self.blame(at, format!("{title} was removed, and nobody had deleted it"));
+        let title = format!("proxy {}/{}", pod.namespace, pod.name);
+        let deleted = self.deeds.deleted.contains(&pod.uid);
+        let was = self.proxies.get(&pod.uid).and_then(|proxy| proxy.last.clone());
+        let was_terminal = was.as_ref().is_some_and(Sight::terminal);
+
+        if was_terminal && was.as_ref().is_some_and(|was| was.phase != pod.phase) {
+            let last = was.as_ref().map_or("", |was| &was.phase);
+            self.blame(at, &pod.uid, format!("{title} had {last} and shows {}", pod.phase));
         }
-        if let Some(last) = self.phases.get(&pod.uid)
-            && matches!(last.as_str(), "Succeeded" | "Failed")
-            && *last != pod.phase
-        {
-            self.blame(at, format!("{title} had {last} and shows {}", pod.phase));
+        // Controllers delete pods too, but those that are bound are told to go first, unless they have ended.
+        let bare = pod.controller.is_empty();
+        let told = was.as_ref().is_some_and(|was| was.terminating);
+        if event.change == Change::Gone && !deleted && (bare || !(told || was_terminal || pod.node.is_empty())) {
+            self.blame(at, &pod.uid, format!("{title} was removed, and nobody had deleted it"));
+        } else if event.change == Change::There && bare && pod.terminating && !told && !deleted {
+            self.blame(at, &pod.uid, format!("{title} was told to go, and nobody had deleted it"));
         }
-        let failed = pod.phase == "Failed" && self.phases.get(&pod.uid).is_none_or(|last| last != "Failed");
-        let touched = || {
-            let former = self.former.get(&pod.uid).into_iter();
-            let alive = self.alive.get(&pod.uid).into_iter().flatten();
-            former.chain(alive).any(|delegate| self.deeds.touched.contains(delegate))
-        };
-        if failed && !self.deeds.deleted.contains(&pod.uid) && !self.deeds.razed.contains(&pod.namespace) && !touched()
-        {
-            self.blame(at, format!("{title} has failed, and nobody had touched its delegate"));
+        let touched = || self.delegates_of(&pod.uid).any(|(uid, _)| self.touched(uid));
+        let its_own_end = pod.terminal() && !was_terminal && !deleted && !pod.terminating && !touched();
+        if its_own_end && pod.phase == "Failed" {
+            self.blame(at, &pod.uid, format!("{title} has failed, and nobody had touched its delegate"));
         }
-        self.phases.insert(pod.uid.clone(), pod.phase.clone());
+        let proxy = self.proxies.entry(pod.uid.clone()).or_default();
+        if its_own_end {
+            proxy.ended = Some((at, pod.phase.clone()));
+        }
+        if proxy.known_to_run.is_none() && (pod.phase == "Running" || pod.terminal()) {
+            proxy.known_to_run = Some(event.at);
+        }
+        proxy.last = Some(pod.clone());
     }
 
     fn target(&mut self, at: usize, event: &Event) {
         let pod = &event.pod;
-        if !pod.proxy.is_empty() {
-            self.owners.insert(pod.uid.clone(), pod.proxy.clone());
-        }
-        let Some(owner) = self.owners.get(&pod.uid).cloned() else { return };
-        let title = format!("delegate {}/{} ({}) of {owner}", pod.namespace, pod.name, pod.uid);
-        if event.gone {
-            self.alive.entry(owner.clone()).or_default().remove(&pod.uid);
-            self.former.insert(owner, pod.uid.clone());
+        let known = self.delegates.get(&pod.uid);
+        let owner = known.map_or_else(|| pod.proxy.clone(), |known| known.owner.clone());
+        if owner.is_empty() {
             return;
         }
-        let restarts = self.restarts.insert(pod.uid.clone(), pod.restarts).unwrap_or_default();
-        if pod.restarts > restarts && !self.deeds.touched.contains(&pod.uid) {
-            self.blame(at, format!("{title} has restarted"));
+        let title = format!("delegate {}/{} ({})", pod.namespace, pod.name, pod.uid);
+        let ran = known.is_some_and(|known| known.last.running);
+        let restarts = known.map_or(0, |known| known.last.restarts);
+        let news = known.is_none();
+        if pod.restarts > restarts && !self.touched(&pod.uid) {
+            self.blame(at, &owner, format!("a container of {title} has restarted"));
         }
-        let news = self.alive.entry(owner.clone()).or_default().insert(pod.uid.clone());
-        if self.alive.get(&owner).is_some_and(|alive| alive.len() > 1) {
-            self.blame(at, format!("{title} is there beside another one"));
+        match event.change {
+            Change::Gone if ran && pod.running && !self.touched(&pod.uid) => {
+                self.blame(at, &owner, format!("{title} was removed while its containers ran"));
+            }
+            Change::There if news => self.born(at, event, &owner, &title),
+            _ => {}
         }
-        if news
-            && let Some(former) = self.former.get(&owner)
-            && former != &pod.uid
-            && !self.deeds.touched.contains(former)
-            && !self.deeds.razed.contains(&pod.namespace)
-        {
-            self.blame(at, format!("{title} replaces {former}, which nobody had touched"));
+        let delegate = self.delegates.entry(pod.uid.clone()).or_insert_with(|| Delegate {
+            owner,
+            side: event.side,
+            last: pod.clone(),
+            born: (at, event.at),
+            gone: None,
+            missed: false,
+            phases: BTreeSet::new(),
+            ran: false,
+        });
+        delegate.phases.insert(pod.phase.clone());
+        delegate.ran |= pod.running || pod.terminal();
+        delegate.last = pod.clone();
+        if event.change != Change::There {
+            delegate.gone = Some(event.at);
+            delegate.missed = event.change == Change::Missed;
+        }
+    }
+
+    /// A delegate has come: was there reason for it?
+    fn born(&mut self, at: usize, event: &Event, owner: &str, title: &str) {
+        let mut wrong = vec![];
+        for (uid, former) in self.delegates_of(owner) {
+            if former.gone.is_none() && former.side == event.side {
+                wrong.push(format!("{title} is there beside {uid}"));
+            } else if !self.touched(uid) && former.side == event.side {
+                wrong.push(format!("{title} replaces {uid}, which nobody had touched"));
+            }
+            let known = self.proxies.get(owner).and_then(|proxy| proxy.known_to_run);
+            if event.pod.once && former.ran && known.is_some_and(|known| known + LAG < event.at) {
+                wrong.push(format!("{title} is the second start of a pod that home has shown to run once"));
+            }
+        }
+        for what in wrong {
+            self.blame(at, owner, what);
+        }
+    }
+
+    /// What can only be said when all is known.
+    fn conclude(&mut self, end: Duration) {
+        let mut wrong = vec![];
+        // Two servers: how long did both have one?
+        let all: Vec<(&String, &Delegate)> = self.delegates.iter().collect();
+        let mut by_owner: BTreeMap<&str, Vec<(&String, &Delegate)>> = BTreeMap::new();
+        for (uid, delegate) in all {
+            by_owner.entry(&delegate.owner).or_default().push((uid, delegate));
+        }
+        for (owner, all) in &by_owner {
+            for (uid, one) in all {
+                for (other, later) in all.iter().filter(|(_, later)| later.side != one.side && later.born > one.born) {
+                    if one.gone.unwrap_or(end) > later.born.1 + LAG {
+                        let what =
+                            format!("delegates {uid} and {other} of one proxy were there at once, in two targets");
+                        wrong.push((later.born.0, (*owner).to_owned(), what));
+                    }
+                }
+            }
+        }
+        for (uid, proxy) in &self.proxies {
+            let Some((at, phase)) = &proxy.ended else { continue };
+            let its = by_owner.get(uid.as_str()).map(Vec::as_slice).unwrap_or_default();
+            let seen = its.iter().any(|(_, delegate)| delegate.missed || delegate.phases.contains(phase));
+            if !seen {
+                wrong.push((*at, uid.clone(), format!("home shows {phase}, which no delegate of it ever had")));
+            }
+        }
+        for (at, owner, what) in wrong {
+            self.blame(at, &owner, what);
         }
     }
 }
 
-/// What is wrong with the world when all is healed: nothing if it is as it should be. `proxies` and `delegates` are complete
-/// lists of both sides.
-pub(crate) fn at_rest(proxies: &[Sight], delegates: &[Sight]) -> Vec<String> {
-    let mut wrong = vec![];
+/// A pair of lists, and what they disagree in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rest {
+    /// By the proxy's UID: both sides do not say the same, or Longshore has left something undone.
+    pub(crate) disagreements: Vec<(String, String)>,
+    /// Both sides say the same, and it is not the end: schedulers, nodes and controllers have work left.
+    pub(crate) unsettled: Vec<(String, String)>,
+}
+
+/// Whether the world is as it should be. `proxies` and `delegates` are complete lists of all sides.
+pub(crate) fn at_rest(proxies: &[Sight], delegates: &[Sight]) -> Rest {
+    let mut rest = Rest::default();
     let mut owned: BTreeMap<&str, Vec<&Sight>> = BTreeMap::new();
     for delegate in delegates {
         owned.entry(&delegate.proxy).or_default().push(delegate);
-        if !proxies.iter().any(|proxy| proxy.uid == delegate.proxy) {
-            wrong.push(format!("delegate {}/{} has no proxy", delegate.namespace, delegate.name));
+    }
+    for (owner, all) in &owned {
+        if !proxies.iter().any(|proxy| proxy.uid == *owner) {
+            for delegate in all {
+                let title =
+                    format!("delegate {}/{} ({}) has no proxy", delegate.namespace, delegate.name, delegate.uid);
+                let list = if delegate.terminating { &mut rest.unsettled } else { &mut rest.disagreements };
+                list.push(((*owner).to_owned(), title));
+            }
         }
     }
-    for proxy in proxies {
+    for proxy in proxies.iter().filter(|proxy| !proxy.node.is_empty()) {
         let title = format!("proxy {}/{} ({})", proxy.namespace, proxy.name, proxy.uid);
-        if proxy.terminating {
-            wrong.push(format!("{title} is still terminating"));
-            continue;
-        }
-        match owned.get(proxy.uid.as_str()).map(Vec::as_slice) {
-            Some([delegate]) if delegate.phase != proxy.phase || delegate.ready != proxy.ready => wrong.push(format!(
-                "{title} shows {} (ready: {}), its delegate {} ({})",
-                proxy.phase, proxy.ready, delegate.phase, delegate.ready
+        let mut disagree = |what: String| rest.disagreements.push((proxy.uid.clone(), format!("{title} {what}")));
+        match (owned.get(proxy.uid.as_str()).map(Vec::as_slice).unwrap_or_default(), proxy.terminating) {
+            ([delegate], true) if delegate.terminating => {
+                rest.unsettled.push((proxy.uid.clone(), format!("{title} is still terminating")));
+            }
+            ([_], true) => disagree("is told to go, and its delegate is not".into()),
+            ([], true) => disagree("is told to go, has no delegate any more, and is still there".into()),
+            ([delegate], false) if delegate.phase != proxy.phase || delegate.ready != proxy.ready => disagree(format!(
+                "shows {} (ready: {}), its delegate {} {} ({})",
+                proxy.phase, proxy.ready, delegate.uid, delegate.phase, delegate.ready
             )),
-            Some([delegate]) if delegate.phase == "Pending" => wrong.push(format!("{title} is pending on both sides")),
-            Some([_]) => {}
-            None if proxy.terminal() => {}
-            None => wrong.push(format!("{title} shows {} and has no delegate", proxy.phase)),
-            Some(all) => wrong.push(format!("{title} has {} delegates", all.len())),
+            ([delegate], false) if delegate.terminating && !delegate.terminal() => disagree("is being replaced".into()),
+            ([delegate], false) if delegate.phase == "Pending" => {
+                rest.unsettled.push((proxy.uid.clone(), format!("{title} is pending on both sides")));
+            }
+            ([_], false) => {}
+            ([], false) if proxy.terminal() => {}
+            ([], false) => disagree(format!("shows {} and has no delegate", proxy.phase)),
+            (all, _) => disagree(format!("has {} delegates", all.len())),
         }
     }
-    wrong
+    for proxy in proxies.iter().filter(|proxy| proxy.node.is_empty()) {
+        let title = format!("proxy {}/{} ({}) is not bound to a node", proxy.namespace, proxy.name, proxy.uid);
+        rest.unsettled.push((proxy.uid.clone(), title));
+    }
+    rest
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn proxy(uid: &str, phase: &str) -> Event {
-        let pod =
-            Sight { namespace: "n".into(), name: "p".into(), uid: uid.into(), phase: phase.into(), ..Sight::default() };
-        Event { side: Side::Host, gone: false, pod }
-    }
-
-    fn delegate(uid: &str, proxy: &str) -> Event {
-        let pod = Sight {
-            uid: uid.into(),
-            proxy: proxy.into(),
-            phase: "Running".into(),
-            namespace: "n".into(),
-            ..Sight::default()
-        };
-        Event { side: Side::Target, gone: false, pod }
-    }
-
-    fn gone(event: Event) -> Event {
-        Event { gone: true, ..event }
-    }
-
-    fn deleted(uid: &str) -> Deeds {
-        Deeds { deleted: [uid.to_owned()].into(), ..Deeds::default() }
-    }
-
-    fn touched(uid: &str) -> Deeds {
-        Deeds { touched: [uid.to_owned()].into(), ..Deeds::default() }
-    }
-
-    fn verdict(history: &[Event], deeds: &Deeds) -> Vec<usize> {
-        judge(history, deeds).into_iter().map(|violation| violation.at).collect()
-    }
-
-    #[test]
-    fn an_ordinary_life_is_innocent() {
-        let history = [
-            proxy("p", "Pending"),
-            delegate("d", "p"),
-            proxy("p", "Running"),
-            gone(delegate("d", "p")),
-            proxy("p", "Failed"),
-            gone(proxy("p", "Failed")),
-        ];
-        assert_eq!(verdict(&history, &deleted("p")), [0; 0]);
-    }
-
-    #[test]
-    fn two_delegates_at_once_are_found_even_without_labels() {
-        assert_eq!(verdict(&[delegate("d", "p"), delegate("e", "p")], &Deeds::default()), [1]);
-        let bare = Event { pod: Sight { proxy: String::new(), ..delegate("d", "p").pod }, ..delegate("d", "p") };
-        assert_eq!(verdict(&[delegate("d", "p"), bare, delegate("e", "p")], &Deeds::default()), [2]);
-    }
-
-    #[test]
-    fn a_replacement_needs_a_cause() {
-        let history = [delegate("d", "p"), gone(delegate("d", "p")), delegate("e", "p")];
-        assert_eq!(verdict(&history, &Deeds::default()), [2]);
-        assert_eq!(verdict(&history, &touched("d")), [0; 0]);
-        let razed = Deeds { razed: ["n".to_owned()].into(), ..Deeds::default() };
-        assert_eq!(verdict(&history, &razed), [0; 0]);
-    }
-
-    #[test]
-    fn a_terminal_phase_that_changes_is_found() {
-        assert_eq!(verdict(&[proxy("p", "Succeeded"), proxy("p", "Running")], &Deeds::default()), [1]);
-        assert_eq!(verdict(&[proxy("p", "Succeeded"), proxy("p", "Failed")], &deleted("p")), [1]);
-    }
-
-    #[test]
-    fn a_failure_and_a_removal_need_a_cause() {
-        let history = [proxy("p", "Running"), proxy("p", "Failed"), gone(proxy("p", "Failed"))];
-        assert_eq!(verdict(&history, &Deeds::default()), [1, 2]);
-        let history = [delegate("d", "p"), gone(delegate("d", "p")), proxy("p", "Failed")];
-        assert_eq!(verdict(&history, &touched("d")), [0; 0]);
-    }
-
-    #[test]
-    fn a_restart_that_nobody_caused_is_found() {
-        let mut later = delegate("d", "p");
-        later.pod.restarts = 1;
-        assert_eq!(verdict(&[delegate("d", "p"), later.clone()], &Deeds::default()), [1]);
-        assert_eq!(verdict(&[delegate("d", "p"), later], &touched("d")), [0; 0]);
-    }
-
-    #[test]
-    fn at_rest_both_sides_agree() {
-        let one = proxy("p", "Running").pod;
-        let its = delegate("d", "p").pod;
-        assert_eq!(at_rest(std::slice::from_ref(&one), std::slice::from_ref(&its)), [""; 0]);
-        assert_eq!(at_rest(std::slice::from_ref(&one), &[]).len(), 1, "nothing runs");
-        assert_eq!(at_rest(&[], std::slice::from_ref(&its)).len(), 1, "a leak");
-        assert_eq!(
-            at_rest(std::slice::from_ref(&one), &[its.clone(), Sight { uid: "e".into(), ..its.clone() }]).len(),
-            1
-        );
-        let ready = Sight { ready: true, ..its };
-        assert_eq!(at_rest(&[one], &[ready]).len(), 1, "home does not know");
-        assert_eq!(at_rest(&[proxy("p", "Succeeded").pod], &[]), [""; 0]);
-    }
-}
+mod tests;

@@ -1,214 +1,362 @@
-//! What goes wrong: processes, links, API servers, and people in the target.
+//! Carries a plan out: breaks processes, links and API servers, plays people in the target, and mends what is due. What
+//! somebody else breaks meanwhile is mended too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow};
 use e2e::{Berth, Cut, Frozen, Longshore};
 use lab::Lab;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
 use crate::cluster::{Cluster, pod_path};
-use crate::dice::Dice;
 use crate::judge::{Deeds, Side};
-use crate::workload::{NAMESPACES, Slot};
-use crate::{HOST, TARGET};
+use crate::plan::{Direction, Fault, Strike};
+use crate::workload::NAMESPACES;
 
 /// The process of the clusters that serves their API.
 const API_SERVER: &str = "kube-apiserver";
 
-/// What can go wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// A replica ends as in a power cut, and starts again later.
-    Kill,
-    /// Both do.
-    KillBoth,
-    /// A replica ends in order, and starts again later.
-    Stop,
-    /// A replica is held still for a while.
-    Freeze,
-    /// The link between Longshore and a cluster drops packets.
-    Cut(Side, Direction),
-    /// An API server is down for a while.
-    ApiServer(Side),
-    /// Somebody in the target deletes a delegate, in order or by force.
-    DeleteDelegate { force: bool },
-    /// Somebody in the target takes our labels off a delegate.
-    StripDelegate,
-    /// Somebody deletes a namespace of the target.
-    RazeNamespace,
+const SCHEDULER: &str = "kube-scheduler";
+
+/// How often is looked for what somebody else has broken.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// One of the processes that keep the virtual node, and what is wrong with it.
+pub(crate) struct Replica {
+    pub(crate) longshore: Longshore,
+    berth: Arc<Berth>,
+    frozen: Option<(Instant, Frozen)>,
+    /// When it starts again.
+    down: Option<Instant>,
+    /// Links that drop packets, and until when.
+    cuts: Vec<(Instant, Side, Direction)>,
 }
 
-/// Which packets are dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Direction {
-    Both,
-    Outward,
-    Inward,
+impl Replica {
+    pub(crate) fn new(longshore: Longshore, berth: Arc<Berth>) -> Self {
+        Self { longshore, berth, frozen: None, down: None, cuts: vec![] }
+    }
 }
-
-/// Each as likely as it is often here.
-const FAULTS: [Fault; 19] = [
-    Fault::Kill,
-    Fault::Kill,
-    Fault::KillBoth,
-    Fault::Stop,
-    Fault::Freeze,
-    Fault::Freeze,
-    Fault::Cut(Side::Target, Direction::Both),
-    Fault::Cut(Side::Target, Direction::Both),
-    Fault::Cut(Side::Target, Direction::Outward),
-    Fault::Cut(Side::Target, Direction::Inward),
-    Fault::Cut(Side::Host, Direction::Both),
-    Fault::ApiServer(Side::Target),
-    Fault::ApiServer(Side::Host),
-    Fault::DeleteDelegate { force: false },
-    Fault::DeleteDelegate { force: false },
-    Fault::DeleteDelegate { force: true },
-    Fault::DeleteDelegate { force: true },
-    Fault::StripDelegate,
-    Fault::RazeNamespace,
-];
 
 /// All that is broken now, and what it takes to break more.
-pub(crate) struct Storm<'a> {
-    pub(crate) lab: &'a Lab,
-    pub(crate) berth: Arc<Berth>,
-    /// Two of them.
-    pub(crate) replicas: Vec<Longshore>,
-    pub(crate) frozen: Vec<(Instant, Frozen)>,
-    /// By replica, when it starts again.
-    pub(crate) down: BTreeMap<usize, Instant>,
-    pub(crate) cut_until: Option<Instant>,
-    /// By side, when it starts again.
-    pub(crate) silent: BTreeMap<Side, Instant>,
-    /// How often each has happened.
+pub(crate) struct Storm {
+    lab: Lab,
+    /// The clusters' names: the host, then the targets.
+    names: Vec<String>,
+    targets: Vec<Cluster>,
+    pub(crate) replicas: Vec<Replica>,
+    /// API servers that are down, by cluster, and who starts them again.
+    silent: BTreeMap<String, JoinHandle<Result<()>>>,
+    /// Pods that are somebody else's now and have the name of a delegate: target, path and UID.
+    in_the_way: Vec<(Instant, usize, String, String)>,
+    looked: Instant,
+    /// How often each fault has happened.
     pub(crate) done: BTreeMap<String, u64>,
+    /// Faults that could not happen: nothing to break, or broken already.
+    pub(crate) missed: u64,
+    /// What was broken by others.
+    pub(crate) by_hand: Vec<String>,
+    /// Starts that failed since the host did not answer, as they should; whoever runs Longshore starts it again.
+    pub(crate) without_host: u64,
+    /// Replicas that ended by themselves.
+    pub(crate) crashes: Vec<String>,
 }
 
-impl Storm<'_> {
-    /// Breaks something, for as long as the dice say.
-    pub(crate) async fn strike(
-        &mut self,
-        dice: &mut Dice,
-        slots: &[Slot],
-        target: &Cluster,
-        deeds: &mut Deeds,
-    ) -> Result<()> {
-        let fault = *dice.pick(&FAULTS).unwrap_or(&Fault::Kill);
-        let replica = usize::try_from(dice.below(2)).unwrap_or(0);
-        let until = Instant::now() + dice.pause(200, 4000);
-        let long = Instant::now() + dice.pause(1000, 25_000);
-        let slot = dice.pick(slots).cloned();
-        let namespace = *dice.pick(&NAMESPACES).unwrap_or(&NAMESPACES[0]);
-        match fault {
-            Fault::Kill => self.end(replica, until, Longshore::kill9)?,
+impl Storm {
+    pub(crate) fn new(lab: &Lab, names: Vec<String>, targets: Vec<Cluster>, replicas: Vec<Replica>) -> Self {
+        Self {
+            lab: lab.clone(),
+            names,
+            targets,
+            replicas,
+            silent: BTreeMap::new(),
+            in_the_way: vec![],
+            looked: Instant::now(),
+            done: BTreeMap::new(),
+            missed: 0,
+            by_hand: vec![],
+            without_host: 0,
+            crashes: vec![],
+        }
+    }
+
+    fn name(&self, side: Side) -> &str {
+        match side {
+            Side::Host => &self.names[0],
+            Side::Target(index) => &self.names[index + 1],
+        }
+    }
+
+    /// Breaks something. What cannot be broken now is not.
+    pub(crate) async fn strike(&mut self, strike: &Strike, deeds: &mut Deeds) -> String {
+        let until = Instant::now() + strike.lasts;
+        let struck = match strike.fault {
+            Fault::Kill => self.end(strike.replica, until, Longshore::kill9),
             Fault::KillBoth => {
-                self.end(0, until, Longshore::kill9)?;
-                self.end(1, until, Longshore::kill9)?;
+                let (one, other) = (self.end(0, until, Longshore::kill9), self.end(1, until, Longshore::kill9));
+                one.or(other)
             }
-            Fault::Stop => self.end(replica, until, |one| one.stop().map(drop))?,
-            Fault::Freeze if !self.down.contains_key(&replica) => {
-                self.frozen.push((long, self.replicas[replica].freeze()?));
+            Fault::Stop => self.end(strike.replica, until, |one| one.stop().map(drop)),
+            Fault::Freeze => self.freeze(strike.replica, until),
+            Fault::Cut(side, direction) => self.cut(strike, side, direction, until),
+            Fault::ApiServer(side) => self.silence(side, strike.lasts),
+            Fault::DeleteDelegate { .. } | Fault::EvictDelegate | Fault::StripDelegate | Fault::EditDelegate => {
+                self.touch(strike, deeds).await
             }
-            Fault::Cut(side, direction) if self.cut_until.is_none() => {
-                let cut = match direction {
-                    Direction::Both => Cut::Both,
-                    Direction::Outward => Cut::Outward,
-                    Direction::Inward => Cut::Inward,
-                };
-                self.berth.cut(&self.lab.plan(name(side))?.ip().to_string(), cut)?;
-                self.cut_until = Some(long);
+            Fault::RazeNamespace => self.raze(strike, deeds).await,
+        };
+        let name = format!("{:?}", strike.fault);
+        match struck {
+            Ok(()) => {
+                *self.done.entry(name.clone()).or_default() += 1;
+                format!("{name} (replica {}, {:.1?})", strike.replica, strike.lasts)
             }
-            // One at a time.
-            Fault::Freeze | Fault::Cut(..) => {}
-            Fault::ApiServer(side) => {
-                if !self.silent.contains_key(&side) {
-                    self.lab.stop(name(side), API_SERVER)?;
-                    self.silent.insert(side, until);
-                }
-            }
-            Fault::DeleteDelegate { force } => Self::touch(slot, target, deeds, Touch::Delete(force)).await,
-            Fault::StripDelegate => Self::touch(slot, target, deeds, Touch::Strip).await,
-            Fault::RazeNamespace => {
-                deeds.razed.insert(namespace.to_owned());
-                _ = target.delete(&format!("/api/v1/namespaces/{namespace}"), &json!({})).await;
+            Err(error) => {
+                self.missed += 1;
+                format!("{name} did not happen: {error:#}")
             }
         }
-        *self.done.entry(format!("{fault:?}")).or_default() += 1;
-        Ok(())
     }
 
     fn end(&mut self, replica: usize, until: Instant, end: impl Fn(&Longshore) -> Result<()>) -> Result<()> {
-        if self.down.contains_key(&replica) {
-            return Ok(());
-        }
+        let replica = &mut self.replicas[replica];
+        anyhow::ensure!(replica.down.is_none(), "it is down");
         // A process that is held still cannot end in order.
-        self.frozen.clear();
-        end(&self.replicas[replica])?;
-        self.down.insert(replica, until);
+        replica.frozen = None;
+        end(&replica.longshore)?;
+        replica.down = Some(until);
         Ok(())
     }
 
-    async fn touch(slot: Option<Slot>, target: &Cluster, deeds: &mut Deeds, how: Touch) {
-        let Some(slot) = slot else { return };
-        let path = pod_path(&slot.namespace, &slot.name);
-        let Ok(pod) = target.get(&path).await else { return };
-        let Some(uid) = pod["metadata"]["uid"].as_str() else { return };
-        deeds.touched.insert(uid.to_owned());
-        let precondition = json!({"uid": uid});
-        _ = match how {
-            Touch::Delete(force) => {
-                let grace = if force { 0 } else { 2 };
-                target.delete(&path, &json!({"gracePeriodSeconds": grace, "preconditions": precondition})).await
+    fn freeze(&mut self, replica: usize, until: Instant) -> Result<()> {
+        let replica = &mut self.replicas[replica];
+        anyhow::ensure!(replica.down.is_none() && replica.frozen.is_none(), "it is down or frozen");
+        replica.frozen = Some((until, replica.longshore.freeze()?));
+        Ok(())
+    }
+
+    /// Of one replica, or of both.
+    fn cut(&mut self, strike: &Strike, side: Side, direction: Direction, until: Instant) -> Result<()> {
+        let address = self.lab.plan(self.name(side))?.ip().to_string();
+        for (index, replica) in self.replicas.iter_mut().enumerate() {
+            if strike.pick.is_multiple_of(2) || index == strike.replica {
+                replica.berth.cut(&address, kind(direction))?;
+                replica.cuts.push((until, side, direction));
             }
-            Touch::Strip => {
-                let labels = json!({"longshore.dev/host": null, "longshore.dev/node": null, "longshore.dev/uid": null});
-                target.patch(&path, &json!({"metadata": {"uid": uid, "labels": labels}})).await
+        }
+        Ok(())
+    }
+
+    /// Takes an API server down for a while, beside everything else.
+    fn silence(&mut self, side: Side, lasts: Duration) -> Result<()> {
+        let (lab, name) = (self.lab.clone(), self.name(side).to_owned());
+        anyhow::ensure!(!self.silent.contains_key(&name), "it is down");
+        let of = name.clone();
+        let task = thread::spawn(move || {
+            lab.stop(&of, API_SERVER)?;
+            thread::sleep(lasts);
+            Ok(lab.up(&[&of])?)
+        });
+        self.silent.insert(name, task);
+        Ok(())
+    }
+
+    /// Some delegates, by chance.
+    async fn victims(&self, strike: &Strike) -> Result<Vec<(usize, Value)>> {
+        let target = usize::try_from(strike.pick % 7919)? % self.targets.len();
+        let delegates = self.targets[target].list("/api/v1/pods?labelSelector=longshore.dev%2Fuid").await?;
+        anyhow::ensure!(!delegates.is_empty(), "there are no delegates");
+        let first = usize::try_from(strike.pick % 104_729)?;
+        let chosen = (0..strike.victims).map(|index| delegates[(first + index * 31) % delegates.len()].clone());
+        Ok(chosen.map(|pod| (target, pod)).collect())
+    }
+
+    async fn touch(&mut self, strike: &Strike, deeds: &mut Deeds) -> Result<()> {
+        for (index, pod) in self.victims(strike).await? {
+            let target = &self.targets[index];
+            let text = |key: &str| pod["metadata"][key].as_str().unwrap_or_default().to_owned();
+            let (path, uid) = (pod_path(&text("namespace"), &text("name")), text("uid"));
+            // Whether or not the answer comes.
+            deeds.touched.insert(uid.clone());
+            let precondition = json!({"uid": uid});
+            let delete = |grace: u64| json!({"gracePeriodSeconds": grace, "preconditions": precondition});
+            match strike.fault {
+                Fault::DeleteDelegate { force } => {
+                    target.delete(&path, &delete(if force { 0 } else { 2 })).await?;
+                }
+                Fault::EvictDelegate => {
+                    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction",
+                        "metadata": {"name": text("name"), "namespace": text("namespace")}, "deleteOptions": delete(1)});
+                    target.create(&format!("{path}/eviction"), &eviction).await?;
+                }
+                Fault::StripDelegate => {
+                    let labels =
+                        json!({"longshore.dev/host": null, "longshore.dev/node": null, "longshore.dev/uid": null});
+                    self.in_the_way.push((Instant::now() + strike.lasts, index, path.clone(), uid.clone()));
+                    target.patch(&path, &json!({"metadata": {"uid": uid, "labels": labels}})).await?;
+                }
+                _ => {
+                    let change = json!({"labels": {"somebody": "was-here"}, "annotations": {"somebody": "was-here"}});
+                    target.patch(&path, &json!({"metadata": change})).await?;
+                }
             }
+        }
+        Ok(())
+    }
+
+    async fn raze(&self, strike: &Strike, deeds: &mut Deeds) -> Result<()> {
+        let target = &self.targets[usize::try_from(strike.pick % 7919)? % self.targets.len()];
+        let namespace = NAMESPACES[usize::try_from(strike.pick % 104_729)? % NAMESPACES.len()];
+        target.delete(&format!("/api/v1/namespaces/{namespace}"), &json!({})).await?;
+        // Nothing can be created there any more, so these are all that go.
+        let path = format!("/api/v1/namespaces/{namespace}/pods");
+        let listed = loop {
+            if let Ok(listed) = target.list(&path).await {
+                break listed;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
         };
+        let uids = listed.iter().filter_map(|pod| pod["metadata"]["uid"].as_str());
+        deeds.touched.extend(uids.map(ToOwned::to_owned));
+        Ok(())
     }
 
     /// Mends whatever is due.
-    pub(crate) fn mend(&mut self, now: Instant) -> Result<()> {
-        self.frozen.retain(|(until, _)| *until > now);
-        if self.cut_until.is_some_and(|until| until <= now) {
-            self.cut_until = None;
-            self.berth.heal()?;
+    pub(crate) fn mend(&mut self, runtime: &Runtime, now: Instant) {
+        let names = self.names.clone();
+        for (index, replica) in self.replicas.iter_mut().enumerate() {
+            if replica.frozen.as_ref().is_some_and(|(until, _)| *until <= now) {
+                replica.frozen = None;
+            }
+            if replica.cuts.iter().any(|(until, ..)| *until <= now) && replica.berth.heal().is_ok() {
+                replica.cuts.retain(|(until, ..)| *until > now);
+                for (_, side, direction) in &replica.cuts {
+                    let place = match side {
+                        Side::Host => 0,
+                        Side::Target(index) => index + 1,
+                    };
+                    if let Ok(plan) = self.lab.plan(&names[place]) {
+                        _ = replica.berth.cut(&plan.ip().to_string(), kind(*direction));
+                    }
+                }
+            }
+            match replica.down {
+                Some(until) if until <= now => {
+                    if replica.longshore.restart().is_ok() {
+                        replica.down = None;
+                    }
+                }
+                Some(_) => {}
+                None => {
+                    if let Ok(Some(status)) = replica.longshore.ended() {
+                        // Whoever ends a process by hand does it by a signal.
+                        if status.signal().is_some() || status.success() {
+                            self.by_hand.push(format!("replica {index} was ended: {status}"));
+                        } else if status.code() == Some(1)
+                            && replica.longshore.log().trim_end().lines().next_back().is_some_and(has_no_host)
+                        {
+                            self.without_host += 1;
+                        } else {
+                            self.crashes.push(format!("replica {index} has ended by itself: {status}"));
+                        }
+                        replica.frozen = None;
+                        replica.down = Some(now + Duration::from_millis(500));
+                    }
+                }
+            }
         }
-        let due: Vec<Side> = self.silent.iter().filter(|(_, until)| **until <= now).map(|(side, _)| *side).collect();
-        for side in due {
-            self.silent.remove(&side);
-            self.lab.up(&[name(side)])?;
-        }
-        let due: Vec<usize> =
-            self.down.iter().filter(|(_, until)| **until <= now).map(|(replica, _)| *replica).collect();
-        for replica in due {
-            self.down.remove(&replica);
-            self.replicas[replica].restart()?;
-        }
-        for (index, replica) in self.replicas.iter().enumerate().filter(|(index, _)| !self.down.contains_key(index)) {
-            replica.check().map_err(|error| error.context(format!("replica {index} has ended by itself")))?;
-        }
-        Ok(())
+        runtime.block_on(self.clear_the_way(now));
+        self.look(now);
     }
 
-    /// Mends everything.
-    pub(crate) fn calm(&mut self) -> Result<()> {
-        self.mend(Instant::now() + Duration::from_secs(3600))
+    async fn clear_the_way(&mut self, now: Instant) {
+        let mut left = vec![];
+        for (until, target, path, uid) in std::mem::take(&mut self.in_the_way) {
+            let options = json!({"gracePeriodSeconds": 1, "preconditions": {"uid": uid}});
+            let cluster = &self.targets[target];
+            if until > now || (cluster.delete(&path, &options).await.is_err() && has(cluster, &path, &uid).await) {
+                left.push((until, target, path, uid));
+            }
+        }
+        self.in_the_way = left;
+    }
+
+    /// API servers that have been started again, and those that somebody else has stopped.
+    fn look(&mut self, now: Instant) {
+        let ended: BTreeSet<String> =
+            self.silent.iter().filter(|(_, task)| task.is_finished()).map(|(name, _)| name.clone()).collect();
+        for name in ended {
+            if let Some(Err(error)) = self.silent.remove(&name).map(join) {
+                eprintln!("chaos: {name}: {error:#}; trying again");
+            }
+        }
+        if now.saturating_duration_since(self.looked) < LOOK {
+            return;
+        }
+        self.looked = now;
+        for (index, name) in self.names.clone().into_iter().enumerate() {
+            let dead = matches!(self.lab.pid(&name, API_SERVER), Ok(None));
+            if dead && !self.silent.contains_key(&name) {
+                self.by_hand.push(format!("the API server of {name} does not run"));
+                let side = index.checked_sub(1).map_or(Side::Host, Side::Target);
+                _ = self.silence(side, Duration::from_secs(1));
+            }
+        }
+    }
+
+    /// Mends everything, also what others have broken; fails if that is not possible.
+    pub(crate) fn calm(&mut self, runtime: &Runtime) -> Result<()> {
+        let far = Instant::now() + Duration::from_secs(3600);
+        for task in std::mem::take(&mut self.silent).into_values() {
+            _ = join(task);
+        }
+        // Repairs processes and links alike.
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        for name in &names {
+            // A scheduler that lost an answer in a restart of its API server may believe a pod to be bound that is not.
+            self.lab.stop(name, SCHEDULER)?;
+        }
+        self.lab.up(&names).context("the clusters cannot be mended")?;
+        let end = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < end {
+            self.mend(runtime, far);
+            if self.in_the_way.is_empty() && self.replicas.iter().all(|replica| replica.down.is_none()) {
+                for replica in &self.replicas {
+                    replica.longshore.wake()?;
+                }
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+        Err(anyhow!("not everything can be mended: {:?}", self.in_the_way))
     }
 }
 
-enum Touch {
-    Delete(bool),
-    Strip,
+/// The last words of a start in vain.
+fn has_no_host(line: &str) -> bool {
+    line.starts_with("longshore: failed to use the host cluster:")
 }
 
-fn name(side: Side) -> &'static str {
-    match side {
-        Side::Host => HOST,
-        Side::Target => TARGET,
+async fn has(cluster: &Cluster, path: &str, uid: &str) -> bool {
+    match cluster.get(path).await {
+        Ok(pod) => pod["metadata"]["uid"] == uid,
+        Err(error) => !matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 404),
+    }
+}
+
+fn join(task: JoinHandle<Result<()>>) -> Result<()> {
+    task.join().unwrap_or_else(|_| Err(anyhow!("panicked")))
+}
+
+fn kind(direction: Direction) -> Cut {
+    match direction {
+        Direction::Both => Cut::Both,
+        Direction::Outward => Cut::Outward,
+        Direction::Inward => Cut::Inward,
     }
 }

@@ -6,7 +6,7 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -68,6 +68,10 @@ enum Action {
         args: Vec<OsString>,
     },
     /// Give a cluster simulated nodes (kwok), on which pods are Ready at once without any container
+    ///
+    /// The nodes are named kwok-1 and so on, and carry the label type=kwok. Pods of Jobs complete, pods that are deleted
+    /// end first and then go, as on a kubelet; there are no logs and no exec. The first use builds kwok, which takes
+    /// minutes. Asked again with other numbers, it changes what is there; --nodes 0 removes all.
     Simulate {
         /// The cluster
         name: String,
@@ -83,6 +87,9 @@ enum Action {
         /// Pods of each
         #[arg(long, default_value_t = 500)]
         pods: u32,
+        /// The longest that a pod takes to start, to complete and to stop, each
+        #[arg(long, default_value_t = 0, value_name = "MILLISECONDS")]
+        pace: u64,
     },
     /// Load image archives into a cluster's node
     LoadImage {
@@ -212,8 +219,9 @@ impl Cli {
             Action::Status { output } => return status(&lab, output),
             Action::Kubeconfig { name } => writeln!(out, "{}", lab.kubeconfig(&name)?.display())?,
             Action::Kubectl { name, args } => return Err(become_command(lab.kubectl(&name)?.args(args))),
-            Action::Simulate { name, nodes, cpu, memory, pods } => {
-                lab.simulate(&name, &Simulation { nodes, cpu, memory, pods })?;
+            Action::Simulate { name, nodes, cpu, memory, pods, pace } => {
+                let pace = Duration::from_millis(pace);
+                lab.simulate(&name, &Simulation { nodes, cpu, memory, pods, pace })?;
             }
             Action::LoadImage { name, archives } => {
                 archives.iter().try_for_each(|archive| lab.load_image(&name, archive))?;

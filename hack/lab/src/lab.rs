@@ -73,6 +73,14 @@ pub enum Error {
     /// A process could not be started or stopped.
     #[error(transparent)]
     Process(#[from] process::Error),
+    /// Simulated nodes did not come up.
+    #[error("simulated nodes are not Ready after {seconds} s; kwok's log is {}", log.display())]
+    NotReady {
+        /// How long was waited.
+        seconds: u64,
+        /// The log.
+        log: PathBuf,
+    },
     /// A cluster did not come up. What runs of it is left for inspection; `up` again repairs it.
     #[error("cluster {name} did not come up")]
     Up {

@@ -37,6 +37,9 @@ macro_rules! refused {
 }
 
 refused! {
+    services_in_one_namespace: format!("{EAST}  namespaces: {{mapping: Single, single: far}}\n---\n\
+        apiVersion: longshore.dev/v1alpha1\nkind: VirtualNode\nmetadata: {{name: a}}\n\
+        spec: {{targets: [{{name: east}}], services: true}}\n");
     an_empty_file: "# nothing yet\n";
     not_yaml: "a: [1, 2\nb: }\n";
     a_duplicate_key: format!("{EAST}  kubeconfig: {{file: west.yaml}}\n");

@@ -38,7 +38,7 @@ pub(super) struct Held {
 impl Explanation {
     pub(super) fn new(pod: &str, site: &Site, translation: Result<Translation, Hold>, notes: Vec<String>) -> Self {
         let (delegate, report, held) = match translation {
-            Ok(Translation { delegate, report }) => (Some(delegate), report, None),
+            Ok(Translation { delegate, report, .. }) => (Some(delegate), report, None),
             Err(Hold { field, message }) => (None, vec![], Some(Held { field, message })),
         };
         let (target, node) = (site.target.clone(), site.node_name.clone());
@@ -99,7 +99,7 @@ mod tests {
     use crate::provider::translate::translate;
     use serde_json::{Value, json};
 
-    fn explanation(spec: Value) -> Explanation {
+    fn explanation(spec: &Value) -> Explanation {
         let proxy = json!({"metadata": {"name": "web", "namespace": "shop", "uid": "u"}, "spec": spec});
         let site = Site { target: "east".into(), node_name: "virtual".into(), ..Site::default() };
         let translation = translate(&serde_json::from_value(proxy).unwrap(), &site);
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn text_is_yaml_below_a_comment() {
-        let text = render(Output::Text, &[explanation(json!({"nodeName": "virtual", "containers": []}))]);
+        let text = render(Output::Text, &[explanation(&json!({"nodeName": "virtual", "containers": []}))]);
         assert!(
             text.starts_with("# Pod shop/web on node virtual, in target east\n# Note: it is said\n# WHAT "),
             "{text}"
@@ -120,9 +120,9 @@ mod tests {
 
     #[test]
     fn a_pod_that_is_held_says_why_and_has_no_delegate() {
-        let held = explanation(json!({"hostNetwork": true}));
+        let held = explanation(&json!({"hostNetwork": true}));
         assert!(render(Output::Text, &[held]).contains("# HELD  spec.hostNetwork: "));
-        let both = [explanation(json!({"hostNetwork": true})), explanation(json!({}))];
+        let both = [explanation(&json!({"hostNetwork": true})), explanation(&json!({}))];
         let json: Value = serde_json::from_str(&render(Output::Json, &both)).unwrap();
         assert_eq!((json[0].get("delegate"), &json[0]["held"]["field"]), (None, &json!("spec.hostNetwork")));
         assert_eq!((&json[1]["delegate"]["kind"], json[1].get("held")), (&json!("Pod"), None));

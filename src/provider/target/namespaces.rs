@@ -46,6 +46,13 @@ pub(super) enum Home {
 }
 
 impl Home {
+    /// Whatever it is, it has another one when the namespace was made anew.
+    pub(super) fn uid(&self) -> &str {
+        match self {
+            Self::Namespace(uid) | Self::Marker(_, uid) => uid,
+        }
+    }
+
     pub(super) fn owner(&self, namespace: &str) -> OwnerReference {
         match self {
             Self::Namespace(uid) => namespace_owner(namespace, uid),
@@ -192,7 +199,7 @@ impl Markers {
             });
         }
         // One for each host: two hosts may share a namespace.
-        let name = format!("longshore-{host_id}");
+        let name = marker(host_id);
         if let Some(known) = self.known.get(namespace).filter(|known| known.1.elapsed() < FRESH) {
             return Ok(Home::Marker(name, known.0.clone()));
         }
@@ -217,6 +224,11 @@ impl Markers {
             Err(error) => Err(refusal(error, "configmaps")),
         }
     }
+}
+
+/// The name of the ConfigMap that owns the delegates of a host in a namespace that cannot be read.
+pub fn marker(host_id: &str) -> String {
+    format!("longshore-{host_id}")
 }
 
 /// The metadata of what we make in a target beside delegates.

@@ -3,8 +3,9 @@
 
 use serde_json::Value;
 
+use super::super::follow::accounts::Accounts;
 use super::residue;
-use super::spec::{Object, containers, entries, get, list, text};
+use super::spec::{Object, entries, list, text};
 use crate::kubelet::document::PodDocument;
 use crate::kubelet::provider::PodError;
 
@@ -30,32 +31,13 @@ impl From<Hold> for PodError {
     }
 }
 
-const CONFIG_MAP: &str = "ConfigMaps do not follow a pod to its target; write the values into the pod's own environment or \
-     annotations, or let the pod run at home";
-const SECRET: &str = "Secrets do not follow a pod to its target; let the pod run at home, or have it fetch what is secret \
-     from where the target can reach it";
-const TOKEN: &str = "tokens of service accounts do not follow a pod to its target; remove the source if the pod does \
-     without, or let the pod run at home";
-const CLAIM: &str = "storage that is claimed at home cannot be mounted in a target; use an emptyDir or a network volume \
-     that both sides reach, or let the pod run at home";
+const TOKEN: &str = "no tokens of service accounts are mounted in this target; set spec.serviceAccounts of the Target to Host \
+     or Remote, remove the source if the pod does without, or let the pod run at home";
 const CERTIFICATE: &str = "certificates that home issues do not follow a pod to its target; remove the source if the pod \
      does without, or let the pod run at home";
 
-/// Volumes of these kinds hold their pod.
-const VOLUMES: [(&str, &str); 4] =
-    [("configMap", CONFIG_MAP), ("secret", SECRET), ("persistentVolumeClaim", CLAIM), ("ephemeral", CLAIM)];
-
 /// Sources of projected volumes of these kinds hold their pod.
-const SOURCES: [(&str, &str); 5] = [
-    ("configMap", CONFIG_MAP),
-    ("secret", SECRET),
-    ("serviceAccountToken", TOKEN),
-    ("clusterTrustBundle", CERTIFICATE),
-    ("podCertificate", CERTIFICATE),
-];
-
-/// Where volumes that have been in Kubernetes for long, and those of CSI drivers, name a Secret.
-const SECRET_FIELDS: [&str; 3] = ["secretRef", "nodePublishSecretRef", "secretName"];
+const SOURCES: [(&str, &str); 2] = [("clusterTrustBundle", CERTIFICATE), ("podCertificate", CERTIFICATE)];
 
 /// Holds pods whose nature binds them to their node.
 pub(super) fn check_metadata(proxy: &PodDocument) -> Result<(), Hold> {
@@ -81,12 +63,7 @@ pub(super) fn check_metadata(proxy: &PodDocument) -> Result<(), Hold> {
 }
 
 /// Holds pods whose spec needs what the target does not have.
-pub(super) fn check(spec: &Object) -> Result<(), Hold> {
-    if !entries(spec, "imagePullSecrets").is_empty() {
-        let message = "pull secrets do not follow a pod to its target; remove the field if the image is public or the \
-             target's nodes may pull it anyway";
-        return Err(Hold::new("spec.imagePullSecrets", message));
-    }
+pub(super) fn check(spec: &Object, accounts: &Accounts) -> Result<(), Hold> {
     if !entries(spec, "resourceClaims").is_empty() {
         let message = "devices that are claimed at home are not in a target; request them as an extended resource, or let \
              the pod run at home";
@@ -95,50 +72,20 @@ pub(super) fn check(spec: &Object) -> Result<(), Hold> {
     let token = residue::token_volume(spec);
     for (i, volume) in entries(spec, "volumes").iter().enumerate() {
         if token.is_none() || text(volume, "name") != token {
-            check_volume(&format!("spec.volumes[{i}]"), volume)?;
-        }
-    }
-    containers(spec).try_for_each(|(path, container)| check_container(&path, container))
-}
-
-fn check_volume(path: &str, volume: &Value) -> Result<(), Hold> {
-    let Some(volume) = volume.as_object() else { return Ok(()) };
-    for (kind, message) in VOLUMES {
-        if get(volume, kind).is_some() {
-            return Err(Hold::new(format!("{path}.{kind}"), message));
-        }
-    }
-    for (kind, source) in volume {
-        let secret = |field: &&str| source.get(field).is_some_and(|reference| !reference.is_null());
-        if let Some(field) = SECRET_FIELDS.iter().find(|field| secret(field)) {
-            return Err(Hold::new(format!("{path}.{kind}.{field}"), SECRET));
-        }
-    }
-    let Some(projected) = volume.get("projected") else { return Ok(()) };
-    for (i, source) in list(projected, "sources").iter().enumerate() {
-        for (kind, message) in SOURCES {
-            if source.get(kind).is_some_and(|source| !source.is_null()) {
-                return Err(Hold::new(format!("{path}.projected.sources[{i}].{kind}"), message));
-            }
+            check_volume(&format!("spec.volumes[{i}]"), volume, accounts)?;
         }
     }
     Ok(())
 }
 
-fn check_container(path: &str, container: &Value) -> Result<(), Hold> {
-    let refers = |object: &Value, field: &str| object.get(field).is_some_and(|reference| !reference.is_null());
-    for (i, variable) in list(container, "env").iter().enumerate() {
-        let Some(from) = variable.get("valueFrom") else { continue };
-        for (kind, message) in [("configMapKeyRef", CONFIG_MAP), ("secretKeyRef", SECRET)] {
-            if refers(from, kind) {
-                return Err(Hold::new(format!("{path}.env[{i}].valueFrom.{kind}"), message));
-            }
-        }
-    }
-    for (i, source) in list(container, "envFrom").iter().enumerate() {
-        for (kind, message) in [("configMapRef", CONFIG_MAP), ("secretRef", SECRET)] {
-            if refers(source, kind) {
-                return Err(Hold::new(format!("{path}.envFrom[{i}].{kind}"), message));
+fn check_volume(path: &str, volume: &Value, accounts: &Accounts) -> Result<(), Hold> {
+    let Some(volume) = volume.as_object() else { return Ok(()) };
+    let Some(projected) = volume.get("projected") else { return Ok(()) };
+    for (i, source) in list(projected, "sources").iter().enumerate() {
+        let tokens = (*accounts == Accounts::None).then_some(("serviceAccountToken", TOKEN));
+        for (kind, message) in SOURCES.into_iter().chain(tokens) {
+            if source.get(kind).is_some_and(|source| !source.is_null()) {
+                return Err(Hold::new(format!("{path}.projected.sources[{i}].{kind}"), message));
             }
         }
     }
@@ -151,24 +98,12 @@ mod tests {
     use serde_json::json;
 
     fn held(spec: &Value) -> Option<String> {
-        check(spec.as_object().unwrap()).err().map(|hold| hold.field)
+        check(spec.as_object().unwrap(), &Accounts::None).err().map(|hold| hold.field)
     }
 
     #[test]
     fn volumes_that_need_home_hold_the_pod() {
         for (volume, field) in [
-            (json!({"configMap": {"name": "c", "optional": true}}), "configMap"),
-            (json!({"secret": {"secretName": "s"}}), "secret"),
-            (json!({"persistentVolumeClaim": {"claimName": "p"}}), "persistentVolumeClaim"),
-            (json!({"ephemeral": {}}), "ephemeral"),
-            (json!({"csi": {"driver": "d", "nodePublishSecretRef": {"name": "s"}}}), "csi.nodePublishSecretRef"),
-            (json!({"rbd": {"secretRef": {"name": "s"}}}), "rbd.secretRef"),
-            (json!({"azureFile": {"secretName": "s"}}), "azureFile.secretName"),
-            (
-                json!({"projected": {"sources": [{"downwardAPI": {}}, {"configMap": {}}]}}),
-                "projected.sources[1].configMap",
-            ),
-            (json!({"projected": {"sources": [{"secret": {}}]}}), "projected.sources[0].secret"),
             (
                 json!({"projected": {"sources": [{"clusterTrustBundle": {}}]}}),
                 "projected.sources[0].clusterTrustBundle",
@@ -188,6 +123,7 @@ mod tests {
     fn volumes_of_other_kinds_pass() {
         let spec = json!({"volumes": [{"emptyDir": {}}, {"nfs": {"server": "s"}}, {"csi": {"driver": "d"}},
             {"inventedIn2031": {"x": 1}}, {"configMap": null}, {"image": {"reference": "r"}}, 7,
+            {"persistentVolumeClaim": {"claimName": "p"}}, {"ephemeral": {}},
             {"projected": {"sources": [{"downwardAPI": {"items": []}}, {"novel": {}}]}}]});
         assert_eq!(held(&spec), None);
     }
@@ -201,30 +137,9 @@ mod tests {
     }
 
     #[test]
-    fn containers_that_need_home_hold_the_pod() {
-        for (container, field) in [
-            (json!({"env": [{}, {"valueFrom": {"configMapKeyRef": {}}}]}), "env[1].valueFrom.configMapKeyRef"),
-            (json!({"env": [{"valueFrom": {"secretKeyRef": {}}}]}), "env[0].valueFrom.secretKeyRef"),
-            (json!({"envFrom": [{"configMapRef": {}}]}), "envFrom[0].configMapRef"),
-            (json!({"envFrom": [{"secretRef": {}}]}), "envFrom[0].secretRef"),
-        ] {
-            for kind in ["containers", "initContainers"] {
-                assert_eq!(held(&json!({kind: [{}, container]})), Some(format!("spec.{kind}[1].{field}")));
-            }
-            assert_eq!(held(&json!({"ephemeralContainers": [container]})), None, "they are not created");
-        }
-        let harmless =
-            json!({"containers": [{"env": [{"valueFrom": {"fieldRef": {}}}], "envFrom": [{"novelRef": {}}]}]});
-        assert_eq!(held(&harmless), None);
-    }
-
-    #[test]
     fn what_names_objects_of_home_holds_the_pod() {
-        for spec in [json!({"imagePullSecrets": [{"name": "s"}]}), json!({"resourceClaims": [{"name": "gpu"}]})] {
-            let field = spec.as_object().and_then(|s| s.keys().next()).unwrap();
-            assert_eq!(held(&spec), Some(format!("spec.{field}")));
-        }
-        assert_eq!(held(&json!({"imagePullSecrets": [], "resourceClaims": null})), None);
+        assert_eq!(held(&json!({"resourceClaims": [{"name": "gpu"}]})), Some("spec.resourceClaims".into()));
+        assert_eq!(held(&json!({"resourceClaims": null})), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::super::follow::accounts::Accounts;
 use super::report::Report;
 use super::spec::{CONTAINERS, Object, containers, drop_entries, entries, entries_mut, list, text};
 
@@ -23,7 +24,9 @@ const FIELDS: [(&str, &str); 10] = [
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Takes out what is home's.
-pub(super) fn strip(spec: &mut Object, report: &mut Report) {
+pub(super) fn strip(spec: &mut Object, accounts: &Accounts, report: &mut Report) {
+    let remote = matches!(accounts, Accounts::Remote(_));
+    let automount = remote && token_volume(spec).is_some();
     if let Some(name) = token_volume(spec).map(str::to_owned) {
         strip_token(spec, &name, report);
     }
@@ -32,12 +35,16 @@ pub(super) fn strip(spec: &mut Object, report: &mut Report) {
             report.dropped(format!("spec.{field}"), why);
         }
     }
-    for (field, why) in [
-        ("automountServiceAccountToken", "the token of the target's default account is not for this pod"),
-        ("enableServiceLinks", "variables of the target's Services would be taken for home's"),
+    if let Accounts::Remote(name) = accounts {
+        spec.insert("serviceAccountName".into(), name.as_str().into());
+        report.changed("spec.serviceAccountName", "the Target names the account that its pods have there");
+    }
+    for (field, value, why) in [
+        ("automountServiceAccountToken", automount, "only the accounts that the Target names have tokens there"),
+        ("enableServiceLinks", false, "variables of the target's Services would be taken for home's"),
     ] {
-        if spec.insert(field.into(), Value::Bool(false)) != Some(Value::Bool(false)) {
-            report.changed(format!("spec.{field}"), format!("it is false: {why}"));
+        if spec.insert(field.into(), Value::Bool(value)) != Some(Value::Bool(value)) {
+            report.changed(format!("spec.{field}"), format!("it is {value}: {why}"));
         }
     }
 }
@@ -99,7 +106,7 @@ mod tests {
     fn stripped(spec: Value) -> (Value, Vec<String>) {
         let Value::Object(mut spec) = spec else { unreachable!() };
         let mut report = Report::default();
-        strip(&mut spec, &mut report);
+        strip(&mut spec, &Accounts::None, &mut report);
         (Value::Object(spec), report.into_changes().into_iter().map(|change| change.field).collect())
     }
 
@@ -166,5 +173,22 @@ mod tests {
         let mut with_secret = token_volume_as("kube-api-access-abcde", &plain);
         with_secret["projected"]["sources"][2] = json!({"secret": {"name": "s"}});
         assert!(!of(with_secret, TOKEN_PATH));
+    }
+
+    #[test]
+    fn an_account_of_the_target_is_named_and_mounts_its_token_where_home_does() {
+        let Value::Object(mut spec) = json!({"serviceAccountName": "s", "volumes": [
+            token_volume_as("kube-api-access-abcde", &json!({"path": "token"}))]})
+        else {
+            unreachable!()
+        };
+        let accounts = Accounts::Remote("runner".into());
+        strip(&mut spec, &accounts, &mut Report::default());
+        let expected =
+            json!({"serviceAccountName": "runner", "automountServiceAccountToken": true, "enableServiceLinks": false});
+        assert_eq!(Value::Object(spec), expected);
+        let mut without = Object::new();
+        strip(&mut without, &accounts, &mut Report::default());
+        assert_eq!(without["automountServiceAccountToken"], false, "home mounts none either");
     }
 }

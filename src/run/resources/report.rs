@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::api::clients;
 use crate::api::diagnosis::{Trouble, Version, diagnose};
-use crate::api::rights::target_rights;
+use crate::api::rights::{Features, target_rights};
 use crate::api::status::{TargetStatus, Usage, VirtualNodeStatus, timed};
 use crate::api::target::Target;
 use crate::api::virtual_node::VirtualNode;
@@ -114,7 +114,9 @@ impl Report {
     ) -> TargetStatus {
         let name = &resource.name;
         let before: TargetStatus = parsed(&resource.status);
-        let view = linked.zip(served.first()).map(|(linked, served)| self.view(name, linked, served));
+        let nodes = plan.nodes.values().filter(|node| node.members.iter().any(|one| one.name == *name));
+        let features = Features::of(nodes.map(|node| &node.spec));
+        let view = linked.zip(served.first()).map(|(linked, served)| self.view(name, linked, served, features));
         let now = Timestamp::now();
         let problem = plan.target_problems.get(name);
         let acceptance = match (acceptance, problem) {
@@ -149,7 +151,7 @@ impl Report {
     }
 
     /// How a target is, and asks anew where there is an occasion.
-    fn view(&mut self, name: &str, linked: &Linked, served: &Served) -> View {
+    fn view(&mut self, name: &str, linked: &Linked, served: &Served, features: Features) -> View {
         let contact = served.contact.borrow().clone();
         let trouble = crate::kubelet::provider::NodeProvider::node_status(&*served.provider).borrow().trouble.clone();
         let answers = match &contact {
@@ -158,8 +160,8 @@ impl Report {
             Contact::Doubtful(_) | Contact::Silent { .. } => Some(false),
         };
         if let Some(answers) = answers {
-            let occasion = format!("{} {answers} {trouble:?} {}", linked.digest, json!(linked.spec));
-            self.ask(name, linked, occasion);
+            let occasion = format!("{} {answers} {trouble:?} {features:?} {}", linked.digest, json!(linked.spec));
+            self.ask(name, linked, features, occasion);
         }
         View {
             contact,
@@ -169,7 +171,7 @@ impl Report {
         }
     }
 
-    fn ask(&mut self, name: &str, linked: &Linked, occasion: String) {
+    fn ask(&mut self, name: &str, linked: &Linked, features: Features, occasion: String) {
         let known = self.diagnoses.get(name);
         let due = known.is_none_or(|known| {
             let wanting = matches!(known.result, Some(Err(_))) && known.asked.elapsed() >= AGAIN;
@@ -184,7 +186,8 @@ impl Report {
         let result = known.and_then(|known| known.result.clone());
         let diagnosis = Diagnosis { occasion, asked: Instant::now(), number, busy: true, result };
         self.diagnoses.insert(name.into(), diagnosis);
-        let (client, address, rights) = (linked.link.client(), linked.address.clone(), target_rights(&linked.spec));
+        let (client, address) = (linked.link.client(), linked.address.clone());
+        let rights = target_rights(&linked.spec, features);
         let (name, news) = (name.to_owned(), self.news.clone());
         tokio::spawn(async move {
             let result = diagnose(&client, &address, &rights).await;

@@ -25,8 +25,8 @@ impl Toolchain {
     }
 }
 
-/// A module that requires this release and nothing else: the rest of its requirements follow from it.
+/// A module that requires this release and nothing else: the rest of its requirements follow from it. An older Go fetches
+/// the one that this release asks for.
 fn module() -> String {
-    let go = super::GO_MINOR;
-    format!("module longshore.dev/hack/kwok\n\ngo 1.{go}\n\nrequire sigs.k8s.io/kwok {KWOK_VERSION}\n")
+    format!("module longshore.dev/hack/kwok\n\ngo 1.26.0\n\nrequire sigs.k8s.io/kwok {KWOK_VERSION}\n")
 }

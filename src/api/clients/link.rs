@@ -3,17 +3,17 @@
 //! A token that is renewed every hour must not end an exec, nor make anybody list a thousand pods anew: the next request
 //! simply goes out with the new one. What is under way goes on with the old.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use http::{Request, Response};
+use kube::Client;
 use kube::client::Body;
-use kube::{Client, Config};
 use tower::Service;
 
-use crate::api::clients::{self, ClientsError};
+use super::{Access, ClientsError};
 
 /// The two clients of a target: for requests and watches, and for streams.
 #[derive(Clone)]
@@ -25,17 +25,45 @@ pub struct Link {
 
 /// A service that passes on to the client of the moment.
 #[derive(Clone)]
-struct Exchange(Arc<ArcSwap<Client>>);
+pub(super) struct Exchange(Arc<ArcSwap<Client>>);
+
+/// An [`Exchange`] that goes when nobody sends by it any more.
+pub(super) struct WeakExchange(Weak<ArcSwap<Client>>);
+
+impl WeakExchange {
+    pub(super) fn upgrade(&self) -> Option<Exchange> {
+        self.0.upgrade().map(Exchange)
+    }
+}
+
+impl Exchange {
+    pub(super) fn new(client: Client) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(client)))
+    }
+
+    /// The client that passes on.
+    pub(super) fn client(&self, namespace: String) -> Client {
+        Client::new(self.clone(), namespace)
+    }
+
+    pub(super) fn downgrade(&self) -> WeakExchange {
+        WeakExchange(Arc::downgrade(&self.0))
+    }
+
+    /// From now on, requests go out by this one.
+    pub(super) fn replace(&self, client: Client) {
+        self.0.store(Arc::new(client));
+    }
+}
 
 impl Link {
-    /// Clients for this configuration. Nothing connects yet.
+    /// Clients for this configuration, which change with [`Link::exchange`] alone. Nothing connects yet.
     ///
     /// # Errors
     /// When the configuration cannot be used.
-    pub async fn new(config: &Config) -> Result<Self, ClientsError> {
-        let (client, streaming) = pair(config).await?;
-        let behind = [client, streaming].map(|client| Exchange(Arc::new(ArcSwap::from_pointee(client))));
-        let front = |exchange: &Exchange| Client::new(exchange.clone(), config.default_namespace.clone());
+    pub async fn new(access: &Access) -> Result<Self, ClientsError> {
+        let behind = pair(&access.fixed()).await?.map(Exchange::new);
+        let front = |exchange: &Exchange| exchange.client(access.default_namespace.clone());
         Ok(Self { client: front(&behind[0]), streaming: front(&behind[1]), behind: Arc::new(behind) })
     }
 
@@ -43,10 +71,9 @@ impl Link {
     ///
     /// # Errors
     /// When it cannot be used; then nothing changes.
-    pub async fn exchange(&self, config: &Config) -> Result<(), ClientsError> {
-        let (client, streaming) = pair(config).await?;
-        self.behind[0].0.store(Arc::new(client));
-        self.behind[1].0.store(Arc::new(streaming));
+    pub async fn exchange(&self, access: &Access) -> Result<(), ClientsError> {
+        let clients = pair(&access.fixed()).await?;
+        self.behind.iter().zip(clients).for_each(|(exchange, client)| exchange.replace(client));
         Ok(())
     }
 
@@ -61,8 +88,9 @@ impl Link {
     }
 }
 
-async fn pair(config: &Config) -> Result<(Client, Client), ClientsError> {
-    Ok((clients::client(config).await?, clients::streaming_client(config).await?))
+/// For requests and watches, and for streams.
+pub(super) async fn pair(access: &Access) -> Result<[Client; 2], ClientsError> {
+    Ok([super::client(access).await?, super::streaming_client(access).await?])
 }
 
 impl Service<Request<Body>> for Exchange {
@@ -82,6 +110,8 @@ impl Service<Request<Body>> for Exchange {
 
 #[cfg(test)]
 mod tests {
+    use kube::Config;
+
     use super::*;
 
     async fn version_by(link: &Link) -> String {
@@ -91,7 +121,7 @@ mod tests {
     #[tokio::test]
     async fn requests_go_out_by_the_configuration_of_the_moment() {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let config = |port: u16| Config::new(format!("http://127.0.0.1:{port}").parse().unwrap());
+        let config = |port: u16| Access::from(Config::new(format!("http://127.0.0.1:{port}").parse().unwrap()));
         // Servers that answer with what tells them apart.
         let mut ports = vec![];
         for status in [418, 451] {
