@@ -30,6 +30,8 @@ use self::names::{CopyKind, Key, Names, Need};
 use self::needs::Needs;
 use self::references::Reference;
 use super::names as annotations;
+use super::places::Places;
+use super::reach::Reach;
 use super::translate::Translation;
 use crate::kubelet::provider::{HostKind, HostView, PodDocument, PodError, PodNotice};
 
@@ -61,9 +63,21 @@ pub struct Follow {
     _stop: DropGuard,
 }
 
+/// A target, as far as copies go.
+pub struct There {
+    /// How to reach it.
+    pub client: Client,
+    /// Where in it something may be read.
+    pub reach: Reach,
+    /// Where in it things are.
+    pub places: Places,
+}
+
 /// What all tasks share.
 struct Shared {
     client: Client,
+    reach: Reach,
+    places: Places,
     view: Arc<dyn HostView>,
     owner: Owner,
     names: Names,
@@ -108,10 +122,13 @@ impl Drop for Prepared<'_> {
 
 impl Follow {
     /// Begins to look after the copies of this owner in a target.
-    pub fn start(client: Client, view: Arc<dyn HostView>, owner: Owner) -> Self {
+    pub fn start(there: There, view: Arc<dyn HostView>, owner: Owner) -> Self {
+        let There { client, reach, places } = there;
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             client,
+            reach,
+            places,
             view,
             names: Names::new(&owner.host_id),
             owner,
@@ -128,9 +145,9 @@ impl Follow {
         Self { shared, _stop: stop.drop_guard() }
     }
 
-    /// The names of copies where nothing is in the way.
-    pub fn names(&self) -> &Names {
-        &self.shared.names
+    /// The names of copies of this namespace of home where nothing is in the way.
+    pub fn names(&self, namespace: &str) -> Names {
+        self.shared.names_in(namespace)
     }
 
     /// Who is to be told when a pod that waits may be tried again.
@@ -150,13 +167,14 @@ impl Follow {
         namespace_uid: &str,
     ) -> Result<Prepared<'_>, PodError> {
         let shared = &self.shared;
+        let names = shared.names_in(pod.namespace());
         shared.needs().begin(pod.uid());
         let mut prepared = Prepared {
             shared,
             uid: pod.uid().into(),
             keys: vec![],
             made: false,
-            names: shared.names.clone(),
+            names: names.clone(),
             annotations: vec![],
         };
         let place = Place { pod, namespace: namespace.into(), namespace_uid: Some(namespace_uid) };
@@ -198,7 +216,7 @@ impl Follow {
         namespace: &str,
     ) -> Result<(Vec<Need>, Names), PodError> {
         let shared = &self.shared;
-        let mut names = shared.names.clone();
+        let mut names = shared.names_in(pod.namespace());
         let place = Place { pod, namespace: namespace.into(), namespace_uid: None };
         shared.needs().begin(pod.uid());
         let Found { needs, failed, absent } = shared.find_all(&place, references, &mut names).await;
@@ -277,6 +295,11 @@ impl Shared {
         lock(&self.needs)
     }
 
+    /// The names of copies of this namespace of home where nothing is in the way.
+    fn names_in(&self, namespace: &str) -> Names {
+        self.names.clone().within(&self.places, namespace)
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         let stop = self.stop.clone();
         let task = async move {
@@ -298,7 +321,7 @@ impl Shared {
         for (result, reference) in results.into_iter().zip(references) {
             match result {
                 Ok(need) => {
-                    if need.name != need.home {
+                    if need.name != names.plain(&need.home) {
                         names.suffix(reference.kind, &need.home);
                     }
                     found.needs.push(need);
@@ -319,9 +342,10 @@ impl Shared {
     /// A pod waits for what is not there.
     fn wait(self: &Arc<Self>, place: &Place<'_>, absent: Vec<&Reference>) {
         self.needs().wait(place.pod.uid(), Instant::now());
+        let names = self.names_in(place.pod.namespace());
         // What has appeared since it was looked for has told nobody.
         for reference in absent {
-            let key = key(&place.namespace, reference.kind.into(), &self.names.of(reference.kind, &reference.name));
+            let key = key(&place.namespace, reference.kind.into(), &names.of(reference.kind, &reference.name));
             if let Some(copy) = self.copies.get(&key) {
                 self.look(copy.value(), DOUBT);
             }
@@ -331,21 +355,22 @@ impl Shared {
     /// Copies what a pod refers to, under the first name that can be had.
     async fn copy_one(self: &Arc<Self>, place: &Place<'_>, reference: &Reference) -> Result<Need, PodError> {
         let (kind, home) = (CopyKind::from(reference.kind), reference.name.as_str());
-        let suffixed = self.names.suffixed(home);
+        let names = self.names_in(place.pod.namespace());
+        let (plain, suffixed) = (names.plain(home), names.suffixed(home));
         let candidates = if Names::is_reserved(reference.kind, home) {
             vec![suffixed]
         } else if self.copies.contains_key(&key(&place.namespace, kind, &suffixed)) {
             // The same name could not be had before, and its copy is there.
-            vec![suffixed, home.to_owned()]
+            vec![suffixed, plain.clone()]
         } else {
-            vec![home.to_owned(), suffixed]
+            vec![plain.clone(), suffixed]
         };
         let mut trouble = None;
         for name in candidates {
             let key = key(&place.namespace, kind, &name);
             let origin =
                 Home::Object { kind: reference.kind, namespace: place.pod.namespace().into(), name: home.into() };
-            let is_suffixed = name != home;
+            let is_suffixed = name != plain;
             match self.ensure(place, &key, origin).await {
                 Ok(Outcome::Present) => return Ok(Need { kind, name, home: home.into() }),
                 Ok(Outcome::Absent) if !reference.optional => return Err(missing(place.pod.namespace(), reference)),
