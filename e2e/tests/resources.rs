@@ -239,7 +239,7 @@ fn namespaces_are_enough_and_exactly_the_rights_that_are_asked_for() -> Result<(
         ensure!(found["data"]["COLOR"] == "blue", "{found}");
         Ok(())
     })?;
-    assert!(world.host.kubectl(&["exec", "web", "--", "hostname"])?.ok().is_ok());
+    assert!(world.host.kubectl(&["exec", "web", "--", "hostname"])?.ok()?.trim() == "web");
     // It is found again, and once.
     world.restart()?;
     world.host.wait("kubectl logs to work again", secs(40), |host| {

@@ -194,7 +194,8 @@ pub fn resource_rights() -> Vec<Right> {
     .concat()
 }
 
-/// What is needed in the host for pods that refer to ConfigMaps and Secrets, or are told of Services. It may be granted in their namespaces alone; a
+/// What is needed in the host for pods that refer to ConfigMaps and Secrets, or are told of Services. It may be granted in their
+/// namespaces alone; a
 /// pod elsewhere waits then, and says so.
 pub fn host_follow_rights() -> Vec<Right> {
     let follow = "let what pods refer to follow them to their target";

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::api::clients;
 use crate::api::configuration::{self, Configuration, Declared};
-use crate::api::target::TargetSpec;
+use crate::api::target::{Scope, TargetSpec};
 use crate::api::virtual_node::VirtualNodeSpec;
 use crate::errors::chain;
 use crate::kubelet::sites::CHOICE;
@@ -290,6 +290,16 @@ async fn ask(
     target: &Declared<TargetSpec>,
     notes: &mut Vec<String>,
 ) -> Result<(), String> {
+    if target.spec.scope == Scope::Namespaces {
+        notes.push(format!("target {} is used by namespaces, so that its classes are not known", target.name));
+        if !target.spec.namespaces.names.contains(&site.namespace) {
+            notes.push(format!(
+                "its namespace {} is not in spec.namespaces.names, so that the pod waits",
+                site.namespace
+            ));
+        }
+        return Ok(());
+    }
     let source = &target.spec.kubeconfig;
     let file = source.file.as_ref().ok_or("it has no kubeconfig file")?;
     let config = clients::target(file, source.context.as_deref()).await.map_err(|error| chain(&error))?;

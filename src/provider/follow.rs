@@ -169,14 +169,8 @@ impl Follow {
         let shared = &self.shared;
         let names = shared.names_in(pod.namespace());
         shared.needs().begin(pod.uid());
-        let mut prepared = Prepared {
-            shared,
-            uid: pod.uid().into(),
-            keys: vec![],
-            made: false,
-            names: names.clone(),
-            annotations: vec![],
-        };
+        let mut prepared =
+            Prepared { shared, uid: pod.uid().into(), keys: vec![], made: false, names, annotations: vec![] };
         let place = Place { pod, namespace: namespace.into(), namespace_uid: Some(namespace_uid) };
         let Found { mut needs, mut failed, absent } =
             shared.find_all(&place, &translation.references, &mut prepared.names).await;
@@ -344,6 +338,7 @@ impl Shared {
         self.needs().wait(place.pod.uid(), Instant::now());
         let names = self.names_in(place.pod.namespace());
         // What has appeared since it was looked for has told nobody.
+        let names = self.names_in(place.pod.namespace());
         for reference in absent {
             let key = key(&place.namespace, reference.kind.into(), &names.of(reference.kind, &reference.name));
             if let Some(copy) = self.copies.get(&key) {

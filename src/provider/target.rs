@@ -304,10 +304,10 @@ impl PodLifecycleHandler for TargetProvider {
     }
 
     async fn update_pod(&self, pod: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let (namespace, _) = self.place(pod.namespace(), pod.name());
         let mut fresh = translate::refresh(pod, &self.site(pod))?;
         let mut followed = Ok(vec![]);
         if !fresh.references.is_empty() {
+            let namespace = self.setup.places.namespace(pod.namespace());
             // In memory, as a rule.
             match self.follow.extend(pod, &fresh.references, &namespace).await {
                 Ok((needs, names)) => {

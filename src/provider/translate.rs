@@ -150,7 +150,12 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
         }),
         Accounts::None | Accounts::Remote(_) => None,
     };
-    let carried = downward::redirect(&mut spec, proxy, &site.node_name, &mut report);
+    let renamed = !site.name.is_empty() && site.name != proxy.name();
+    let carried = downward::redirect(&mut spec, proxy, &site.node_name, renamed, &mut report);
+    if renamed && let Some(name) = spec::hostname(&spec, proxy.name()) {
+        spec.insert("hostname".into(), name.into());
+        report.changed("spec.hostname", "it is the pod's name, as at home, which the delegate does not have");
+    }
     scheduling::detach(&mut spec, site, &mut report);
     scheduling::pin(&mut spec, proxy.annotation(names::PIN), &mut report);
     label_keys::strip(&mut spec, &mut report);

@@ -85,7 +85,8 @@ impl Shared {
 
     fn home_changed(self: &Arc<Self>, kind: HostKind, target: &Arc<str>, names: &Names, name: &Arc<str>, version: u64) {
         // All Services of a namespace are in one.
-        let name = if kind == HostKind::Service { variables::NAME } else { name };
+        let services = variables::NAME.into();
+        let name = if kind == HostKind::Service { &services } else { name };
         for name in [names.plain(name).into(), names.suffixed(name).into()] {
             let key = Key { namespace: target.clone(), kind: CopyKind::from(kind), name };
             if let Some(copy) = self.copies.get(&key).map(|copy| copy.clone()) {
@@ -205,10 +206,12 @@ impl Shared {
 
     fn key_of(&self, kind: HostKind, metadata: &ObjectMeta) -> Key {
         let name = metadata.name.as_deref().unwrap_or_default();
+        let home = metadata.annotations.as_ref().and_then(|all| all.get(names::NAMESPACE)).map_or("", String::as_str);
+        let services = || self.names_in(home).of(HostKind::Service, variables::NAME);
         let tokens = metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(names::UID));
         let kind = match kind {
             HostKind::Secret if tokens => CopyKind::Token,
-            HostKind::ConfigMap if name == self.names.of(HostKind::Service, variables::NAME) => CopyKind::Services,
+            HostKind::ConfigMap if name == services() => CopyKind::Services,
             kind => kind.into(),
         };
         Key { namespace: metadata.namespace.as_deref().unwrap_or_default().into(), kind, name: name.into() }

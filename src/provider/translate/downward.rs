@@ -16,11 +16,13 @@ use crate::provider::names;
 
 /// Redirects the references that need it and gives the annotations that they need.
 ///
-/// `node_name` is what `spec.nodeName` answers for a proxy that is not bound yet.
+/// `node_name` is what `spec.nodeName` answers for a proxy that is not bound yet; a delegate that is `renamed` has not the name
+/// of its proxy.
 pub(super) fn redirect(
     spec: &mut Object,
     proxy: &PodDocument,
     node_name: &str,
+    renamed: bool,
     report: &mut Report,
 ) -> BTreeMap<String, String> {
     let mut carried = BTreeMap::new();
@@ -28,7 +30,7 @@ pub(super) fn redirect(
         let Some(Value::String(field)) = holder.get_mut("fieldRef").and_then(|r| r.get_mut("fieldPath")) else {
             return;
         };
-        let Some(new) = target(field, proxy, node_name, &mut carried) else { return };
+        let Some(new) = target(field, proxy, node_name, renamed, &mut carried) else { return };
         let why = format!("{field} is told as it is at home, by {new}");
         report.changed(format!("{path}.fieldRef"), why);
         *field = new;
@@ -68,9 +70,16 @@ fn items(path: &str, holder: &mut Value, follow: &mut impl FnMut(String, &mut Va
 }
 
 /// Where a reference has to point on the delegate, if not where it does; what it needs there is added to `carried`.
-fn target(field: &str, proxy: &PodDocument, node_name: &str, carried: &mut BTreeMap<String, String>) -> Option<String> {
+fn target(
+    field: &str,
+    proxy: &PodDocument,
+    node_name: &str,
+    renamed: bool,
+    carried: &mut BTreeMap<String, String>,
+) -> Option<String> {
     let spec = |field: &str| text(&proxy.spec, field).unwrap_or_default();
     let (annotation, value) = match field {
+        "metadata.name" if renamed => return Some(annotation(names::NAME)),
         "metadata.namespace" => return Some(annotation(names::NAMESPACE)),
         "metadata.uid" => return Some(format!("metadata.labels['{}']", names::UID)),
         // `spec.host` is what v1beta1 called it; the API still takes it.
@@ -137,7 +146,7 @@ mod tests {
         let spec = json!({"containers": [{"env": [{"name": "A"}, {"valueFrom": {"fieldRef": {"fieldPath": field}}}]}]});
         let Value::Object(mut spec) = spec else { unreachable!() };
         let mut report = Report::default();
-        let carried = redirect(&mut spec, &proxy(), "fallback", &mut report);
+        let carried = redirect(&mut spec, &proxy(), "fallback", false, &mut report);
         let path = spec["containers"][0]["env"][1]["valueFrom"]["fieldRef"]["fieldPath"].as_str().unwrap().to_owned();
         (path, carried, report.into_changes())
     }
@@ -201,7 +210,7 @@ mod tests {
     fn an_unbound_proxy_will_be_on_the_virtual_node() {
         let spec = json!({"initContainers": [{"env": [{"valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]}]});
         let Value::Object(mut spec) = spec else { unreachable!() };
-        let carried = redirect(&mut spec, &PodDocument::default(), "fallback", &mut Report::default());
+        let carried = redirect(&mut spec, &PodDocument::default(), "fallback", false, &mut Report::default());
         assert_eq!(carried[names::NODE_NAME], "fallback");
     }
 
@@ -215,7 +224,7 @@ mod tests {
                 {"downwardAPI": {"items": [item]}}]}}]});
         let Value::Object(mut changed) = spec.clone() else { unreachable!() };
         let mut report = Report::default();
-        redirect(&mut changed, &proxy(), "", &mut report);
+        redirect(&mut changed, &proxy(), "", false, &mut report);
         let fields: Vec<String> = report.into_changes().into_iter().map(|change| change.field).collect();
         assert_eq!(
             fields,

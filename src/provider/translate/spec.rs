@@ -50,3 +50,10 @@ pub(super) fn drop_entries(object: &mut Object, field: &str, mut drop: impl FnMu
         object.remove(field);
     }
 }
+
+/// The hostname that a pod of this name has without one of its own, where a spec can say it.
+pub(super) fn hostname<'a>(spec: &Object, name: &'a str) -> Option<&'a str> {
+    let own = spec.get("hostname").and_then(Value::as_str).is_some_and(|own| !own.is_empty());
+    let is_label = name.len() <= 63 && !name.contains('.');
+    (!own && is_label).then_some(name)
+}

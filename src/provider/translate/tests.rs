@@ -128,6 +128,22 @@ fn a_delegate_can_be_a_proxy_again() {
 }
 
 #[test]
+fn a_delegate_of_another_name_tells_its_containers_that_of_the_pod() {
+    let name = json!({"fieldRef": {"fieldPath": "metadata.name"}});
+    let proxy = pod(json!({"metadata": {"name": "web", "namespace": "shop", "uid": "u-1"},
+        "spec": {"containers": [{"name": "main", "env": [{"name": "NAME", "valueFrom": name}]}]}}));
+    let path = |delegate: &PodDocument| {
+        delegate.spec["containers"][0]["env"][0]["valueFrom"]["fieldRef"]["fieldPath"].as_str().map(str::to_owned)
+    };
+    let renamed = translate(&proxy, &Site { name: "web-12ab".into(), ..site() }).unwrap().delegate;
+    assert_eq!((renamed.name(), &renamed.spec["hostname"]), ("web-12ab", &json!("web")));
+    assert_eq!(path(&renamed).unwrap(), format!("metadata.annotations['{}']", names::NAME));
+    let same = translate(&proxy, &site()).unwrap().delegate;
+    assert_eq!((same.name(), same.spec.get("hostname")), ("web", None));
+    assert_eq!(path(&same).unwrap(), "metadata.name");
+}
+
+#[test]
 fn a_pod_without_spec_is_held() {
     for spec in [Value::Null, json!([]), json!("x")] {
         let hold = translate(&PodDocument::new(proxy().metadata, spec, Value::Null), &site()).unwrap_err();
