@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use futures::Stream;
 use http::{HeaderMap, Method};
 use k8s_openapi::api::authentication::v1::{TokenRequestSpec, TokenRequestStatus};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -301,6 +303,39 @@ pub struct Tunnel {
     pub io: Box<dyn Duplex>,
 }
 
+/// What pods use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// The pods that were measured, in no order. One that was not is left out, rather than shown as if it used nothing.
+    pub pods: Vec<PodUsage>,
+    /// Why pods are missing, in a sentence each.
+    pub gaps: Vec<String>,
+}
+
+/// What one pod uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodUsage {
+    /// The UID of the proxy.
+    pub uid: String,
+    /// When it was measured.
+    pub at: Timestamp,
+    /// Over which time before that the CPU was measured.
+    pub window: Duration,
+    /// Its containers, in no order; an init container that goes on running is one of them.
+    pub containers: Vec<ContainerUsage>,
+}
+
+/// What one container uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerUsage {
+    /// Its name in the proxy.
+    pub name: String,
+    /// CPU in billionths of a core, on average over the window.
+    pub nanocores: u64,
+    /// The working set of memory, in bytes.
+    pub memory: u64,
+}
+
 /// Why a stream could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
@@ -356,8 +391,13 @@ pub trait StreamHandler: Send + Sync + 'static {
         Err(StreamError::Unsupported("port-forward"))
     }
 
-    /// The kubelet's stats summary (`stats/v1alpha1.Summary` as JSON).
-    async fn stats(&self) -> Result<Value, StreamError> {
+    /// What the pods use now; the core makes the kubelet's summary and metrics of it. Called only while somebody asks, and
+    /// not more often than every few seconds.
+    ///
+    /// # Errors
+    /// [`StreamError::Unsupported`] where nothing is ever measured. What cannot be measured at the moment, or in a part of
+    /// the provider, is said in [`Usage::gaps`].
+    async fn usage(&self) -> Result<Usage, StreamError> {
         Err(StreamError::Unsupported("stats"))
     }
 }

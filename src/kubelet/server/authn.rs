@@ -18,7 +18,7 @@ use super::trust::ClientTrust;
 use crate::kubelet::provider::Source;
 
 /// How long a token stays good without asking again (the kubelet's `authentication.webhook.cacheTTL`).
-const GOOD: Duration = Duration::from_secs(120);
+pub(super) const GOOD: Duration = Duration::from_secs(120);
 
 /// How long a token stays bad. Short: a token may be created a moment after its first use.
 const BAD: Duration = Duration::from_secs(10);
