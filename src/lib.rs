@@ -7,6 +7,7 @@ pub mod errors;
 pub mod kubelet;
 pub mod leader;
 pub mod leftovers;
+pub mod memory;
 pub mod provider;
 mod relist;
 pub mod run;

@@ -22,6 +22,7 @@ use k8s_openapi::api::authentication::v1::{TokenRequestSpec, TokenRequestStatus}
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -150,7 +151,19 @@ pub trait PodLifecycleHandler: Send + Sync + 'static {
 
     /// A digest of everything in the pod that an instance is made of. When it differs from [`Instance::sent`], the core
     /// calls [`update_pod`](Self::update_pod). It must not depend on anything but the document.
-    fn fingerprint(&self, pod: &PodDocument) -> u64;
+    ///
+    /// By default labels, annotations and the whole spec count. A provider that keeps [`Instance::sent`] anywhere should say
+    /// what counts, so that a field that means nothing to it changes nothing.
+    fn fingerprint(&self, pod: &PodDocument) -> u64 {
+        fingerprint(pod)
+    }
+}
+
+/// The first 8 bytes of a SHA-256, which stays the same with every build.
+fn fingerprint(pod: &PodDocument) -> u64 {
+    let counts = serde_json::json!([pod.metadata.labels, pod.metadata.annotations, pod.spec]);
+    let digest: [u8; 32] = Sha256::digest(counts.to_string()).into();
+    digest.into_iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(byte))
 }
 
 /// Pushes changes, so that nobody needs to poll.
@@ -241,6 +254,14 @@ pub struct NodeReport {
     pub labels: BTreeMap<String, String>,
     /// What is wrong with the other side although it answers, if anything; the node is NotReady then.
     pub trouble: Option<Obstacle>,
+}
+
+impl NodeReport {
+    /// A Linux node of which pods may use all: names and quantities.
+    pub fn of<const N: usize>(resources: [(&str, &str); N]) -> Self {
+        let resources = BTreeMap::from(resources.map(|(name, quantity)| (name.to_owned(), quantity.to_owned())));
+        Self { capacity: resources.clone(), allocatable: resources, ..Self::default() }
+    }
 }
 
 /// The options of `kubectl logs`, named as in `v1.PodLogOptions`.
@@ -404,8 +425,10 @@ pub trait StreamHandler: Send + Sync + 'static {
 
 /// A whole provider.
 pub trait Provider: PodLifecycleHandler + NodeProvider + StreamHandler {
-    /// The notifier, for providers that have one; the others are polled.
-    fn notifier(&self) -> Option<&dyn PodNotifier>;
+    /// The notifier, for providers that have one; the others are asked for all pods every few seconds.
+    fn notifier(&self) -> Option<&dyn PodNotifier> {
+        None
+    }
 }
 
 /// A kind of object that pods refer to by name.
