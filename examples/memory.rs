@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
+use kube::Client;
 use longshore::kubelet::builder::NodeBuilder;
+use longshore::kubelet::host::Host;
 use longshore::memory::Memory;
 use tokio_util::sync::CancellationToken;
 
@@ -16,11 +18,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (Some(name), Some(address)) = (arguments.next(), arguments.next()) else {
         return Err("usage: memory NAME ADDRESS [polled]".into());
     };
-    let memory = match arguments.next().as_deref() {
-        Some("polled") => Memory::new().polled(),
-        _ => Memory::new(),
-    };
     let host = kube::Config::infer().await?;
+    let memory = Memory::new().looking_at(Arc::new(Host::new(Client::try_from(host.clone())?)));
+    let memory = match arguments.next().as_deref() {
+        Some("polled") => memory.polled(),
+        _ => memory,
+    };
     let node = NodeBuilder::new(name, host, Arc::new(memory)).address(address.parse()?, 0).build().await?;
     let stop = CancellationToken::new();
     let signal = stop.clone();

@@ -93,10 +93,12 @@ pub struct NodeBuilder {
 
 impl NodeBuilder {
     /// A node of this name in the cluster of `host`, whose pods `provider` runs. It has the taint
-    /// `longshore.dev/virtual-node:NoSchedule`, as every virtual node, and its API is at port 10250 of this machine's loopback.
+    /// `longshore.dev/virtual-node=NAME:NoSchedule`, as every virtual node, and its API is at port 10250 of this machine's loopback.
     pub fn new(name: impl Into<String>, host: Config, provider: Arc<dyn Provider>) -> Self {
+        let name = name.into();
         Self {
-            name: name.into(),
+            taints: vec![json!({"key": "longshore.dev/virtual-node", "value": name, "effect": "NoSchedule"})],
+            name,
             config: host,
             connections: None,
             provider,
@@ -104,7 +106,6 @@ impl NodeBuilder {
             port: 10250,
             bind: Ipv4Addr::UNSPECIFIED.into(),
             labels: BTreeMap::new(),
-            taints: vec![json!({"key": "longshore.dev/virtual-node", "effect": "NoSchedule"})],
             workers: WORKERS,
             silence: SILENCE,
             partition: Policy::Wait,

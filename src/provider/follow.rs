@@ -31,7 +31,7 @@ use self::needs::Needs;
 use self::references::Reference;
 use super::names as annotations;
 use super::translate::Translation;
-use crate::kubelet::provider::{HostKind, HostView, PodDocument, PodError, PodNotice};
+use crate::kubelet::provider::{HostKind, HostView, Obstacle, PodDocument, PodError, PodNotice};
 
 pub mod accounts;
 pub mod copy;
@@ -85,6 +85,8 @@ pub struct Prepared<'a> {
     pub names: Names,
     /// What its delegate has to say about itself: annotations.
     pub annotations: Vec<(String, String)>,
+    /// What its owner should know: optional things of which its variables are to be made, and that home does not have.
+    pub remarks: Vec<Obstacle>,
 }
 
 impl Prepared<'_> {
@@ -157,6 +159,7 @@ impl Follow {
             made: false,
             names: shared.names.clone(),
             annotations: vec![],
+            remarks: vec![],
         };
         let place = Place { pod, namespace: namespace.into(), namespace_uid };
         let found = join_all(translation.references.iter().map(|reference| shared.copy_one(&place, reference))).await;
@@ -165,7 +168,12 @@ impl Follow {
         let mut failed = None;
         for (result, reference) in found.into_iter().zip(&translation.references) {
             match result {
-                Ok(need) => {
+                Ok((need, outcome)) => {
+                    if outcome == Outcome::Absent && reference.is_variable() {
+                        let reason = format!("Optional{}NotFound", kind_name(reference.kind));
+                        let message = missing_message(place.pod.namespace(), reference);
+                        prepared.remarks.push(Obstacle { reason, message });
+                    }
                     if need.name != need.home {
                         prepared.names.suffix(reference.kind, &need.home);
                     }
@@ -179,7 +187,9 @@ impl Follow {
             }
         }
         if !missing.is_empty() {
-            failed = Some(PodError::Waiting { reason: MISSING.into(), message: missing.join("; ") });
+            let kind = absent.first().map_or("Object", |(kind, _)| kind_name(*kind));
+            let reason = format!("Mandatory{kind}NotFound");
+            failed = Some(PodError::Waiting { reason, message: missing.join("; ") });
         }
         if let (None, Some(tokens)) = (&failed, &translation.tokens) {
             match shared.provide_tokens(&place, tokens).await {
@@ -248,7 +258,8 @@ struct Place<'a> {
     namespace_uid: &'a str,
 }
 
-/// The reason of a pod that waits for something that home does not have.
+/// Marks, among the reasons of this module, a reference to something that home does not have. The pod's owner reads a reason
+/// that names its kind, as the virtual-kubelet project has it.
 const MISSING: &str = "ReferenceMissing";
 
 fn key(namespace: &Arc<str>, kind: CopyKind, name: &str) -> Key {
@@ -270,7 +281,7 @@ impl Shared {
     }
 
     /// Copies what a pod refers to, under the first name that can be had.
-    async fn copy_one(self: &Arc<Self>, place: &Place<'_>, reference: &Reference) -> Result<Need, PodError> {
+    async fn copy_one(self: &Arc<Self>, place: &Place<'_>, reference: &Reference) -> Result<(Need, Outcome), PodError> {
         let (kind, home) = (CopyKind::from(reference.kind), reference.name.as_str());
         let suffixed = self.names.suffixed(home);
         let candidates = if Names::is_reserved(reference.kind, home) {
@@ -288,10 +299,12 @@ impl Shared {
                 Home::Object { kind: reference.kind, namespace: place.pod.namespace().into(), name: home.into() };
             let is_suffixed = name != home;
             match self.ensure(place, &key, origin).await {
-                Ok(Outcome::Present) => return Ok(Need { kind, name, home: home.into() }),
+                Ok(Outcome::Present) => return Ok((Need { kind, name, home: home.into() }, Outcome::Present)),
                 Ok(Outcome::Absent) if !reference.optional => return Err(missing(place.pod.namespace(), reference)),
                 // Under the same name the pod would find whatever somebody puts there.
-                Ok(Outcome::Absent) if is_suffixed => return Ok(Need { kind, name, home: home.into() }),
+                Ok(Outcome::Absent) if is_suffixed => {
+                    return Ok((Need { kind, name, home: home.into() }, Outcome::Absent));
+                }
                 Ok(Outcome::Absent) => {}
                 Err(Trouble::OtherHost) => trouble = Some(Trouble::OtherHost.at(&reference.field, &key)),
                 Err(error) => return Err(error.at(&reference.field, &key)),
@@ -438,13 +451,19 @@ fn home_of(delegate: &PodDocument, need: &Need) -> Option<Home> {
 }
 
 fn missing(namespace: &str, reference: &Reference) -> PodError {
-    let kind = match reference.kind {
-        HostKind::ConfigMap => "configmap",
-        HostKind::Secret => "secret",
-    };
-    PodError::Waiting {
-        reason: MISSING.into(),
-        message: format!("{}: {kind} {namespace}/{} does not exist; create it", reference.field, reference.name),
+    PodError::Waiting { reason: MISSING.into(), message: missing_message(namespace, reference) }
+}
+
+fn missing_message(namespace: &str, reference: &Reference) -> String {
+    let (field, name) = (&reference.field, &reference.name);
+    let kind = kind_name(reference.kind).to_lowercase();
+    format!("{field}: {kind} {namespace}/{name} does not exist; create it")
+}
+
+fn kind_name(kind: HostKind) -> &'static str {
+    match kind {
+        HostKind::ConfigMap => "ConfigMap",
+        HostKind::Secret => "Secret",
     }
 }
 

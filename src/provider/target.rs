@@ -237,8 +237,10 @@ impl PodLifecycleHandler for TargetProvider {
             let delegate = translate::created(translation.delegate.clone(), pod);
             match self.delegates.create(&delegate, &pod.key()).await {
                 Ok(Some(made)) => {
+                    let mut remarks = losses(&translation);
+                    remarks.extend(prepared.remarks.iter().cloned());
                     prepared.made();
-                    return Ok(ProviderPod { remarks: losses(&translation), ..made });
+                    return Ok(ProviderPod { remarks, ..made });
                 }
                 // The namespace that was known has gone meanwhile.
                 Ok(None) if attempt == 0 => self.namespaces.forget(namespace),

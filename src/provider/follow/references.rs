@@ -21,6 +21,13 @@ pub struct Reference {
     pub field: String,
 }
 
+impl Reference {
+    /// Whether variables are made of it.
+    pub fn is_variable(&self) -> bool {
+        self.field.contains(".env[") || self.field.contains(".envFrom[")
+    }
+}
+
 /// Where volumes that have been in Kubernetes for long, and those of CSI drivers, name a Secret.
 const SECRET_FIELDS: [&str; 2] = ["secretRef", "nodePublishSecretRef"];
 
