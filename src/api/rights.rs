@@ -200,6 +200,7 @@ pub fn target_rights(spec: &TargetSpec, features: Features) -> Vec<Right> {
         On("", "nodes").verbs(&["list", "watch"], "know the target's capacity"),
         On("", "configmaps").verbs(copies, "hold copies of what pods refer to"),
         On("", "secrets").verbs(copies, "hold copies of what pods refer to"),
+        On("metrics.k8s.io", "pods").verbs(&["list"], "serve kubectl top and autoscalers"),
     ]
     .concat();
     if spec.events != Events::None {

@@ -35,6 +35,8 @@ mod authn;
 mod authz;
 #[cfg(test)]
 mod fakes;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod handler;
 mod meter;
 mod own;

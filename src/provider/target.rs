@@ -24,7 +24,7 @@ use super::tunnel::Streams;
 use crate::kubelet::provider::{
     ByteStream, Deletion, ExecOptions, HostView, Instance, LogOptions, NodeProvider, NodeReport, Obstacle, PodDocument,
     PodError, PodKey, PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError,
-    StreamHandler, Tunnel, Upgrade,
+    StreamHandler, Tunnel, Upgrade, Usage,
 };
 
 mod absent;
@@ -34,6 +34,7 @@ mod load;
 mod namespaces;
 mod nodes;
 mod tales;
+mod usage;
 
 pub use tales::Tales;
 
@@ -43,6 +44,7 @@ use absent::Absent;
 use delegates::Delegates;
 use health::Health;
 use namespaces::Namespaces;
+use usage::Meters;
 
 /// What [`Health`] calls the heartbeat.
 const PING: &str = "version";
@@ -91,6 +93,7 @@ pub struct TargetProvider {
     delegates: Delegates,
     namespaces: Arc<Namespaces>,
     streams: Streams,
+    meters: Meters,
     health: Arc<Health>,
     follow: Arc<Follow>,
     /// The priority classes that the target has said to lack.
@@ -114,6 +117,7 @@ impl TargetProvider {
         let follow = Arc::new(Follow::start(client.clone(), setup.view.clone(), owner));
         let delegates = Delegates::new(&setup, health.clone(), follow.clone());
         Self {
+            meters: Meters::new(client.clone(), &setup.name, delegates.selector()),
             delegates,
             namespaces,
             streams: Streams::new(setup.streaming.clone()),
@@ -339,6 +343,10 @@ impl StreamHandler for TargetProvider {
 
     async fn port_forward(&self, pod: &PodKey, ports: Vec<u16>, upgrade: Upgrade) -> Result<Tunnel, StreamError> {
         self.streams.port_forward(mapped(&pod.namespace), &pod.name, &ports, upgrade).await
+    }
+
+    async fn usage(&self) -> Result<Usage, StreamError> {
+        Ok(self.meters.read().await)
     }
 }
 
