@@ -9,5 +9,6 @@ pub mod leader;
 pub mod leftovers;
 pub mod memory;
 pub mod provider;
+pub mod registry;
 mod relist;
 pub mod run;

@@ -16,9 +16,9 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::kubelet::naive::NaiveNode;
 use crate::kubelet::provider::{
-    ByteStream, ContainerUsage, Deletion, HostView, Instance, LogOptions, NodeProvider, NodeReport, PodDocument, PodError,
-    PodKey, PodLifecycleHandler, PodNotice, PodNotifier, PodUsage, Provider, ProviderPod, Source, StreamError, StreamHandler,
-    Usage,
+    ByteStream, ContainerUsage, Deletion, HostView, Instance, LogOptions, NodeProvider, NodeReport, PodDocument,
+    PodError, PodKey, PodLifecycleHandler, PodNotice, PodNotifier, PodUsage, Provider, ProviderPod, Source,
+    StreamError, StreamHandler, Usage,
 };
 
 mod references;
@@ -247,7 +247,7 @@ impl StreamHandler for Memory {
         if options.previous {
             return Err(StreamError::BadRequest(format!("container {container} has no previous instance")));
         }
-        let time = options.timestamps.then(|| format!("{:.9} ", run.began)).unwrap_or_default();
+        let time = if options.timestamps { format!("{:.9} ", run.began) } else { String::new() };
         let line = format!("{time}{container} of {pod} runs in memory since {:.0}\n", run.began);
         let lines = stream::iter((options.tail_lines != Some(0)).then_some(Ok(line.into())));
         if !options.follow || run.pod.status["phase"] != "Running" {

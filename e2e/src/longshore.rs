@@ -303,7 +303,7 @@ fn build() -> Result<PathBuf> {
     // Each line is a message; the one about the program names it.
     let messages = String::from_utf8(output.stdout)?;
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let programs = messages.rev().filter(|message| message["target"]["kind"][0] == "bin");
-    let path = programs.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next();
+    let mut programs = messages.rev().filter(|message| message["target"]["kind"][0] == "bin");
+    let path = programs.find_map(|message| message["executable"].as_str().map(PathBuf::from));
     path.context("cargo built no program")
 }

@@ -1,10 +1,6 @@
 //! The end-to-end suite of the virtual-kubelet project (hack/vk), against nodes of both providers.
 
-use std::{
-    path::Path,
-    process::Command,
-    time::Duration,
-};
+use std::{path::Path, process::Command, time::Duration};
 
 use e2e::{Background, Result, Solo, World, ensure, secs};
 use lab::{Lab, Simulation, UpOptions};
@@ -65,8 +61,7 @@ fn the_kubernetes_provider_passes() -> Result<()> {
     target.0.up_with(&[TARGET], &UpOptions { kubelet: Some(false), ..UpOptions::default() })?;
     target.0.simulate(TARGET, &Simulation::default())?;
     World::lab()?;
-    let world =
-        World::elsewhere("kube", "host", TARGET, |options| options.target_spec = "podIPs: Publish".to_owned())?;
+    let world = World::elsewhere("kube", "host", TARGET, |options| options.target_spec = "podIPs: Publish".to_owned())?;
     world.wait_for_node()?;
     // The target measures nothing: it has no metrics API, and its pods are no processes.
     suite(&world.namespace, world.longshore().node(), &["TestGetMetricsResource", "TestGetStatsSummary"])

@@ -5,7 +5,6 @@ use kube::Config;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::clients;
-use crate::api::virtual_node::VirtualNodeSpec;
 use crate::kubelet::builder::NodeBuilder;
 use crate::kubelet::host::Host;
 use crate::kubelet::provider::Source;
@@ -54,6 +53,13 @@ pub enum ProviderError {
         #[source]
         source: Source,
     },
+}
+
+impl ProviderError {
+    /// Whether the flags are to blame.
+    pub fn is_usage(&self) -> bool {
+        !matches!(self, Self::Make { .. })
+    }
 }
 
 impl ProviderArgs {

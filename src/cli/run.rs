@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,22 +15,38 @@ use crate::api::clients::{self, Access, ClientsError};
 use crate::api::configuration::{Configuration, Declared};
 use crate::api::diagnosis::{self, Trouble, diagnose, diagnose_config};
 use crate::api::field::{FieldPath, Finding};
-use crate::api::rights::{Features, host_rights, target_rights};
+use crate::api::rights::{Features, host_rights, resource_rights, target_rights};
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
 
-use crate::run::{self, NodeSetup, NodeTarget, Setup};
+use crate::registry::Registry;
+use crate::run::{self, NodeSetup, NodeTarget, Setup, WatchSetup};
 
 use super::node_ip::{self, NodeIpError};
-use super::{CliError, Clusters, ConfigurationArgs, check};
+use super::provider::{self, ProviderArgs, ProviderError};
+use super::{CliError, Clusters, ConfigurationArgs, HostArgs, check};
 
 mod signals;
 
 /// The flags of `run`.
 #[derive(Args)]
 pub struct RunArgs {
+    /// A file that declares targets and virtual nodes, instead of the resources in the host
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_PROVIDER_CONFIG")]
+    provider_config: Option<PathBuf>,
     #[command(flatten)]
-    configuration: ConfigurationArgs,
+    host: HostArgs,
+    #[command(flatten)]
+    provider: ProviderArgs,
+    /// Which Targets and VirtualNodes of the host to serve: a label selector [default: all]
+    #[arg(
+        long,
+        value_name = "LABELS",
+        default_value = "",
+        conflicts_with = "provider_config",
+        hide_default_value = true
+    )]
+    selector: String,
     /// The address of the virtual nodes, at which the host's API server reaches the kubelet API [default: the local
     /// address from which the host's API server is reached]
     #[arg(long, value_name = "ADDRESS")]
@@ -84,15 +101,64 @@ pub enum RunError {
         /// `--port`.
         first: u16,
     },
+    /// The provider that was asked for cannot run.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
     /// What runs has failed.
     #[error("failed to run")]
     Run(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-pub(super) async fn run(args: RunArgs) -> Result<(), CliError> {
+/// Where nodes are, and who shares them: what is the same for every provider.
+pub(super) struct Place {
+    pub(super) host: Access,
+    pub(super) node_ip: IpAddr,
+    pub(super) bind_address: IpAddr,
+    pub(super) port: u16,
+    pub(super) workers: usize,
+    pub(super) relist_after: Option<Duration>,
+    pub(super) lease_namespace: String,
+    pub(super) identity: String,
+}
+
+impl Place {
+    async fn find(args: &RunArgs, host: Access) -> Result<Self, RunError> {
+        let node_ip = match args.node_ip {
+            Some(address) => address,
+            None => node_ip::towards(&host.cluster_url).await?,
+        };
+        if node_ip.is_loopback() {
+            warn!(%node_ip, "the node's address is this machine's loopback: kubectl logs and exec, and whatever else the \
+                host's API server does through nodes/proxy, work only if it runs here too; give --node-ip");
+        }
+        let (bind_address, port, workers) = (args.bind_address, args.port, usize::from(args.workers));
+        let relist_after = (args.relist > 0).then(|| Duration::from_secs(args.relist.into()));
+        let lease_namespace = args.lease_namespace.clone();
+        let identity = args.identity.clone().unwrap_or_else(|| identity(node_ip, bind_address, port));
+        Ok(Self { host, node_ip, bind_address, port, workers, relist_after, lease_namespace, identity })
+    }
+}
+
+pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliError> {
     let shutdown = CancellationToken::new();
+    let other = args.provider.other(registry).map_err(RunError::from)?;
     signals::listen(&shutdown).map_err(RunError::Listen)?;
-    let clusters = args.configuration.load().await?;
+    if let Some(other) = other {
+        let host = args.host.load().await?;
+        let place = tokio::select! {
+            place = prepare_other(&args, host) => place?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        return Ok(Box::pin(provider::run(other, registry, place, shutdown)).await?);
+    }
+    let clusters = match &args.provider_config {
+        Some(file) => ConfigurationArgs { provider_config: file.clone(), host: args.host.clone() }.load().await?,
+        None => Clusters {
+            configuration: Configuration { targets: vec![], nodes: vec![] },
+            host: args.host.load().await?,
+            targets: vec![],
+        },
+    };
     let setup = tokio::select! {
         setup = prepare(&args, clusters) => setup?,
         () = shutdown.cancelled() => return Ok(()),
@@ -108,22 +174,22 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     let features =
         configuration.targets.iter().map(|one| Features::of_target(&configuration.nodes, &one.name)).collect();
     tokio::spawn(report_targets(configuration.targets.clone(), targets.clone(), features));
-    check_host(&client, &host, Features::of_nodes(&configuration.nodes)).await?;
+    let watch =
+        args.provider_config.is_none().then(|| WatchSetup { selector: args.selector.clone(), first_port: args.port });
+    let features = Features::of(configuration.nodes.iter().map(|node| &node.spec));
+    check_host(&client, &host, features, watch.is_some()).await?;
     let host_id = identify(&client, &clients::address(&host)).await?;
-    let node_ip = match args.node_ip {
-        Some(address) => address,
-        None => node_ip::towards(&host.cluster_url).await?,
-    };
-    if node_ip.is_loopback() {
-        warn!(%node_ip, "the node's address is this machine's loopback: kubectl logs and exec, and whatever else the \
-            host's API server does through nodes/proxy, work only if it runs here too; give --node-ip");
-    }
     let nodes = assemble(&configuration, &targets, &ports);
-    let (bind_address, workers) = (args.bind_address, usize::from(args.workers));
-    let relist_after = (args.relist > 0).then(|| Duration::from_secs(args.relist.into()));
-    let lease_namespace = args.lease_namespace.clone();
-    let identity = args.identity.clone().unwrap_or_else(|| identity(node_ip, bind_address, args.port));
-    Ok(Setup { host, host_id, nodes, node_ip, bind_address, workers, relist_after, lease_namespace, identity })
+    let Place { host, node_ip, bind_address, workers, relist_after, lease_namespace, identity, .. } =
+        Place::find(args, host).await?;
+    Ok(Setup { host, host_id, nodes, watch, node_ip, bind_address, workers, relist_after, lease_namespace, identity })
+}
+
+/// The host can be used by a node on another provider, and where that is.
+async fn prepare_other(args: &RunArgs, host: Access) -> Result<Place, RunError> {
+    let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
+    check_host(&client, &host, Features::default(), false).await?;
+    Place::find(args, host).await
 }
 
 /// Where this replica runs. No other one has it at the same time, since it could not listen on the same port; and one that
@@ -133,8 +199,12 @@ fn identity(node_ip: IpAddr, bind_address: IpAddr, port: u16) -> String {
     format!("{}_{node_ip}_{bind_address}_{port}", machine.trim())
 }
 
-async fn check_host(client: &Client, host: &Access, features: Features) -> Result<(), RunError> {
-    match diagnose(client, &clients::address(host), &host_rights(features)).await {
+async fn check_host(client: &Client, host: &Access, features: Features, resources: bool) -> Result<(), RunError> {
+    let mut needed = host_rights(features);
+    if resources {
+        needed.extend(resource_rights());
+    }
+    match diagnose(client, &clients::address(host), &needed).await {
         Ok(version) => {
             info!(version = version.0, "the host cluster can be used");
             Ok(())
@@ -186,11 +256,12 @@ fn assemble(configuration: &Configuration, targets: &[Access], ports: &[u16]) ->
         let mut known = configuration.targets.iter().zip(targets);
         let (target, config) = known.find(|(target, _)| target.name == reference.name)?;
         let (name, spec) = (target.name.clone(), target.spec.clone());
-        Some(NodeTarget { name, spec, config: config.clone(), weight: reference.weight })
+        Some(NodeTarget { name, spec, config: config.clone(), link: None, leaving: false, weight: reference.weight })
     };
     let node = |(node, &port): (&Declared<VirtualNodeSpec>, &u16)| {
         Some(NodeSetup {
             name: node.name.clone(),
+            several: node.spec.targets.len() > 1,
             // All of them exist: the configuration was refused otherwise.
             targets: node.spec.targets.iter().map(target).collect::<Option<_>>()?,
             placement: node.spec.placement.clone(),

@@ -188,7 +188,7 @@ impl NodeBuilder {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();
 
-        let (ip, sites) = (self.ip.to_string(), Sites::one(self.provider.clone()));
+        let (ip, sites) = (self.ip.to_string(), Sites::one("", self.provider.clone()));
         let pods = PodController::new(PodSetup {
             node: self.name.clone(),
             node_ip: ip.clone(),
@@ -254,25 +254,28 @@ impl VirtualNode {
         let Self { client, trust, server, listener, pods, keeper, provider, contact, workers, silence } = self;
         let mut tasks: JoinSet<Result<(), NodeError>> = JoinSet::new();
         let contacts = vec![contact.subscribe()];
-        let [a, b, c, d, e] = std::array::from_fn(|_| shutdown.clone());
+        let stop = shutdown.clone();
         tasks.spawn(async move {
-            trust.follow(client, a).await;
+            trust.follow(client, stop).await;
             Ok(())
         });
         // The server before the node, which names its address.
+        let stop = shutdown.clone();
         tasks.spawn(async move {
-            server.serve(listener, b).await;
+            server.serve(listener, stop).await;
             Ok(())
         });
+        let stop = shutdown.clone();
         tasks.spawn(async move {
-            pods.run(workers, contacts, c).await;
+            pods.run(workers, contacts, stop).await;
             Ok(())
         });
+        let stop = shutdown.clone();
         tasks.spawn(async move {
-            contact::keep(provider, silence, contact, d).await;
+            contact::keep(provider, silence, contact, stop).await;
             Ok(())
         });
-        tasks.spawn(keeper.run(e));
+        tasks.spawn(keeper.run(shutdown.clone()));
         let mut outcome = Ok(());
         while let Some(ended) = tasks.join_next().await {
             let failed = match ended {

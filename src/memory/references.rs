@@ -49,7 +49,8 @@ fn references(document: &PodDocument) -> Vec<Reference<'_>> {
         ("/secretRef", HostKind::Secret),
     ];
     let containers = ["initContainers", "containers"].into_iter().flat_map(|list| document.list(list));
-    let sources = containers.flat_map(|one| ["env", "envFrom"].into_iter().filter_map(|list| one.get(list)?.as_array()));
+    let sources =
+        containers.flat_map(|one| ["env", "envFrom"].into_iter().filter_map(|list| one.get(list)?.as_array()));
     let found = sources.flatten().flat_map(|source| {
         PLACES.into_iter().filter_map(move |(place, kind)| {
             let reference = source.pointer(place)?;
@@ -74,6 +75,9 @@ mod tests {
         }]}}))
         .unwrap();
         let secret = Reference { kind: HostKind::Secret, name: "s", optional: true };
-        assert_eq!(references(&document), [secret, Reference { kind: HostKind::ConfigMap, name: "c", optional: false }]);
+        assert_eq!(
+            references(&document),
+            [secret, Reference { kind: HostKind::ConfigMap, name: "c", optional: false }]
+        );
     }
 }

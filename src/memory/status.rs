@@ -28,7 +28,8 @@ pub(super) fn of(document: &PodDocument, began: Timestamp, ip: &str, before: Opt
             "restartCount": 0, "state": state})
     };
     let running = json!({"running": {"startedAt": started}});
-    let done = json!({"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": started, "finishedAt": started}});
+    let done =
+        json!({"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": started, "finishedAt": started}});
     let init = document.list("initContainers").iter().map(|spec| match spec["restartPolicy"].as_str() {
         Some("Always") => container(spec, running.clone(), true),
         _ => container(spec, done.clone(), false),

@@ -30,6 +30,8 @@ use self::names::{CopyKind, Key, Names, Need};
 use self::needs::Needs;
 use self::references::Reference;
 use super::names as annotations;
+use super::places::Places;
+use super::reach::Reach;
 use super::translate::Translation;
 use crate::kubelet::provider::{HostKind, HostView, Obstacle, PodDocument, PodError, PodNotice};
 
@@ -60,9 +62,21 @@ pub struct Follow {
     _stop: DropGuard,
 }
 
+/// A target, as far as copies go.
+pub struct There {
+    /// How to reach it.
+    pub client: Client,
+    /// Where in it something may be read.
+    pub reach: Reach,
+    /// Where in it things are.
+    pub places: Places,
+}
+
 /// What all tasks share.
 struct Shared {
     client: Client,
+    reach: Reach,
+    places: Places,
     view: Arc<dyn HostView>,
     owner: Owner,
     names: Names,
@@ -109,10 +123,13 @@ impl Drop for Prepared<'_> {
 
 impl Follow {
     /// Begins to look after the copies of this owner in a target.
-    pub fn start(client: Client, view: Arc<dyn HostView>, owner: Owner) -> Self {
+    pub fn start(there: There, view: Arc<dyn HostView>, owner: Owner) -> Self {
+        let There { client, reach, places } = there;
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             client,
+            reach,
+            places,
             view,
             names: Names::new(&owner.host_id),
             owner,
@@ -129,9 +146,9 @@ impl Follow {
         Self { shared, _stop: stop.drop_guard() }
     }
 
-    /// The names of copies where nothing is in the way.
-    pub fn names(&self) -> &Names {
-        &self.shared.names
+    /// The names of copies of this namespace of home where nothing is in the way.
+    pub fn names(&self, namespace: &str) -> Names {
+        self.shared.names_in(namespace)
     }
 
     /// Who is to be told when a pod that waits may be tried again.
@@ -151,13 +168,14 @@ impl Follow {
         namespace_uid: &str,
     ) -> Result<Prepared<'_>, PodError> {
         let shared = &self.shared;
+        let names = shared.names_in(pod.namespace());
         shared.needs().begin(pod.uid());
         let mut prepared = Prepared {
             shared,
             uid: pod.uid().into(),
             keys: vec![],
             made: false,
-            names: shared.names.clone(),
+            names: names.clone(),
             annotations: vec![],
             remarks: vec![],
         };
@@ -174,7 +192,7 @@ impl Follow {
                         let message = missing_message(place.pod.namespace(), reference);
                         prepared.remarks.push(Obstacle { reason, message });
                     }
-                    if need.name != need.home {
+                    if need.name != names.plain(&need.home) {
                         prepared.names.suffix(reference.kind, &need.home);
                     }
                     needs.push(need);
@@ -208,7 +226,7 @@ impl Follow {
             shared.needs().wait(pod.uid(), Instant::now());
             // What has appeared since it was looked for has told nobody.
             for (kind, name) in absent {
-                let key = key(&place.namespace, kind.into(), &shared.names.of(kind, name));
+                let key = key(&place.namespace, kind.into(), &names.of(kind, name));
                 if let Some(copy) = shared.copies.get(&key) {
                     shared.look(copy.value(), DOUBT);
                 }
@@ -272,6 +290,11 @@ impl Shared {
         lock(&self.needs)
     }
 
+    /// The names of copies of this namespace of home where nothing is in the way.
+    fn names_in(&self, namespace: &str) -> Names {
+        self.names.clone().within(&self.places, namespace)
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         let stop = self.stop.clone();
         let task = async move {
@@ -283,21 +306,22 @@ impl Shared {
     /// Copies what a pod refers to, under the first name that can be had.
     async fn copy_one(self: &Arc<Self>, place: &Place<'_>, reference: &Reference) -> Result<(Need, Outcome), PodError> {
         let (kind, home) = (CopyKind::from(reference.kind), reference.name.as_str());
-        let suffixed = self.names.suffixed(home);
+        let names = self.names_in(place.pod.namespace());
+        let (plain, suffixed) = (names.plain(home), names.suffixed(home));
         let candidates = if Names::is_reserved(reference.kind, home) {
             vec![suffixed]
         } else if self.copies.contains_key(&key(&place.namespace, kind, &suffixed)) {
             // The same name could not be had before, and its copy is there.
-            vec![suffixed, home.to_owned()]
+            vec![suffixed, plain.clone()]
         } else {
-            vec![home.to_owned(), suffixed]
+            vec![plain.clone(), suffixed]
         };
         let mut trouble = None;
         for name in candidates {
             let key = key(&place.namespace, kind, &name);
             let origin =
                 Home::Object { kind: reference.kind, namespace: place.pod.namespace().into(), name: home.into() };
-            let is_suffixed = name != home;
+            let is_suffixed = name != plain;
             match self.ensure(place, &key, origin).await {
                 Ok(Outcome::Present) => return Ok((Need { kind, name, home: home.into() }, Outcome::Present)),
                 Ok(Outcome::Absent) if !reference.optional => return Err(missing(place.pod.namespace(), reference)),

@@ -72,6 +72,8 @@ pub struct Site {
     pub absent_priority_classes: BTreeSet<String>,
     /// The namespace of the delegate in the target.
     pub namespace: String,
+    /// The name of the delegate there; empty for that of the proxy.
+    pub name: String,
     /// From home's names of the pod's claims to those in the target.
     pub claims: BTreeMap<String, String>,
     /// The owner of the delegate ([`namespace_owner`]); `None` for a preview, never for a delegate that is created, since
@@ -109,6 +111,11 @@ pub fn namespace_owner(name: &str, uid: &str) -> OwnerReference {
         controller: Some(true),
         block_owner_deletion: Some(false),
     }
+}
+
+/// The reference that makes a marker of ours the controller of the delegates beside it, where namespaces cannot be read.
+pub fn marker_owner(name: &str, uid: &str) -> OwnerReference {
+    OwnerReference { kind: "ConfigMap".into(), ..namespace_owner(name, uid) }
 }
 
 /// A delegate and how it differs from its proxy.

@@ -1,6 +1,7 @@
 //! What tools read of CPU and memory: the summary (`k8s.io/kubelet/pkg/apis/stats/v1alpha1`) and the resource metrics
 //! (`pkg/kubelet/metrics/collectors/resource_metrics.go`).
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::PodDirectory;
 use super::meter::{Measured, Meter, Reading};
+use super::{PodDirectory, Running};
 use crate::kubelet::provider::{StreamError, StreamHandler, Usage};
 
 /// For how long a measurement serves others who ask, too. Metrics APIs have news every 10 s at most.
@@ -43,6 +44,7 @@ impl Stats {
         let mut state = self.state.lock().await;
         if let Some((when, reading)) = &state.last
             && when.elapsed() < FRESH
+            && knows(reading, &self.pods.running())
         {
             return Ok(reading.clone());
         }
@@ -58,6 +60,12 @@ impl Stats {
         state.last = Some((Instant::now(), reading.clone()));
         Ok(reading)
     }
+}
+
+/// Whether all pods that run were there when it was read: whoever has just seen one start finds it.
+fn knows(reading: &Reading, running: &[Running]) -> bool {
+    let known: HashSet<&str> = reading.pods.iter().map(|pod| pod.key.uid.as_str()).collect();
+    running.iter().all(|pod| known.contains(pod.key.uid.as_str()))
 }
 
 /// The summary of a node since `started`. Of network, file systems and volumes nothing is known, so that the short form is

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::kubelet::provider::HostKind;
+use crate::provider::places::Places;
 use crate::provider::translate::fingerprint::{hex, of_text};
 
 /// Every namespace of every cluster has these, each with its own content. (RootCACertPublisher of kube-controller-manager,
@@ -20,6 +21,9 @@ const EVERYWHERE: [&str; 2] = ["kube-root-ca.crt", "openshift-service-ca.crt"];
 pub struct Names {
     suffix: String,
     suffixed: BTreeSet<(HostKind, String)>,
+    places: Places,
+    /// The namespace of home.
+    namespace: String,
 }
 
 impl Names {
@@ -27,12 +31,23 @@ impl Names {
     pub fn new(host_id: &str) -> Self {
         let mut suffix = hex(of_text(host_id));
         suffix.truncate(8);
-        Self { suffix, suffixed: BTreeSet::new() }
+        Self { suffix, ..Self::default() }
+    }
+
+    /// The same for a namespace of home, whose names are mapped in this way.
+    #[must_use]
+    pub fn within(self, places: &Places, namespace: &str) -> Self {
+        Self { places: places.clone(), namespace: namespace.into(), ..self }
+    }
+
+    /// The name where nothing is in the way.
+    pub fn plain(&self, home: &str) -> String {
+        self.places.name(&self.namespace, home).into_owned()
     }
 
     /// The name with the suffix.
     pub fn suffixed(&self, home: &str) -> String {
-        format!("{home}-{}", self.suffix)
+        format!("{}-{}", self.plain(home), self.suffix)
     }
 
     /// Whether the same name can never be had.
@@ -50,7 +65,7 @@ impl Names {
         if Self::is_reserved(kind, home) || self.suffixed.contains(&(kind, home.to_owned())) {
             self.suffixed(home)
         } else {
-            home.to_owned()
+            self.plain(home)
         }
     }
 }
@@ -161,6 +176,17 @@ mod tests {
         assert_eq!(names.of(HostKind::ConfigMap, "settings"), "settings");
         assert_eq!(names.of(HostKind::Secret, "settings"), names.suffixed("settings"));
         assert_ne!(names.suffixed("a"), Names::new("other").suffixed("a"), "two hosts never have the same");
+    }
+
+    #[test]
+    fn two_namespaces_never_share_a_copy_in_one() {
+        let names = Names::new("home");
+        let [shop, desk] = ["shop", "desk"].map(|home| names.clone().within(&Places::Single("far".into()), home));
+        assert_ne!(shop.of(HostKind::Secret, "settings"), desk.of(HostKind::Secret, "settings"));
+        assert_ne!(shop.suffixed("settings"), desk.suffixed("settings"));
+        assert_eq!(shop.of(HostKind::Secret, "settings"), shop.plain("settings"));
+        let prefixed = names.clone().within(&Places::Prefixed("home-".into()), "shop");
+        assert_eq!(prefixed.of(HostKind::Secret, "settings"), "settings", "it has a namespace of its own");
     }
 
     #[test]

@@ -8,14 +8,14 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Resource;
 use kube::core::{ObjectMeta, PartialObjectMeta};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Resource};
+use kube::runtime::watcher;
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
 
 use super::copies::{Copy, Home, Seen};
-use super::names::{CopyKind, Key};
+use super::names::{CopyKind, Key, Names};
 use super::{LINGER, Shared, lock};
 use crate::kubelet::provider::{HostChange, HostKind};
 use crate::provider::names;
@@ -27,7 +27,7 @@ impl Shared {
         homes.entry((kind, namespace.clone())).or_insert_with(|| {
             // Subscribed before anything is read: no change is missed.
             let changes = self.view.changes(kind, namespace);
-            self.spawn(self.clone().hear_home(kind, target.clone(), changes))
+            self.spawn(self.clone().hear_home(kind, namespace.clone(), target.clone(), changes))
         });
     }
 
@@ -52,37 +52,39 @@ impl Shared {
     async fn hear_home(
         self: Arc<Self>,
         kind: HostKind,
+        namespace: Arc<str>,
         target: Arc<str>,
         mut changes: broadcast::Receiver<HostChange>,
     ) {
+        let names = self.names_in(&namespace);
         let mut listed: Option<HashSet<Arc<str>>> = None;
         loop {
             match changes.recv().await {
                 Ok(HostChange::Listing) => listed = Some(HashSet::new()),
                 Ok(HostChange::Seen { name, version }) => {
-                    self.home_changed(kind, &target, &name, version);
+                    self.home_changed(kind, &target, &names, &name, version);
                     if let Some(listed) = &mut listed {
                         listed.insert(name);
                     }
                 }
-                Ok(HostChange::Gone { name }) => self.home_changed(kind, &target, &name, 0),
+                Ok(HostChange::Gone { name }) => self.home_changed(kind, &target, &names, &name, 0),
                 Ok(HostChange::Listed) => {
                     if let Some(listed) = listed.take() {
-                        self.home_listed(kind, &target, |name| listed.contains(name));
+                        self.home_listed(kind, &namespace, |name| listed.contains(name));
                     }
                 }
                 // What was missed may be anything.
                 Err(broadcast::error::RecvError::Lagged(_)) => {
                     listed = None;
-                    self.home_listed(kind, &target, |_| false);
+                    self.home_listed(kind, &namespace, |_| false);
                 }
                 Err(broadcast::error::RecvError::Closed) => return,
             }
         }
     }
 
-    fn home_changed(self: &Arc<Self>, kind: HostKind, target: &Arc<str>, name: &Arc<str>, version: u64) {
-        for name in [name.clone(), self.names.suffixed(name).into()] {
+    fn home_changed(self: &Arc<Self>, kind: HostKind, target: &Arc<str>, names: &Names, name: &Arc<str>, version: u64) {
+        for name in [names.plain(name).into(), names.suffixed(name).into()] {
             let key = Key { namespace: target.clone(), kind: CopyKind::from(kind), name };
             if let Some(copy) = self.copies.get(&key).map(|copy| copy.clone()) {
                 self.observe_home(&copy, version);
@@ -91,12 +93,12 @@ impl Shared {
     }
 
     /// What a complete list does not show is looked for.
-    fn home_listed(self: &Arc<Self>, kind: HostKind, target: &Arc<str>, there: impl Fn(&Arc<str>) -> bool) {
+    fn home_listed(self: &Arc<Self>, kind: HostKind, namespace: &Arc<str>, there: impl Fn(&Arc<str>) -> bool) {
         let copies: Vec<_> = self.copies.iter().map(|copy| copy.value().clone()).collect();
         for copy in copies {
             let home = lock(&copy.home).clone();
-            if let Some(Home::Object { kind: of, name, .. }) = home
-                && (of, &copy.key.namespace) == (kind, target)
+            if let Some(Home::Object { kind: of, namespace: within, name }) = home
+                && (of, &within) == (kind, namespace)
                 && !there(&name)
             {
                 self.observe_home(&copy, 0);
@@ -127,10 +129,10 @@ impl Shared {
             + Send
             + 'static,
     {
-        let api: Api<PartialObjectMeta<K>> = Api::all(self.client.clone());
+        let places = self.reach.apis::<PartialObjectMeta<K>>(&self.client);
         let selector = format!("{}={},{}", names::HOST, self.owner.host_id, self.owner.label());
         let config = watcher::Config::default().labels(&selector);
-        let mut stream = watcher(api, config).backoff(crate::backoff::of_watches()).boxed();
+        let mut stream = crate::relist::watch_all(places, config, None).boxed();
         let mut listed: HashSet<Key> = HashSet::new();
         let mut told = false;
         loop {
