@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use e2e::{Declared, IDLE, Result, Value, bail, container, ensure, json, secs};
+use e2e::{Cluster, Declared, IDLE, Result, Value, bail, container, ensure, json, secs};
 
 #[test]
 fn a_target_that_is_declared_runs_pods_and_one_that_is_removed_is_emptied_in_order() -> Result<()> {
@@ -175,9 +175,28 @@ fn missing(message: &str) -> Vec<(String, Value)> {
     let rule = |right: &str| {
         let mut words = right.split(' ');
         let (verb, resource, _in, namespace) = (words.next()?, words.next()?, words.next()?, words.next()?);
-        Some((namespace.to_owned(), json!({"apiGroups": [""], "resources": [resource], "verbs": [verb]})))
+        let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
+        Some((namespace.to_owned(), json!({"apiGroups": [group], "resources": [resource], "verbs": [verb]})))
     };
     list.split(", ").filter_map(rule).collect()
+}
+
+/// Waits until a target asks for rights, and gives exactly those to the service account `longshore` there.
+fn grant(world: &Declared, target: &str, role: &str) -> Result<()> {
+    let asked = world.host.wait("rights to be asked for", secs(60), |_| {
+        let wanting = world.wait_for("targets", target, "Authorized", "False", secs(30))?;
+        let asked = missing(wanting["message"].as_str().unwrap_or_default());
+        ensure!(!asked.is_empty(), "{wanting}");
+        Ok(asked)
+    })?;
+    assert!(asked.iter().all(|(namespace, _)| *namespace == world.namespace), "{asked:?}");
+    let rules: Vec<_> = asked.into_iter().map(|(_, rule)| rule).collect();
+    world.east.create(json!({"kind": "Role", "metadata": {"name": role}, "rules": rules}))?;
+    world.east.create(json!({"kind": "RoleBinding", "metadata": {"name": role},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": "longshore", "namespace": world.namespace}]}))?;
+    world.wait_for("targets", target, "Ready", "True", secs(60))?;
+    Ok(())
 }
 
 #[test]
@@ -192,33 +211,34 @@ fn namespaces_are_enough_and_exactly_the_rights_that_are_asked_for() -> Result<(
     let spec = json!({"kubeconfig": kubeconfig, "scope": "Namespaces", "namespaces": namespaces,
         "capacity": {"headroomPercent": 20}});
     world.declare("Target", &name, &spec)?;
-    let asked = world.host.wait("all rights to be asked for", secs(40), |_| {
-        let ready = world.wait_for("targets", &name, "Authorized", "False", secs(30))?;
-        let asked = missing(ready["message"].as_str().unwrap_or_default());
-        ensure!(!asked.is_empty(), "{ready}");
-        Ok(asked)
-    })?;
-    assert!(asked.iter().all(|(namespace, _)| *namespace == world.namespace), "{asked:?}");
-    let rules: Vec<_> = asked.into_iter().map(|(_, rule)| rule).collect();
-    world.east.create(json!({"kind": "Role", "metadata": {"name": "longshore"}, "rules": rules}))?;
-    world.east.create(json!({"kind": "RoleBinding", "metadata": {"name": "longshore"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "longshore"},
-        "subjects": [{"kind": "ServiceAccount", "name": "longshore", "namespace": world.namespace}]}))?;
-    world.wait_for("targets", &name, "Ready", "True", secs(60))?;
+    grant(&world, &name, "longshore")?;
     let node = world.host.get("nodes", &name)?;
     assert_eq!(
         (&node["status"]["allocatable"]["cpu"], &node["status"]["allocatable"]["pods"]),
         (&json!("800m"), &json!("4"))
     );
 
-    let mut pod = world.pod(&name, "web", &[container("main", &format!("echo I am here; {IDLE}"))]);
+    world.host.create(json!({"kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"COLOR": "red"}}))?;
+    world.host.create(json!({"kind": "Secret", "metadata": {"name": "settings"}, "stringData": {"WORD": "sesame"}}))?;
+    let mut pod = world.pod(&name, "web", &[container("main", &format!("echo I am here, $COLOR, $WORD; {IDLE}"))]);
+    pod["spec"]["containers"][0]["envFrom"] =
+        json!([{"configMapRef": {"name": "settings"}}, {"secretRef": {"name": "settings"}}]);
     pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "10m", "memory": "8Mi"}});
     world.host.create(pod)?;
     let proxy = world.host.wait_for_ready("web")?;
     let delegate = world.delegate(&proxy)?;
     assert!(delegate.name().starts_with("web-"), "{delegate}");
     assert_eq!(delegate.0["metadata"]["ownerReferences"][0]["kind"], "ConfigMap");
-    assert!(world.host.kubectl(&["logs", "web"])?.ok()?.contains("I am here"));
+    assert!(world.host.kubectl(&["logs", "web"])?.ok()?.contains("I am here, red, sesame"));
+    // Copies are the namespace's own among those of all, and follow home.
+    let copy = delegate.0["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].as_str().unwrap_or_default();
+    assert!(copy.starts_with("settings-"), "{copy}");
+    world.host.patch("configmaps", "settings", &json!({"data": {"COLOR": "blue"}}))?;
+    world.east.wait("the change to follow", secs(30), |east| {
+        let found = east.get("configmaps", copy)?;
+        ensure!(found["data"]["COLOR"] == "blue", "{found}");
+        Ok(())
+    })?;
     assert!(world.host.kubectl(&["exec", "web", "--", "hostname"])?.ok().is_ok());
     // It is found again, and once.
     world.restart()?;
@@ -231,5 +251,95 @@ fn namespaces_are_enough_and_exactly_the_rights_that_are_asked_for() -> Result<(
     world.host.delete("pods", "web")?;
     world.host.wait_for_gone(&proxy)?;
     assert!(world.east.pods(&format!("longshore.dev/uid={}", proxy.uid()))?.is_empty());
+    world.east.wait("the copy to go", secs(40), |east| {
+        east.find("configmaps", copy)?.map_or(Ok(()), |found| bail!("{found}\n{}", world.log()))
+    })?;
+    ensure!(!world.log().contains("is interrupted"), "a watch had no right:\n{}", world.log());
+    Ok(())
+}
+
+/// Objects that are in no namespace.
+struct Apart(Vec<(Cluster, &'static str, String)>);
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        for (cluster, plural, name) in &self.0 {
+            _ = cluster.delete(plural, name);
+        }
+    }
+}
+
+/// A StorageClass at home that stands for one in the target, which has one volume.
+fn storage(world: &Declared, path: &std::path::Path) -> Result<(String, Apart)> {
+    let (class, there) = (world.name("home"), world.name("there"));
+    let mut apart = Apart(vec![]);
+    world.host.create(json!({"kind": "StorageClass", "metadata": {"name": class},
+        "provisioner": "longshore.dev/claims", "parameters": {"storageClassName": there},
+        "volumeBindingMode": "WaitForFirstConsumer"}))?;
+    apart.0.push((world.host.clone(), "storageclasses", class.clone()));
+    world.east.create(json!({"kind": "StorageClass", "metadata": {"name": there},
+        "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"}))?;
+    apart.0.push((world.east.clone(), "storageclasses", there.clone()));
+    world.east.create(json!({"kind": "PersistentVolume", "metadata": {"name": there}, "spec": {
+        "capacity": {"storage": "64Mi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": there,
+        "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": path, "type": "DirectoryOrCreate"}}}))?;
+    apart.0.push((world.east.clone(), "persistentvolumes", there));
+    Ok((class, apart))
+}
+
+#[test]
+fn what_a_virtual_node_uses_changes_with_it_and_needs_no_more_than_its_namespaces() -> Result<()> {
+    let world = Declared::start("features")?;
+    let (name, node) = (world.name("east"), world.name("node"));
+    let kubeconfig = world.keep_kubeconfig("east", &world.east.stranger_kubeconfig("longshore")?)?;
+    let limits = json!({"cpu": "1", "memory": "1Gi", "pods": "5"});
+    let spec = json!({"kubeconfig": kubeconfig, "scope": "Namespaces", "namespaces": {"names": [world.namespace]},
+        "capacity": {"source": "Static", "limits": limits}});
+    world.declare("Target", &name, &spec)?;
+    world.declare("VirtualNode", &node, &json!({"targets": [{"name": name}]}))?;
+    grant(&world, &name, "pods")?;
+    world.host.create(
+        json!({"kind": "Service", "metadata": {"name": "web", "annotations": {"longshore.dev/follow": "true"}},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}}),
+    )?;
+    let mut pod = world.pod(&node, "web", &[container("main", IDLE)]);
+    pod["metadata"]["labels"] = json!({"app": "web"});
+    world.host.create(pod)?;
+    let proxy = world.host.wait_for_ready("web")?;
+    let delegate = world.delegate(&proxy)?;
+
+    // What is used from now on is asked for, and works without a restart.
+    world.host.patch("virtualnodes", &node, &json!({"spec": {"services": true, "claims": true}}))?;
+    grant(&world, &name, "more")?;
+    world.east.wait("the Service to follow", secs(60), |east| match east.find("services", "web")? {
+        Some(_) => Ok(()),
+        None => bail!("{}", world.log()),
+    })?;
+    let folder = tempfile::Builder::new().prefix("longshore-e2e-").tempdir()?;
+    let (class, _apart) = storage(&world, folder.path())?;
+    world.host.create(json!({"kind": "PersistentVolumeClaim", "metadata": {"name": "data"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "storageClassName": class, "resources": {"requests": {"storage": "16Mi"}}}}))?;
+    let mut pod = world.pod(&node, "user", &[container("main", &format!("touch /data/here; {IDLE}"))]);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+    pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
+    world.host.create(pod)?;
+    let user = world.host.wait_for_ready("user")?;
+    world.host.kubectl(&["exec", "user", "--", "ls", "/data/here"])?.ok()?;
+    assert_eq!(world.delegate(&proxy)?.uid(), delegate.uid());
+
+    // Both go with what they are for.
+    let volume = world.host.get("persistentvolumeclaims", "data")?["spec"]["volumeName"].clone();
+    for pod in [&user, &proxy] {
+        world.host.delete("pods", pod.name())?;
+        world.host.wait_for_gone(pod)?;
+    }
+    world.host.delete("persistentvolumeclaims", "data")?;
+    world.host.wait("the volume to go", secs(60), |host| {
+        let found = host.find("persistentvolumes", volume.as_str().unwrap_or_default())?;
+        found.map_or(Ok(()), |found| bail!("{} {}\n{}", found["metadata"], found["status"], world.log()))
+    })?;
+    world.east.wait("the Service to go", secs(60), |east| {
+        east.find("services", "web")?.map_or(Ok(()), |found| bail!("{found}\n{}", world.log()))
+    })?;
     Ok(())
 }

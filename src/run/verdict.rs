@@ -163,6 +163,7 @@ mod tests {
         (ready.status.clone(), ready.reason.clone())
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as a view has it")]
     fn granted(version: &str) -> Option<Result<Version, Complaint>> {
         Some(Ok(Version(version.into())))
     }
