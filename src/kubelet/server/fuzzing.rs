@@ -129,7 +129,8 @@ mod tests {
         "port=65536",
         "&&=&%=%&command=%e2%82",
     ];
-    const HEADERS: [&str; 7] = [
+    const HEADERS: [&str; 8] = [
+        "sec-websocket-protocol: v4.channel.k8s.io  base64url.bearer.authorization.k8s.io.YQ",
         "Connection: Upgrade\nUpgrade: SPDY/3.1\nAuthorization: Bearer a",
         "connection: keep-alive, UPGRADE\nupgrade: websocket\ncookie: a=b",
         "sec-websocket-protocol: v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.YQ",
