@@ -1,13 +1,18 @@
 //! The metrics API (`metrics.k8s.io`), by a real metrics-server beside a cluster's control plane.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use crate::{Error, Lab, Process, simulate::feed};
+use crate::{Error, Lab, Process, command, process::wait_until, simulate::feed};
 
 const NAME: &str = "metrics-server";
 
 /// Where it listens, in the cluster's network.
 const PORT: u16 = 4443;
+
+/// How long the API may take until it answers.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Lab {
     /// Gives a cluster the metrics API. It asks all nodes every 10 s, which is as often as metrics-server can; the first
@@ -28,6 +33,8 @@ impl Lab {
             "--kubelet-use-node-status-port",
             "--kubelet-preferred-address-types=InternalIP",
             "--metric-resolution=10s",
+            // It has to be less than that.
+            "--kubelet-request-timeout=9s",
         ];
         args.extend(rest.map(Into::into));
         self.start(name, Process { name: NAME.into(), program, args, ..Process::default() })?;
@@ -53,6 +60,14 @@ impl Lab {
                     },
                 },
             ]}),
-        )
+        )?;
+        let answers = || {
+            let mut kubectl = self.kubectl(name).ok()?;
+            command::run_command(kubectl.args(["get", "--raw", "/apis/metrics.k8s.io/v1beta1"])).ok()
+        };
+        if wait_until(PATIENCE, || answers().is_some()) {
+            return Ok(());
+        }
+        Err(Error::NoMetrics { seconds: PATIENCE.as_secs(), log: self.log(name, NAME)? })
     }
 }
