@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod explain;
 pub mod logging;
 pub mod node_ip;
+pub mod provider;
 pub mod run;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::api::configuration::{self, ConfigErrors, Configuration, Declared, Pro
 use crate::api::field::{FieldPath, Finding};
 use crate::api::target::TargetSpec;
 use crate::errors::chain;
+use crate::registry::Registry;
 
 use self::doctor::{DoctorArgs, DoctorError};
 use self::explain::{ExplainArgs, ExplainError};
@@ -119,6 +121,7 @@ impl CliError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Explain(error) if error.is_usage() => ExitCode::from(2),
+            Self::Run(RunError::Provider(error)) if error.is_usage() => ExitCode::from(2),
             Self::Log(_) | Self::Configure(_) | Self::ConfigureHost(_) => ExitCode::from(2),
             Self::StartRuntime(_)
             | Self::PrintCrds(_)
@@ -133,6 +136,11 @@ impl CliError {
 impl Cli {
     /// Does what the command line says.
     pub fn execute(self) -> Result<(), CliError> {
+        self.execute_with(&Registry::default())
+    }
+
+    /// The same, with these providers to choose from.
+    pub fn execute_with(self, registry: &Registry) -> Result<(), CliError> {
         let (default_level, work) = match self.command {
             Command::Version => {
                 println!("longshore {}", env!("CARGO_PKG_VERSION"));
@@ -156,7 +164,7 @@ impl Cli {
                 Work::Check(args) => check::check(&args).await,
                 Work::Doctor(args) => doctor::doctor(&args).await,
                 Work::Explain(args) => explain::explain(&args).await,
-                Work::Run(args) => run::run(args).await,
+                Work::Run(args) => Box::pin(run::run(args, registry)).await,
             }
         });
         // A credential plugin that hangs must not keep the process.

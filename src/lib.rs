@@ -7,6 +7,8 @@ pub mod errors;
 pub mod kubelet;
 pub mod leader;
 pub mod leftovers;
+pub mod memory;
 pub mod provider;
+pub mod registry;
 mod relist;
 pub mod run;

@@ -21,6 +21,7 @@ use crate::leader::Replica;
 mod board;
 mod drain;
 mod keeper;
+mod other;
 mod plan;
 mod resources;
 pub(crate) mod rules;
@@ -31,6 +32,7 @@ mod watches;
 
 use board::Board;
 use keeper::keep;
+pub use other::{OtherError, Sharing, keep_other};
 
 /// Everything that a run needs, resolved and checked. It has no `Debug` because that would show credentials.
 #[derive(Clone)]

@@ -31,6 +31,7 @@ mod pod;
 mod report;
 mod resource;
 mod runtime;
+mod solo;
 mod stories;
 mod terminal;
 mod wire;
@@ -52,6 +53,7 @@ pub use crate::{
     longshore::{Frozen, Longshore, Options},
     meddler::{Asked, Fault, Meddler},
     pod::{IDLE, IMAGE, Pod, container},
+    solo::Solo,
     stories::{deployment, job, stateful_set},
     terminal::Terminal,
     wire::{LegacySocket, kubelet_status},

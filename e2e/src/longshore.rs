@@ -289,7 +289,8 @@ fn build() -> Result<PathBuf> {
     }
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("Cargo.toml");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--package", "longshore", "--bin", "longshore", "--features", "crash-points"]);
+    cargo.args(["build", "--package", "longshore", "--bin", "longshore", "--example", "memory"]);
+    cargo.args(["--features", "crash-points"]);
     cargo.args(["--message-format", "json"]);
     // What Cargo tells these tests about their package would make build scripts run anew, each time.
     for (name, _) in env::vars_os() {
@@ -302,6 +303,7 @@ fn build() -> Result<PathBuf> {
     // Each line is a message; the one about the program names it.
     let messages = String::from_utf8(output.stdout)?;
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let path = messages.rev().find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    let mut programs = messages.rev().filter(|message| message["target"]["kind"][0] == "bin");
+    let path = programs.find_map(|message| message["executable"].as_str().map(PathBuf::from));
     path.context("cargo built no program")
 }

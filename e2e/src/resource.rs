@@ -51,6 +51,7 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
         _ if RBAC.contains(&plural) => "/apis/rbac.authorization.k8s.io/v1",
         _ if OURS.contains(&plural) => "/apis/longshore.dev/v1alpha1",
         _ if ADMISSION.contains(&plural) => "/apis/admissionregistration.k8s.io/v1",
+        "horizontalpodautoscalers" => "/apis/autoscaling/v2",
         "jobs" => "/apis/batch/v1",
         "storageclasses" => "/apis/storage.k8s.io/v1",
         "ingresses" => "/apis/networking.k8s.io/v1",

@@ -120,7 +120,7 @@ fn what_a_pod_refers_to_is_there_when_it_starts_and_goes_after_it() -> Result<()
 fn a_pod_waits_for_what_is_missing_and_says_what() -> Result<()> {
     let world = World::new("missing")?;
     world.host.create(mounting(&world, "waits", &json!({"secret": {"secretName": "late"}})))?;
-    let message = world.host.wait_for_event("waits", "ReferenceMissing")?;
+    let message = world.host.wait_for_event("waits", "MandatorySecretNotFound")?;
     let named = |text: &str| {
         text.contains("spec.volumes[0].secret") && text.contains(&format!("secret {}/late", world.namespace))
     };

@@ -1,6 +1,6 @@
 //! Who may speak to the virtual node's kubelet API without going through the API server.
 
-use e2e::{Result, World, container, ensure, json, kubelet_status, secs};
+use e2e::{Context, IDLE, Result, Value, World, container, ensure, json, kubelet_status, secs};
 
 /// A service account of the test and a token for it.
 fn account(world: &World, name: &str) -> Result<String> {
@@ -40,8 +40,8 @@ fn who_may_create_nodes_proxy_is_let_in() -> Result<()> {
     world.host.create(world.one_shot("speaker", &[container("main", "echo words")]))?;
     world.host.wait_for_pod("speaker", "Succeeded", |pod| pod.phase() == "Succeeded")?;
     let logs = format!("/containerLogs/{}/speaker/main", world.namespace);
-    let seen =
-        [("/healthz", 200), (logs.as_str(), 200), ("/no/such/path", 404), ("/pods", 501)].map(|(path, expected)| {
+    let seen = [("/healthz", 200), (logs.as_str(), 200), ("/no/such/path", 404), ("/pods", 200), ("/run/ns/p/c", 501)]
+        .map(|(path, expected)| {
             // The API server's authoriser learns of a new binding a moment later.
             world.host.wait(&format!("{path} to answer {expected}"), secs(15), |_| {
                 let status = kubelet_status(&url, path, Some(&token))?;
@@ -52,4 +52,79 @@ fn who_may_create_nodes_proxy_is_let_in() -> Result<()> {
     world.host.delete("clusterrolebindings", &role)?;
     world.host.delete("clusterroles", &role)?;
     seen.into_iter().collect()
+}
+
+/// The status of an exec by GET, as a WebSocket client begins one.
+fn exec_status(world: &World, pod: &str, token: &str) -> Result<u16> {
+    let path = format!("/exec/{}/{pod}/main?command=id&output=1", world.namespace);
+    kubelet_status(&world.longshore().kubelet_url(), &path, Some(token))
+}
+
+#[test]
+fn who_may_read_metrics_may_read_nothing_else() -> Result<()> {
+    let world = World::new("kubelet-metrics")?;
+    let token = account(&world, "monitor")?;
+    world.host.create(world.pod("idler", &[container("main", IDLE)]))?;
+    world.host.wait_for_ready("idler")?;
+    let role = format!("{}-monitor", world.namespace);
+    world.host.create(json!({
+        "kind": "ClusterRole", "metadata": {"name": role},
+        "rules": [{"apiGroups": [""], "resources": ["nodes/metrics", "nodes/pods"], "verbs": ["get", "create"]}],
+    }))?;
+    world.host.create(json!({
+        "kind": "ClusterRoleBinding", "metadata": {"name": role},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": "monitor", "namespace": world.namespace}],
+    }))?;
+    let url = world.longshore().kubelet_url();
+    let seen = (|| {
+        for path in ["/metrics/resource", "/metrics", "/metrics/cadvisor", "/metrics/probes", "/pods", "/runningpods/"]
+        {
+            world.host.wait(&format!("{path} to answer"), secs(15), |_| {
+                let status = kubelet_status(&url, path, Some(&token))?;
+                ensure!(status == 200, "HTTP {status}");
+                Ok(())
+            })?;
+        }
+        let logs = format!("/containerLogs/{}/idler/main", world.namespace);
+        for path in [&logs, "/stats/summary", "/configz", "/healthz", "/logs/", "/debug/pprof/"] {
+            let status = kubelet_status(&url, path, Some(&token))?;
+            ensure!(status == 403, "HTTP {status} at {path}");
+        }
+        let status = exec_status(&world, "idler", &token)?;
+        ensure!(status == 403, "HTTP {status} for an exec");
+        Ok(())
+    })();
+    world.host.delete("clusterrolebindings", &role)?;
+    world.host.delete("clusterroles", &role)?;
+    seen
+}
+
+#[test]
+fn the_node_lists_its_pods() -> Result<()> {
+    let world = World::new("kubelet-pods")?;
+    world.host.create(world.pod("idler", &[container("main", IDLE)]))?;
+    let proxy = world.host.wait_for_ready("idler")?;
+    let ask = |path: &str| -> Result<Value> {
+        let path = format!("/api/v1/nodes/{}/proxy{path}", world.longshore().node());
+        Ok(serde_json::from_str(&world.host.kubectl(&["get", "--raw", &path])?.ok()?)?)
+    };
+    let find = |list: &Value| {
+        let pods = list["items"].as_array().into_iter().flatten();
+        pods.into_iter().find(|pod| pod["metadata"]["uid"] == proxy.uid()).cloned()
+    };
+    let pods = ask("/pods")?;
+    assert_eq!(pods["kind"], "PodList");
+    let all = pods["items"].as_array().context("no list")?;
+    ensure!(all.iter().all(|pod| pod["spec"]["nodeName"] == world.longshore().node()), "pods of other nodes");
+    let shown = find(&pods).context("the pod is not in /pods")?;
+    assert_eq!(shown["status"]["phase"], "Running", "whole pods");
+    world.host.wait("the pod among those that run", secs(10), |_| {
+        let shown = find(&ask("/runningpods/")?).context("it is not there")?;
+        ensure!(shown["spec"]["containers"][0]["name"] == "main", "{shown}");
+        Ok(())
+    })?;
+    let configuration = ask("/configz")?;
+    assert_eq!(configuration["kubeletconfig"]["authorization"]["mode"], "Webhook");
+    Ok(())
 }

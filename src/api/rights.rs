@@ -239,6 +239,7 @@ fn pod_rights(spec: &TargetSpec, features: Features) -> Vec<Right> {
         On("", "pods/portforward").verbs(both, "serve kubectl port-forward"),
         On("", "configmaps").verbs(all, "hold copies of what pods refer to"),
         On("", "secrets").verbs(all, "hold copies of what pods refer to"),
+        On("metrics.k8s.io", "pods").verbs(&["list"], "serve kubectl top and autoscalers"),
     ]
     .concat();
     let watch = &["list", "watch"];

@@ -19,9 +19,11 @@ use crate::api::rights::{Features, host_rights, resource_rights, target_rights};
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
 
+use crate::registry::Registry;
 use crate::run::{self, NodeSetup, NodeTarget, Setup, WatchSetup};
 
 use super::node_ip::{self, NodeIpError};
+use super::provider::{self, ProviderArgs, ProviderError};
 use super::{CliError, Clusters, ConfigurationArgs, HostArgs, check};
 
 mod signals;
@@ -34,6 +36,8 @@ pub struct RunArgs {
     provider_config: Option<PathBuf>,
     #[command(flatten)]
     host: HostArgs,
+    #[command(flatten)]
+    provider: ProviderArgs,
     /// Which Targets and VirtualNodes of the host to serve: a label selector [default: all]
     #[arg(
         long,
@@ -97,14 +101,56 @@ pub enum RunError {
         /// `--port`.
         first: u16,
     },
+    /// The provider that was asked for cannot run.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
     /// What runs has failed.
     #[error("failed to run")]
     Run(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-pub(super) async fn run(args: RunArgs) -> Result<(), CliError> {
+/// Where nodes are, and who shares them: what is the same for every provider.
+pub(super) struct Place {
+    pub(super) host: Access,
+    pub(super) node_ip: IpAddr,
+    pub(super) bind_address: IpAddr,
+    pub(super) port: u16,
+    pub(super) workers: usize,
+    pub(super) relist_after: Option<Duration>,
+    pub(super) lease_namespace: String,
+    pub(super) identity: String,
+}
+
+impl Place {
+    async fn find(args: &RunArgs, host: Access) -> Result<Self, RunError> {
+        let node_ip = match args.node_ip {
+            Some(address) => address,
+            None => node_ip::towards(&host.cluster_url).await?,
+        };
+        if node_ip.is_loopback() {
+            warn!(%node_ip, "the node's address is this machine's loopback: kubectl logs and exec, and whatever else the \
+                host's API server does through nodes/proxy, work only if it runs here too; give --node-ip");
+        }
+        let (bind_address, port, workers) = (args.bind_address, args.port, usize::from(args.workers));
+        let relist_after = (args.relist > 0).then(|| Duration::from_secs(args.relist.into()));
+        let lease_namespace = args.lease_namespace.clone();
+        let identity = args.identity.clone().unwrap_or_else(|| identity(node_ip, bind_address, port));
+        Ok(Self { host, node_ip, bind_address, port, workers, relist_after, lease_namespace, identity })
+    }
+}
+
+pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliError> {
     let shutdown = CancellationToken::new();
+    let other = args.provider.other(registry).map_err(RunError::from)?;
     signals::listen(&shutdown).map_err(RunError::Listen)?;
+    if let Some(other) = other {
+        let host = args.host.load().await?;
+        let place = tokio::select! {
+            place = prepare_other(&args, host) => place?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        return Ok(Box::pin(provider::run(other, registry, place, shutdown)).await?);
+    }
     let clusters = match &args.provider_config {
         Some(file) => ConfigurationArgs { provider_config: file.clone(), host: args.host.clone() }.load().await?,
         None => Clusters {
@@ -133,20 +179,17 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     let features = Features::of(configuration.nodes.iter().map(|node| &node.spec));
     check_host(&client, &host, features, watch.is_some()).await?;
     let host_id = identify(&client, &clients::address(&host)).await?;
-    let node_ip = match args.node_ip {
-        Some(address) => address,
-        None => node_ip::towards(&host.cluster_url).await?,
-    };
-    if node_ip.is_loopback() {
-        warn!(%node_ip, "the node's address is this machine's loopback: kubectl logs and exec, and whatever else the \
-            host's API server does through nodes/proxy, work only if it runs here too; give --node-ip");
-    }
     let nodes = assemble(&configuration, &targets, &ports);
-    let (bind_address, workers) = (args.bind_address, usize::from(args.workers));
-    let relist_after = (args.relist > 0).then(|| Duration::from_secs(args.relist.into()));
-    let lease_namespace = args.lease_namespace.clone();
-    let identity = args.identity.clone().unwrap_or_else(|| identity(node_ip, bind_address, args.port));
+    let Place { host, node_ip, bind_address, workers, relist_after, lease_namespace, identity, .. } =
+        Place::find(args, host).await?;
     Ok(Setup { host, host_id, nodes, watch, node_ip, bind_address, workers, relist_after, lease_namespace, identity })
+}
+
+/// The host can be used by a node on another provider, and where that is.
+async fn prepare_other(args: &RunArgs, host: Access) -> Result<Place, RunError> {
+    let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
+    check_host(&client, &host, Features::default(), false).await?;
+    Place::find(args, host).await
 }
 
 /// Where this replica runs. No other one has it at the same time, since it could not listen on the same port; and one that

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,7 +20,9 @@ use futures::Stream;
 use http::{HeaderMap, Method};
 use k8s_openapi::api::authentication::v1::{TokenRequestSpec, TokenRequestStatus};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -148,7 +151,19 @@ pub trait PodLifecycleHandler: Send + Sync + 'static {
 
     /// A digest of everything in the pod that an instance is made of. When it differs from [`Instance::sent`], the core
     /// calls [`update_pod`](Self::update_pod). It must not depend on anything but the document.
-    fn fingerprint(&self, pod: &PodDocument) -> u64;
+    ///
+    /// By default labels, annotations and the whole spec count. A provider that keeps [`Instance::sent`] anywhere should say
+    /// what counts, so that a field that means nothing to it changes nothing.
+    fn fingerprint(&self, pod: &PodDocument) -> u64 {
+        fingerprint(pod)
+    }
+}
+
+/// The first 8 bytes of a SHA-256, which stays the same with every build.
+fn fingerprint(pod: &PodDocument) -> u64 {
+    let counts = serde_json::json!([pod.metadata.labels, pod.metadata.annotations, pod.spec]);
+    let digest: [u8; 32] = Sha256::digest(counts.to_string()).into();
+    digest.into_iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(byte))
 }
 
 /// Pushes changes, so that nobody needs to poll.
@@ -241,6 +256,14 @@ pub struct NodeReport {
     pub trouble: Option<Obstacle>,
 }
 
+impl NodeReport {
+    /// A Linux node of which pods may use all: names and quantities.
+    pub fn of<const N: usize>(resources: [(&str, &str); N]) -> Self {
+        let resources = BTreeMap::from(resources.map(|(name, quantity)| (name.to_owned(), quantity.to_owned())));
+        Self { capacity: resources.clone(), allocatable: resources, ..Self::default() }
+    }
+}
+
 /// The options of `kubectl logs`, named as in `v1.PodLogOptions`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogOptions {
@@ -301,6 +324,39 @@ pub struct Tunnel {
     pub io: Box<dyn Duplex>,
 }
 
+/// What pods use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// The pods that were measured, in no order. One that was not is left out, rather than shown as if it used nothing.
+    pub pods: Vec<PodUsage>,
+    /// Why pods are missing, in a sentence each.
+    pub gaps: Vec<String>,
+}
+
+/// What one pod uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodUsage {
+    /// The UID of the proxy.
+    pub uid: String,
+    /// When it was measured.
+    pub at: Timestamp,
+    /// Over which time before that the CPU was measured.
+    pub window: Duration,
+    /// Its containers, in no order; an init container that goes on running is one of them.
+    pub containers: Vec<ContainerUsage>,
+}
+
+/// What one container uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerUsage {
+    /// Its name in the proxy.
+    pub name: String,
+    /// CPU in billionths of a core, on average over the window.
+    pub nanocores: u64,
+    /// The working set of memory, in bytes.
+    pub memory: u64,
+}
+
 /// Why a stream could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
@@ -356,16 +412,23 @@ pub trait StreamHandler: Send + Sync + 'static {
         Err(StreamError::Unsupported("port-forward"))
     }
 
-    /// The kubelet's stats summary (`stats/v1alpha1.Summary` as JSON).
-    async fn stats(&self) -> Result<Value, StreamError> {
+    /// What the pods use now; the core makes the kubelet's summary and metrics of it. Called only while somebody asks, and
+    /// not more often than every few seconds.
+    ///
+    /// # Errors
+    /// [`StreamError::Unsupported`] where nothing is ever measured. What cannot be measured at the moment, or in a part of
+    /// the provider, is said in [`Usage::gaps`].
+    async fn usage(&self) -> Result<Usage, StreamError> {
         Err(StreamError::Unsupported("stats"))
     }
 }
 
 /// A whole provider.
 pub trait Provider: PodLifecycleHandler + NodeProvider + StreamHandler {
-    /// The notifier, for providers that have one; the others are polled.
-    fn notifier(&self) -> Option<&dyn PodNotifier>;
+    /// The notifier, for providers that have one; the others are asked for all pods every few seconds.
+    fn notifier(&self) -> Option<&dyn PodNotifier> {
+        None
+    }
 }
 
 /// A kind of object that pods refer to by name.

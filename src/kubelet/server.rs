@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::Value;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -25,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::handler::{Handler, Peer};
+use self::stats::Stats;
 use super::provider::{PodKey, StreamHandler};
 
 mod answer;
@@ -32,10 +35,15 @@ mod authn;
 mod authz;
 #[cfg(test)]
 mod fakes;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod handler;
+mod meter;
+mod own;
 mod path;
 mod query;
 mod splice;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -44,6 +52,7 @@ mod upgrade;
 
 pub use self::authn::{Authenticator, AuthnError, User};
 pub use self::authz::{Authorizer, AuthzError};
+pub use self::own::Home;
 pub use self::tls::{ServingCertificate, TlsError, server_config};
 pub use self::trust::{ClientTrust, TrustError};
 
@@ -73,6 +82,18 @@ const ACCEPT_REST: Duration = Duration::from_millis(200);
 pub trait PodDirectory: Send + Sync + 'static {
     /// The pod of this name on this server's node, if there is one. Called for every request: must not block.
     fn find(&self, namespace: &str, name: &str) -> Option<Found>;
+
+    /// All pods that the provider has an instance of, in no order.
+    fn running(&self) -> Vec<Running>;
+}
+
+/// A pod that the provider has an instance of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Running {
+    /// Its identity.
+    pub key: PodKey,
+    /// The instance's status in home's terms (`v1.PodStatus` as JSON); null where there is none yet.
+    pub status: Value,
 }
 
 /// A pod that was asked for.
@@ -108,8 +129,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server that serves the pods of `pods` by `streams`, to those whom `authorizer` lets.
+    /// A server for the node `home` that serves the pods of `pods` by `streams`, to those whom `authorizer` lets.
     pub fn new(
+        home: Home,
         streams: Arc<dyn StreamHandler>,
         pods: Arc<dyn PodDirectory>,
         authenticator: Authenticator,
@@ -117,7 +139,8 @@ impl Server {
         tls: Arc<rustls::ServerConfig>,
     ) -> Self {
         let (tasks, abort) = (TaskTracker::new(), CancellationToken::new());
-        let handler = Handler { streams, pods, authenticator, authorizer, tasks, abort };
+        let (stats, started) = (Stats::new(streams.clone(), pods.clone()), Timestamp::now());
+        let handler = Handler { home, started, streams, pods, stats, authenticator, authorizer, tasks, abort };
         Self { handler, acceptor: TlsAcceptor::from(tls) }
     }
 

@@ -10,9 +10,10 @@ use async_trait::async_trait;
 
 use super::document::{PodDocument, PodKey};
 use super::provider::{
-    ByteStream, ExecOptions, LogOptions, PodError, Provider, StreamError, StreamHandler, Tunnel, Upgrade,
+    ByteStream, ExecOptions, LogOptions, PodError, Provider, StreamError, StreamHandler, Tunnel, Upgrade, Usage,
 };
 use super::table::Table;
+use crate::errors::chain;
 
 /// Annotation of a proxy: the name of the site where it runs.
 pub const CHOICE: &str = "longshore.dev/target";
@@ -156,5 +157,25 @@ impl StreamHandler for SiteStreams {
 
     async fn port_forward(&self, pod: &PodKey, ports: Vec<u16>, upgrade: Upgrade) -> Result<Tunnel, StreamError> {
         self.of(pod).ok_or_else(|| nowhere(pod))?.port_forward(pod, ports, upgrade).await
+    }
+
+    /// Of all sites together. One that cannot say hides no other.
+    async fn usage(&self) -> Result<Usage, StreamError> {
+        let asked = self.sites.iter().map(|(_, site)| async move { (site.name.clone(), site.provider.usage().await) });
+        let (mut whole, mut unsupported) = (Usage::default(), None);
+        for (name, answer) in futures::future::join_all(asked).await {
+            match answer {
+                Ok(part) => {
+                    whole.pods.extend(part.pods);
+                    whole.gaps.extend(part.gaps);
+                }
+                Err(error @ StreamError::Unsupported(_)) => unsupported = Some(error),
+                Err(error) => whole.gaps.push(format!("{name}: {}", chain(&error))),
+            }
+        }
+        match unsupported {
+            Some(error) if whole == Usage::default() => Err(error),
+            _ => Ok(whole),
+        }
     }
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::document::{PodDocument, PodKey};
 use super::provider::{Instance, Obstacle, ProviderPod};
-use super::server::{Found, PodDirectory};
+use super::server::{Found, PodDirectory, Running};
 use super::sites::{Index, NOWHERE};
 use super::step::{Action, Answer, Event, InstanceView, Presence, ProxyView, Reach, Record, step};
 use super::view::{Home, instance_view, proxy_view};
@@ -548,6 +548,16 @@ impl PodDirectory for Table {
         let entry = self.entries.get(&uid)?;
         entry.record.proxy.there()?;
         Some(Found { key: entry.key.clone(), running: entry.record.instance.there().is_some() })
+    }
+
+    fn running(&self) -> Vec<Running> {
+        let there = self.entries.iter().filter(|entry| entry.record.proxy.there().is_some());
+        let running = there.filter(|entry| entry.record.instance.there().is_some());
+        let read = |entry: dashmap::mapref::multiple::RefMulti<'_, Uid, Entry>| Running {
+            key: entry.key.clone(),
+            status: serde_json::from_slice(&entry.status).unwrap_or_default(),
+        };
+        running.map(read).collect()
     }
 }
 

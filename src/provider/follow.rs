@@ -33,7 +33,7 @@ use super::names as annotations;
 use super::places::Places;
 use super::reach::Reach;
 use super::translate::Translation;
-use crate::kubelet::provider::{HostKind, HostView, PodDocument, PodError, PodNotice};
+use crate::kubelet::provider::{HostKind, HostView, Obstacle, PodDocument, PodError, PodNotice};
 
 pub mod accounts;
 pub mod copy;
@@ -100,6 +100,8 @@ pub struct Prepared<'a> {
     pub names: Names,
     /// What its delegate has to say about itself: annotations.
     pub annotations: Vec<(String, String)>,
+    /// What its owner should know: optional things of which its variables are to be made, and that home does not have.
+    pub remarks: Vec<Obstacle>,
 }
 
 impl Prepared<'_> {
@@ -169,11 +171,19 @@ impl Follow {
         let shared = &self.shared;
         let names = shared.names_in(pod.namespace());
         shared.needs().begin(pod.uid());
-        let mut prepared =
-            Prepared { shared, uid: pod.uid().into(), keys: vec![], made: false, names, annotations: vec![] };
+        let mut prepared = Prepared {
+            shared,
+            uid: pod.uid().into(),
+            keys: vec![],
+            made: false,
+            names,
+            annotations: vec![],
+            remarks: vec![],
+        };
         let place = Place { pod, namespace: namespace.into(), namespace_uid: Some(namespace_uid) };
-        let Found { mut needs, mut failed, absent } =
+        let Found { mut needs, mut failed, absent, remarks } =
             shared.find_all(&place, &translation.references, &mut prepared.names).await;
+        prepared.remarks = remarks;
         if let (None, Some(tokens)) = (&failed, &translation.tokens) {
             match shared.provide_tokens(&place, tokens).await {
                 Ok(need) => {
@@ -213,7 +223,7 @@ impl Follow {
         let mut names = shared.names_in(pod.namespace());
         let place = Place { pod, namespace: namespace.into(), namespace_uid: None };
         shared.needs().begin(pod.uid());
-        let Found { needs, failed, absent } = shared.find_all(&place, references, &mut names).await;
+        let Found { needs, failed, absent, .. } = shared.find_all(&place, references, &mut names).await;
         if let Some(error) = failed {
             shared.wait(&place, absent);
             return Err(error);
@@ -274,9 +284,12 @@ struct Found<'a> {
     failed: Option<PodError>,
     /// Those that home does not have.
     absent: Vec<&'a Reference>,
+    /// See [`Prepared::remarks`].
+    remarks: Vec<Obstacle>,
 }
 
-/// The reason of a pod that waits for something that home does not have.
+/// Marks, among the reasons of this module, a reference to something that home does not have. The pod's owner reads a reason
+/// that names its kind, as the virtual-kubelet project has it.
 const MISSING: &str = "ReferenceMissing";
 
 fn key(namespace: &Arc<str>, kind: CopyKind, name: &str) -> Key {
@@ -310,11 +323,16 @@ impl Shared {
         names: &mut Names,
     ) -> Found<'a> {
         let results = join_all(references.iter().map(|reference| self.copy_one(place, reference))).await;
-        let mut found = Found { needs: vec![], failed: None, absent: vec![] };
+        let mut found = Found { needs: vec![], failed: None, absent: vec![], remarks: vec![] };
         let mut missing = vec![];
         for (result, reference) in results.into_iter().zip(references) {
             match result {
-                Ok(need) => {
+                Ok((need, outcome)) => {
+                    if outcome == Outcome::Absent && reference.is_variable() {
+                        let reason = format!("Optional{}NotFound", kind_name(reference.kind));
+                        let message = missing_message(place.pod.namespace(), reference);
+                        found.remarks.push(Obstacle { reason, message });
+                    }
                     if need.name != names.plain(&need.home) {
                         names.suffix(reference.kind, &need.home);
                     }
@@ -328,7 +346,9 @@ impl Shared {
             }
         }
         if !missing.is_empty() {
-            found.failed = Some(PodError::Waiting { reason: MISSING.into(), message: missing.join("; ") });
+            let kind = found.absent.first().map_or("Object", |reference| kind_name(reference.kind));
+            let reason = format!("Mandatory{kind}NotFound");
+            found.failed = Some(PodError::Waiting { reason, message: missing.join("; ") });
         }
         found
     }
@@ -336,7 +356,6 @@ impl Shared {
     /// A pod waits for what is not there.
     fn wait(self: &Arc<Self>, place: &Place<'_>, absent: Vec<&Reference>) {
         self.needs().wait(place.pod.uid(), Instant::now());
-        let names = self.names_in(place.pod.namespace());
         // What has appeared since it was looked for has told nobody.
         let names = self.names_in(place.pod.namespace());
         for reference in absent {
@@ -348,7 +367,7 @@ impl Shared {
     }
 
     /// Copies what a pod refers to, under the first name that can be had.
-    async fn copy_one(self: &Arc<Self>, place: &Place<'_>, reference: &Reference) -> Result<Need, PodError> {
+    async fn copy_one(self: &Arc<Self>, place: &Place<'_>, reference: &Reference) -> Result<(Need, Outcome), PodError> {
         let (kind, home) = (CopyKind::from(reference.kind), reference.name.as_str());
         let names = self.names_in(place.pod.namespace());
         let (plain, suffixed) = (names.plain(home), names.suffixed(home));
@@ -367,10 +386,12 @@ impl Shared {
                 Home::Object { kind: reference.kind, namespace: place.pod.namespace().into(), name: home.into() };
             let is_suffixed = name != plain;
             match self.ensure(place, &key, origin).await {
-                Ok(Outcome::Present) => return Ok(Need { kind, name, home: home.into() }),
+                Ok(Outcome::Present) => return Ok((Need { kind, name, home: home.into() }, Outcome::Present)),
                 Ok(Outcome::Absent) if !reference.optional => return Err(missing(place.pod.namespace(), reference)),
                 // Under the same name the pod would find whatever somebody puts there.
-                Ok(Outcome::Absent) if is_suffixed => return Ok(Need { kind, name, home: home.into() }),
+                Ok(Outcome::Absent) if is_suffixed => {
+                    return Ok((Need { kind, name, home: home.into() }, Outcome::Absent));
+                }
                 Ok(Outcome::Absent) => {}
                 Err(Trouble::OtherHost) => trouble = Some(Trouble::OtherHost.at(&reference.field, &key)),
                 Err(error) => return Err(error.at(&reference.field, &key)),
@@ -518,14 +539,20 @@ fn home_of(delegate: &PodDocument, need: &Need) -> Option<Home> {
 }
 
 fn missing(namespace: &str, reference: &Reference) -> PodError {
-    let kind = match reference.kind {
-        HostKind::ConfigMap => "configmap",
-        HostKind::Secret => "secret",
-        HostKind::Service => "service",
-    };
-    PodError::Waiting {
-        reason: MISSING.into(),
-        message: format!("{}: {kind} {namespace}/{} does not exist; create it", reference.field, reference.name),
+    PodError::Waiting { reason: MISSING.into(), message: missing_message(namespace, reference) }
+}
+
+fn missing_message(namespace: &str, reference: &Reference) -> String {
+    let (field, name) = (&reference.field, &reference.name);
+    let kind = kind_name(reference.kind).to_lowercase();
+    format!("{field}: {kind} {namespace}/{name} does not exist; create it")
+}
+
+fn kind_name(kind: HostKind) -> &'static str {
+    match kind {
+        HostKind::ConfigMap => "ConfigMap",
+        HostKind::Secret => "Secret",
+        HostKind::Service => "Service",
     }
 }
 

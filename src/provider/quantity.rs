@@ -38,6 +38,16 @@ impl Quantity {
         Self { nanos: units as i128 * NANO }
     }
 
+    /// In billionths, such as those of a core. Nothing where it is negative.
+    pub fn nanos(self) -> u64 {
+        u64::try_from(self.nanos.max(0)).unwrap_or(u64::MAX)
+    }
+
+    /// In whole units, such as bytes; what is less than one does not count. Nothing where it is negative.
+    pub fn units(self) -> u64 {
+        u64::try_from((self.nanos / NANO).max(0)).unwrap_or(u64::MAX)
+    }
+
     /// What is left of this amount without `other`; never less than nothing.
     #[must_use]
     pub fn minus(self, other: Self) -> Self {

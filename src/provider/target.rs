@@ -26,7 +26,7 @@ use super::tunnel::Streams;
 use crate::kubelet::provider::{
     ByteStream, Deletion, ExecOptions, HostView, Instance, LogOptions, NodeProvider, NodeReport, Obstacle, PodDocument,
     PodError, PodKey, PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError,
-    StreamHandler, Tunnel, Upgrade,
+    StreamHandler, Tunnel, Upgrade, Usage,
 };
 
 mod absent;
@@ -37,6 +37,7 @@ mod namespaces;
 mod nodes;
 mod quotas;
 mod tales;
+mod usage;
 
 pub use namespaces::marker;
 pub use tales::Tales;
@@ -48,6 +49,7 @@ use delegates::Delegates;
 use health::Health;
 use namespaces::Namespaces;
 pub use quotas::Ceiling;
+use usage::Meters;
 
 /// What [`Health`] calls the heartbeat.
 const PING: &str = "version";
@@ -116,6 +118,7 @@ pub struct TargetProvider {
     delegates: Delegates,
     namespaces: Arc<Namespaces>,
     streams: Streams,
+    meters: Meters,
     health: Arc<Health>,
     follow: Arc<Follow>,
     /// The priority classes that the target has said to lack.
@@ -153,6 +156,7 @@ impl TargetProvider {
         let follow = Arc::new(Follow::start(there, setup.view.clone(), owner));
         let delegates = Delegates::new(&setup, health.clone(), follow.clone());
         Self {
+            meters: Meters::new(client.clone(), &setup.name, delegates.selector()),
             delegates,
             namespaces,
             streams: Streams::new(setup.streaming.clone()),
@@ -285,8 +289,10 @@ impl PodLifecycleHandler for TargetProvider {
             let delegate = translate::created(translation.delegate.clone(), pod);
             match self.delegates.create(&delegate, &pod.key()).await {
                 Ok(Some(made)) => {
+                    let mut remarks = losses(&translation);
+                    remarks.extend(prepared.remarks.iter().cloned());
                     prepared.made();
-                    return Ok(ProviderPod { remarks: losses(&translation), ..made });
+                    return Ok(ProviderPod { remarks, ..made });
                 }
                 // The namespace that was known has gone meanwhile.
                 Ok(None) if attempt == 0 => self.namespaces.forget(&namespace),
@@ -403,6 +409,10 @@ impl StreamHandler for TargetProvider {
     async fn port_forward(&self, pod: &PodKey, ports: Vec<u16>, upgrade: Upgrade) -> Result<Tunnel, StreamError> {
         let (namespace, name) = self.place_of(pod);
         self.streams.port_forward(&namespace, &name, &ports, upgrade).await
+    }
+
+    async fn usage(&self) -> Result<Usage, StreamError> {
+        Ok(self.meters.read().await)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::kubelet::events::Events;
 use crate::kubelet::node::{Connect, NodeController, NodeIdentity, status};
 use crate::kubelet::pods::{PodController, PodSetup};
 use crate::kubelet::provider::NodeProvider;
-use crate::kubelet::server::{Authenticator, Authorizer, Server, ServingCertificate, server_config};
+use crate::kubelet::server::{Authenticator, Authorizer, Home, Server, ServingCertificate, server_config};
 use crate::kubelet::sites::{self, Site, SiteStreams, Sites};
 use crate::provider::claims::{self, Claims, Keeper, KeeperSetup};
 use crate::provider::feedback::Addresses;
@@ -126,7 +126,8 @@ impl Unit {
         let authenticator = Authenticator::new(host.clone(), shared.trust.clone());
         let authorizer = Authorizer::new(host.clone(), node.name.clone());
         let streams = Arc::new(SiteStreams::new(sites, pods.table()));
-        let server = Server::new(streams, pods.table(), authenticator, authorizer, tls);
+        let home = Home { node: node.name.clone(), host: host.clone(), port: node.port };
+        let server = Server::new(home, streams, pods.table(), authenticator, authorizer, tls);
 
         let identity = NodeIdentity {
             name: node.name.clone(),

@@ -81,6 +81,14 @@ pub enum Error {
         /// The log.
         log: PathBuf,
     },
+    /// The metrics API did not come up.
+    #[error("the metrics API does not answer after {seconds} s; metrics-server's log is {}", log.display())]
+    NoMetrics {
+        /// How long was waited.
+        seconds: u64,
+        /// The log.
+        log: PathBuf,
+    },
     /// A cluster did not come up. What runs of it is left for inspection; `up` again repairs it.
     #[error("cluster {name} did not come up")]
     Up {

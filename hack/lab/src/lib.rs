@@ -37,6 +37,7 @@ pub mod image;
 mod kubeconfig;
 mod lab;
 mod lock;
+mod measure;
 mod mounts;
 mod name;
 mod network;

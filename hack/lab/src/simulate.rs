@@ -119,7 +119,7 @@ fn stages(pace: Duration) -> String {
 }
 
 /// Runs a command with a document as its input.
-fn feed(kubectl: &mut std::process::Command, document: &Value) -> Result<(), Error> {
+pub(crate) fn feed(kubectl: &mut std::process::Command, document: &Value) -> Result<(), Error> {
     let mut child = kubectl.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().map_err(Error::Feed)?;
     if let Some(mut input) = child.stdin.take() {
         input.write_all(document.to_string().as_bytes()).map_err(Error::Feed)?;

@@ -2,6 +2,7 @@
 
 mod build;
 mod kwok;
+mod metrics_server;
 mod module;
 
 use std::{

@@ -14,7 +14,7 @@ use hyper::body::Frame;
 use super::authn::AuthnError;
 use super::authz::AuthzError;
 use super::query::QueryError;
-use crate::kubelet::provider::{ByteStream, StreamError};
+use crate::kubelet::provider::{ByteStream, Source, StreamError};
 
 /// The body of every answer.
 pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -49,6 +49,15 @@ impl From<AuthzError> for Refusal {
             AuthzError::Forbidden { .. } => Self::new(StatusCode::FORBIDDEN, error.to_string()),
             AuthzError::Review(source) => unavailable(&error, source),
         }
+    }
+}
+
+impl Refusal {
+    /// The host could not be asked for something.
+    #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
+    pub(super) fn from_host(error: Source) -> Self {
+        tracing::warn!(error = %chain(error.as_ref()), "failed to list the pods of the node");
+        Self::new(StatusCode::BAD_GATEWAY, "the node cannot reach its cluster to list its pods; try again")
     }
 }
 
@@ -129,6 +138,18 @@ pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body>
 /// A JSON document.
 pub(super) fn json(value: &serde_json::Value) -> Response<Body> {
     with_type(StatusCode::OK, "application/json", Full::new(value.to_string().into()).map_err(never).boxed_unsync())
+}
+
+/// Metrics in the text format of Prometheus.
+pub(super) fn metrics(page: String) -> Response<Body> {
+    let body = Full::new(page.into()).map_err(never).boxed_unsync();
+    with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body)
+}
+
+/// A JSON document of the host, as it comes.
+pub(super) fn document(answer: Response<kube::client::Body>) -> Response<Body> {
+    let body = answer.into_body().map_err(std::io::Error::other).boxed_unsync();
+    with_type(StatusCode::OK, "application/json", body)
 }
 
 /// Bytes as they come. The head goes out before the first of them.

@@ -18,7 +18,7 @@ use super::trust::ClientTrust;
 use crate::kubelet::provider::Source;
 
 /// How long a token stays good without asking again (the kubelet's `authentication.webhook.cacheTTL`).
-const GOOD: Duration = Duration::from_secs(120);
+pub(super) const GOOD: Duration = Duration::from_secs(120);
 
 /// How long a token stays bad. Short: a token may be created a moment after its first use.
 const BAD: Duration = Duration::from_secs(10);
@@ -111,7 +111,7 @@ impl moka::Expiry<[u8; 32], Option<Arc<User>>> for Lifetime {
 }
 
 /// The token of an `Authorization: Bearer` header.
-fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.trim().split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
@@ -119,7 +119,7 @@ fn bearer_token(headers: &HeaderMap) -> Option<&str> {
 
 /// As `k8s.io/apiserver/pkg/authentication/request/x509` does it: the common name is the user, the organisations are the
 /// groups.
-fn user_of_certificate(certificate: &CertificateDer<'_>) -> Option<User> {
+pub(super) fn user_of_certificate(certificate: &CertificateDer<'_>) -> Option<User> {
     let (_, certificate) = parse_x509_certificate(certificate).ok()?;
     user_of_subject(certificate.subject())
 }

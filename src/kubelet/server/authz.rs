@@ -15,10 +15,10 @@ use super::path::{Lacking, Route};
 use crate::kubelet::provider::Source;
 
 /// How long a yes holds (the kubelet's `authorization.webhook.cacheAuthorizedTTL`).
-const ALLOWED: Duration = Duration::from_secs(300);
+pub(super) const ALLOWED: Duration = Duration::from_secs(300);
 
 /// How long a no holds (the kubelet's `authorization.webhook.cacheUnauthorizedTTL`).
-const DENIED: Duration = Duration::from_secs(30);
+pub(super) const DENIED: Duration = Duration::from_secs(30);
 
 /// How many decisions are remembered.
 const DECISIONS: u64 = 8192;
@@ -39,14 +39,16 @@ impl Attributes {
     pub(super) fn of(route: &Route, method: &Method) -> Self {
         let subresources: &[&str] = match route {
             Route::StatsSummary | Route::Lacking(Lacking::Stats) => &["stats"],
-            Route::Lacking(Lacking::Metrics) => &["metrics"],
+            Route::ResourceMetrics | Route::OwnMetrics | Route::NoMetrics | Route::Lacking(Lacking::Metrics) => {
+                &["metrics"]
+            }
             Route::Lacking(Lacking::HostLogs) => &["log"],
             Route::Lacking(Lacking::Checkpoint) => &["checkpoint"],
             Route::Lacking(Lacking::Statusz) => &["statusz"],
-            Route::Lacking(Lacking::Flagz) => &["flagz"],
+            Route::Lacking(Lacking::Flagz) => &["configz"],
             Route::Healthz => &["healthz", "proxy"],
-            Route::Lacking(Lacking::Pods) => &["pods", "proxy"],
-            Route::Lacking(Lacking::Configz) => &["configz", "proxy"],
+            Route::Pods | Route::RunningPods => &["pods", "proxy"],
+            Route::Configz => &["configz", "proxy"],
             Route::Logs { .. }
             | Route::Exec { .. }
             | Route::Attach { .. }

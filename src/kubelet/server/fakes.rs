@@ -29,6 +29,11 @@ impl FakeHost {
             let state = Arc::clone(&state);
             async move {
                 let path = request.uri().path().to_owned();
+                if path == "/api/v1/pods" {
+                    // What was asked for is enough of a list.
+                    let asked = json!({"kind": "PodList", "asked": request.uri().query()}).to_string();
+                    return Ok(Response::new(Body::from(asked.into_bytes())));
+                }
                 let body = request.into_body().collect().await.unwrap().to_bytes();
                 let mut state = state.lock().unwrap();
                 state.questions.push(serde_json::from_slice(&body).unwrap());
@@ -62,6 +67,13 @@ impl FakeHost {
     /// How often it was asked.
     pub(super) fn calls(&self) -> usize {
         self.0.lock().unwrap().questions.len()
+    }
+
+    /// What it was asked last about an access.
+    pub(super) fn last_access(&self) -> Value {
+        let state = self.0.lock().unwrap();
+        let access = state.questions.iter().rev().find(|one| one["kind"] == "SubjectAccessReview");
+        access.unwrap_or_else(|| panic!("nobody asked: {:?}", state.questions)).clone()
     }
 
     /// What it was asked last.

@@ -7,20 +7,23 @@ use http::header::{ALLOW, CONNECTION, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use k8s_openapi::jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::PodDirectory;
-use super::answer::{Body, Refusal, bad_request, empty, json, stream, text};
+use super::answer::{Body, Refusal, bad_request, document, empty, json, metrics, stream, text};
 use super::authn::Authenticator;
 use super::authz::{Attributes, Authorizer};
+use super::own::{self, Home};
 use super::path::{PodPath, Route};
 use super::query;
 use super::splice::{Limits, splice};
+use super::stats::{self, Stats};
 use super::upgrade::{is_upgrade, without_credentials};
+use super::{PodDirectory, Running};
 use crate::kubelet::provider::{PodKey, StreamHandler, Tunnel, Upgrade};
 
 /// How long a far end may take to grant an upgrade (the kubelet's `streamCreationTimeout`).
@@ -31,8 +34,12 @@ const SWITCHING: Duration = Duration::from_secs(10);
 
 /// What all connections share.
 pub(super) struct Handler {
+    pub(super) home: Home,
+    /// When the server was made.
+    pub(super) started: Timestamp,
     pub(super) streams: Arc<dyn StreamHandler>,
     pub(super) pods: Arc<dyn PodDirectory>,
+    pub(super) stats: Stats,
     pub(super) authenticator: Authenticator,
     pub(super) authorizer: Authorizer,
     /// Connections and tunnels.
@@ -76,7 +83,16 @@ impl Handler {
         let query = uri.query().unwrap_or_default();
         match route {
             Route::Healthz => Ok(text(StatusCode::OK, "ok")),
-            Route::StatsSummary => Ok(json(&self.streams.stats().await?)),
+            Route::StatsSummary => {
+                let reading = self.stats.read().await?;
+                Ok(json(&stats::summary(&self.home.node, self.started, &reading)))
+            }
+            Route::ResourceMetrics => Ok(metrics(stats::resource_metrics(&*self.stats.read().await?))),
+            Route::OwnMetrics => Ok(metrics(own::metrics(&self.home.node, self.started, &self.running_pods()))),
+            Route::NoMetrics => Ok(metrics(String::new())),
+            Route::Pods => self.home.pods().await.map(document).map_err(Refusal::from_host),
+            Route::RunningPods => Ok(json(&own::running_pods(&self.running_pods()))),
+            Route::Configz => Ok(json(&self.home.configuration())),
             Route::Logs { pod, container } => {
                 let options = query::logs(query)?;
                 let key = self.running(&pod, Some(&container))?;
@@ -101,6 +117,13 @@ impl Handler {
             Route::Malformed(why) => Err(Refusal::new(StatusCode::BAD_REQUEST, why)),
             Route::Unknown => Err(Refusal::new(StatusCode::NOT_FOUND, "404 page not found")),
         }
+    }
+
+    /// What runs, in order of namespaces and names.
+    fn running_pods(&self) -> Vec<Running> {
+        let mut running = self.pods.running();
+        running.sort_by(|one, other| (&one.key.namespace, &one.key.name).cmp(&(&other.key.namespace, &other.key.name)));
+        running
     }
 
     /// The pod that a path means, if something runs for it.
@@ -166,7 +189,15 @@ impl Handler {
 /// The methods that a route knows; `None` where the method does not matter.
 fn allowed_methods(route: &Route) -> Option<&'static [Method]> {
     match route {
-        Route::Logs { .. } | Route::Healthz | Route::StatsSummary => Some(&[Method::GET]),
+        Route::Logs { .. }
+        | Route::Healthz
+        | Route::StatsSummary
+        | Route::ResourceMetrics
+        | Route::OwnMetrics
+        | Route::NoMetrics
+        | Route::Pods
+        | Route::RunningPods
+        | Route::Configz => Some(&[Method::GET]),
         Route::Exec { .. } | Route::Attach { .. } | Route::PortForward { .. } => Some(&[Method::GET, Method::POST]),
         Route::Lacking(_) | Route::Unknown | Route::Malformed(_) => None,
     }

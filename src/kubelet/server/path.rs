@@ -20,6 +20,18 @@ pub(super) enum Route {
     Healthz,
     /// The stats summary.
     StatsSummary,
+    /// CPU and memory of node, pods and containers, for metrics-server.
+    ResourceMetrics,
+    /// What this process measures of itself.
+    OwnMetrics,
+    /// Metrics of a kind of which a virtual node has none: an empty page.
+    NoMetrics,
+    /// All pods that are bound to the node.
+    Pods,
+    /// The pods that something runs for.
+    RunningPods,
+    /// How this kubelet is configured.
+    Configz,
     /// A path that a real kubelet has and this one cannot have; the kind decides who may learn so.
     Lacking(Lacking),
     /// No path of a kubelet.
@@ -32,11 +44,9 @@ pub(super) enum Route {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lacking {
     Checkpoint,
-    Configz,
     Debug,
     HostLogs,
     Metrics,
-    Pods,
     Run,
     Stats,
     Statusz,
@@ -84,11 +94,15 @@ impl Route {
             ["stats", "summary"] => Self::StatsSummary,
             ["stats", ..] => Self::Lacking(Lacking::Stats),
             ["checkpoint", ..] => Self::Lacking(Lacking::Checkpoint),
-            ["configz"] => Self::Lacking(Lacking::Configz),
+            ["configz"] => Self::Configz,
             ["debug", ..] => Self::Lacking(Lacking::Debug),
             ["logs", ..] => Self::Lacking(Lacking::HostLogs),
+            ["metrics"] => Self::OwnMetrics,
+            ["metrics", "resource"] => Self::ResourceMetrics,
+            ["metrics", "cadvisor" | "probes"] => Self::NoMetrics,
             ["metrics", ..] => Self::Lacking(Lacking::Metrics),
-            ["pods" | "runningpods"] => Self::Lacking(Lacking::Pods),
+            ["pods"] => Self::Pods,
+            ["runningpods"] => Self::RunningPods,
             ["run", ..] => Self::Lacking(Lacking::Run),
             ["statusz"] => Self::Lacking(Lacking::Statusz),
             ["flagz"] => Self::Lacking(Lacking::Flagz),
@@ -161,6 +175,12 @@ mod tests {
         assert_eq!(Route::of("/portForward/ns/a.b/U1"), Route::PortForward { pod: pod(Some("U1")) });
         assert_eq!(Route::of("/healthz"), Route::Healthz);
         assert_eq!(Route::of("/stats/summary/"), Route::StatsSummary);
+        assert_eq!(Route::of("/metrics"), Route::OwnMetrics);
+        assert_eq!(Route::of("/metrics/resource"), Route::ResourceMetrics);
+        assert_eq!(Route::of("/metrics/cadvisor"), Route::NoMetrics);
+        assert_eq!(Route::of("/pods"), Route::Pods);
+        assert_eq!(Route::of("/runningpods/"), Route::RunningPods);
+        assert_eq!(Route::of("/configz"), Route::Configz);
     }
 
     #[test]
@@ -171,9 +191,9 @@ mod tests {
             ("/run/ns/p/c", Lacking::Run),
             ("/checkpoint/ns/p/c", Lacking::Checkpoint),
             ("/debug/pprof/heap", Lacking::Debug),
-            ("/metrics", Lacking::Metrics),
-            ("/metrics/cadvisor", Lacking::Metrics),
-            ("/runningpods/", Lacking::Pods),
+            ("/metrics/slis", Lacking::Metrics),
+            ("/metrics/resource/more", Lacking::Metrics),
+            ("/statusz", Lacking::Statusz),
             ("/stats", Lacking::Stats),
         ] {
             assert_eq!(Route::of(path), Route::Lacking(lacking), "{path}");

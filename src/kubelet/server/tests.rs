@@ -21,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::fakes::{FakeHost, Identity, Pki};
 use super::*;
-use crate::kubelet::provider::{ByteStream, ExecOptions, LogOptions, StreamError, Tunnel, Upgrade};
+use crate::kubelet::provider::{
+    ByteStream, ContainerUsage, ExecOptions, LogOptions, PodUsage, StreamError, Tunnel, Upgrade, Usage,
+};
 
 /// A far end that a test holds in its hands.
 #[derive(Default)]
@@ -31,6 +33,7 @@ struct Far {
     tunnel: Mutex<Option<DuplexStream>>,
     calls: Mutex<Vec<String>>,
     upgrades: Mutex<Vec<Upgrade>>,
+    usage: Mutex<Option<Usage>>,
 }
 
 impl Far {
@@ -61,6 +64,12 @@ impl StreamHandler for Far {
     async fn port_forward(&self, pod: &PodKey, ports: Vec<u16>, upgrade: Upgrade) -> Result<Tunnel, StreamError> {
         self.open(format!("forward {pod} {ports:?}"), upgrade)
     }
+
+    async fn usage(&self) -> Result<Usage, StreamError> {
+        let usage = self.usage.lock().unwrap().clone().ok_or(StreamError::Unsupported("stats"))?;
+        self.calls.lock().unwrap().push("usage".into());
+        Ok(usage)
+    }
 }
 
 struct Pods;
@@ -70,6 +79,17 @@ impl PodDirectory for Pods {
         let key = PodKey { namespace: namespace.into(), name: name.into(), uid: "uid-1".into() };
         matches!(name, "up" | "starting").then_some(Found { key, running: name == "up" })
     }
+
+    fn running(&self) -> Vec<Running> {
+        let key = PodKey { namespace: "ns".into(), name: "up".into(), uid: "uid-1".into() };
+        let started = "2026-11-01T10:00:00Z";
+        let containers = json!([{"name": "c", "state": {"running": {"startedAt": started}}}]);
+        vec![Running { key, status: json!({"startTime": started, "containerStatuses": containers}) }]
+    }
+}
+
+fn home(host: &FakeHost) -> Home {
+    Home { node: "virtual-1".into(), host: host.client(), port: 10250 }
 }
 
 struct Fixture {
@@ -91,6 +111,7 @@ impl Fixture {
         let (chain, key) = (own.cert.pem(), own.signing_key.serialize_pem());
         let serving = Arc::new(ServingCertificate::from_pem(chain.as_bytes(), key.as_bytes()).unwrap());
         let server = Server::new(
+            home(&host),
             far.clone(),
             Arc::new(Pods),
             Authenticator::new(host.client(), trust.clone()),
@@ -216,7 +237,15 @@ async fn every_kind_of_wrong_request_has_its_status() {
         ("GET /portForward/ns/up?port=0", "400"),
         ("GET /stats/summary", "501"),
         ("POST /run/ns/up/c", "501"),
-        ("GET /metrics/cadvisor", "501"),
+        ("GET /metrics/resource", "501"),
+        ("GET /metrics/slis", "501"),
+        ("GET /metrics/cadvisor", "200"),
+        ("GET /metrics/probes", "200"),
+        ("POST /metrics/resource", "405"),
+        ("POST /pods", "405"),
+        ("GET /logs/syslog", "501"),
+        ("GET /debug/pprof/heap", "501"),
+        ("POST /checkpoint/ns/up/c", "501"),
     ] {
         let answer = fixture.ask(request).await;
         assert_eq!(status(&answer), wanted, "{request}: {answer}");
@@ -224,6 +253,58 @@ async fn every_kind_of_wrong_request_has_its_status() {
     let waiting = fixture.ask("GET /containerLogs/ns/starting/c").await;
     assert!(waiting.contains(r#"container "c" in pod "starting" is waiting to start"#), "{waiting}");
     assert!(fixture.far.calls.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_node_tells_of_itself() {
+    let fixture = Fixture::start().await;
+    let pods = fixture.ask("GET /pods").await;
+    assert_eq!(status(&pods), "200");
+    assert!(pods.contains("application/json") && pods.contains("spec.nodeName%3Dvirtual-1"), "{pods}");
+    let running = fixture.ask("GET /runningpods/").await;
+    assert!(running.contains(r#""kind":"PodList""#) && running.contains(r#""name":"up""#), "{running}");
+    let metrics = fixture.ask("GET /metrics").await;
+    assert!(metrics.contains("kubelet_running_pods 1\n") && metrics.contains("version=0.0.4"), "{metrics}");
+    let configuration = fixture.ask("GET /configz").await;
+    assert!(configuration.contains(r#""anonymous":{"enabled":false}"#), "{configuration}");
+
+    *fixture.far.usage.lock().unwrap() = Some(Usage {
+        pods: vec![PodUsage {
+            uid: "uid-1".into(),
+            at: "2026-11-01T10:00:20Z".parse().unwrap(),
+            window: Duration::from_secs(10),
+            containers: vec![ContainerUsage { name: "c".into(), nanocores: 100_000_000, memory: 77 }],
+        }],
+        gaps: vec![],
+    });
+    let resource = fixture.ask("GET /metrics/resource").await;
+    let line = r#"container_memory_working_set_bytes{container="c",pod="up",namespace="ns"} 77"#;
+    assert!(resource.contains(line) && resource.contains("resource_scrape_error 0"), "{resource}");
+    let summary = fixture.ask("GET /stats/summary?only_cpu_and_memory=true").await;
+    assert!(summary.contains(r#""nodeName":"virtual-1""#) && summary.contains(r#""workingSetBytes":77"#), "{summary}");
+    assert_eq!(*fixture.far.calls.lock().unwrap(), ["usage"], "one measurement serves both");
+}
+
+#[tokio::test]
+async fn who_may_read_metrics_may_do_nothing_else() {
+    let fixture = Fixture::start().await;
+    for (path, subresource) in [
+        ("/metrics/resource", "metrics"),
+        ("/metrics", "metrics"),
+        ("/metrics/cadvisor", "metrics"),
+        ("/stats/summary", "stats"),
+        ("/pods", "pods"),
+        ("/runningpods/", "pods"),
+        ("/configz", "configz"),
+        ("/logs/", "log"),
+        ("/exec/ns/up/c?command=ls&output=1", "proxy"),
+        ("/containerLogs/ns/up/c?tailLines=x", "proxy"),
+        ("/debug/pprof/", "proxy"),
+    ] {
+        fixture.ask(&format!("GET {path}")).await;
+        let question = fixture.host.last_access();
+        assert_eq!(question["spec"]["resourceAttributes"]["subresource"], subresource, "{path}");
+    }
 }
 
 #[tokio::test]
@@ -320,6 +401,7 @@ async fn a_taken_port_is_named() {
     let trust = Arc::new(ClientTrust::from_pem(&fixture.pki.ca_pem()).unwrap());
     let serving = Arc::new(ServingCertificate::self_signed("n", &[]).unwrap());
     let server = Server::new(
+        home(&fixture.host),
         fixture.far.clone(),
         Arc::new(Pods),
         Authenticator::new(fixture.host.client(), trust.clone()),

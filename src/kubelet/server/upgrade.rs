@@ -36,10 +36,10 @@ fn is_credential(name: &HeaderName) -> bool {
         || name.as_str().starts_with("impersonate-")
 }
 
-/// The protocols without a token; `None` where nothing else was in it.
+/// The protocols without a token, wherever in one it may be; `None` where nothing else was in it.
 fn without_token(value: &HeaderValue) -> Option<HeaderValue> {
     let text = value.to_str().ok()?;
-    let kept: Vec<_> = text.split(',').map(str::trim).filter(|p| !p.starts_with(TOKEN_PROTOCOL)).collect();
+    let kept: Vec<_> = text.split(',').map(str::trim).filter(|p| !p.contains(TOKEN_PROTOCOL)).collect();
     if kept.is_empty() { None } else { HeaderValue::from_str(&kept.join(", ")).ok() }
 }
 

@@ -21,6 +21,13 @@ pub struct Reference {
     pub field: String,
 }
 
+impl Reference {
+    /// Whether variables are made of it.
+    pub fn is_variable(&self) -> bool {
+        self.field.contains(".env[") || self.field.contains(".envFrom[")
+    }
+}
+
 /// What a delegate with these references says that it needs, where nothing is in the way; `None` where that is nothing.
 pub fn print(references: &[Reference], names: &Names) -> Option<String> {
     let need = |reference: &Reference| Need {

@@ -61,6 +61,11 @@ impl Delegates {
         }
     }
 
+    /// Selects them by their labels.
+    pub(super) fn selector(&self) -> &str {
+        &self.selector
+    }
+
     /// What they ask for.
     pub(super) fn load(&self) -> &Load {
         &self.load

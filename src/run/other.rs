@@ -1,0 +1,83 @@
+//! One node on any provider, shared among replicas as every other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::clients::{self, Access, ClientsError};
+use crate::kubelet::builder::{BuildError, NodeBuilder};
+use crate::kubelet::node::{Connect, NodeError};
+use crate::leader::Replica;
+
+/// How long a node rests that was lost.
+const REST: Duration = Duration::from_secs(1);
+
+/// Why a node on another provider does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum OtherError {
+    /// There is no client for the node's lease.
+    #[error("failed to build the client for the leases of the host")]
+    BuildClient(#[from] ClientsError),
+    /// The node has no parts.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The node cannot be kept.
+    #[error(transparent)]
+    KeepNode(#[from] NodeError),
+}
+
+/// Who shares the node.
+pub struct Sharing {
+    /// The namespace of the lease by which replicas share it.
+    pub namespace: String,
+    /// Which replica this is.
+    pub identity: String,
+}
+
+/// Keeps the node `name` whenever its leadership is ours, until it is told to stop. `build` says how it is built.
+///
+/// # Errors
+/// When something is wrong that time will not cure.
+pub async fn keep_other(
+    host: Access,
+    client: Client,
+    name: &str,
+    sharing: Sharing,
+    build: impl Fn() -> NodeBuilder,
+    shutdown: CancellationToken,
+) -> Result<(), OtherError> {
+    let replica = Replica::new(&host, &sharing.namespace, sharing.identity).await?;
+    while let Some(mut term) = replica.claim(name, &shutdown).await {
+        let stop = shutdown.child_token();
+        let node = build().connections(client.clone(), lease_client(host.clone())).build().await?;
+        let mut running = tokio::spawn(node.run(stop.clone()));
+        let ended = tokio::select! {
+            ended = &mut running => Some(ended),
+            () = term.hold() => None,
+        };
+        stop.cancel();
+        let ended = match ended {
+            Some(ended) => ended,
+            None => running.await,
+        };
+        match ended {
+            Ok(outcome) => outcome?,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+        term.release().await;
+        if !shutdown.is_cancelled() {
+            tokio::time::sleep(REST).await;
+        }
+    }
+    Ok(())
+}
+
+/// What makes a client for the node's lease.
+fn lease_client(host: Access) -> Connect {
+    Arc::new(move || {
+        let host = host.clone();
+        Box::pin(async move { Ok(clients::streaming_client(&host).await?) })
+    })
+}
