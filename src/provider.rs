@@ -1,5 +1,6 @@
 //! The Kubernetes provider: all that knows of target clusters.
 
+pub mod bounds;
 pub mod capacity;
 pub mod feedback;
 pub mod fleet;

@@ -66,6 +66,8 @@ struct Shell {
     queue: Queue,
     /// A site is to be listed anew; by its index.
     relist: Vec<Notify>,
+    /// The host has been listed once.
+    home: watch::Sender<bool>,
 }
 
 /// What a pod controller is made of.
@@ -104,6 +106,7 @@ impl PodController {
             table: Arc::new(Table::new(count, unsure)),
             queue: Queue::default(),
             relist: (0..count).map(|_| Notify::new()).collect(),
+            home: watch::Sender::new(false),
         };
         Self { shell: Arc::new(shell) }
     }
@@ -177,6 +180,11 @@ impl Shell {
     /// Follows the pods of a site, by its notifier or by asking.
     async fn watch_site(self: Arc<Self>, site: Index, provider: &dyn Provider) {
         let Some(relist) = self.relist.get(usize::from(site)) else { return };
+        // Proxies come first: what a site shows can then be told from what only claims to be an instance of one.
+        let mut home = self.home.subscribe();
+        if home.wait_for(|listed| *listed).await.is_err() {
+            return;
+        }
         let (sender, mut receiver) = mpsc::channel(NOTICES);
         let told = async {
             while let Some(notice) = receiver.recv().await {
@@ -258,6 +266,9 @@ impl Shell {
 
     fn listed(self: &Arc<Self>, side: Side) {
         let pods = self.table.listed(side);
+        if side == Side::Host {
+            self.home.send_replace(true);
+        }
         tracing::debug!(node = self.node, ?side, pods = pods.len(), "listed");
         for (uid, actions) in pods {
             self.start_timers(&uid, &actions);

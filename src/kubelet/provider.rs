@@ -375,6 +375,9 @@ pub enum HostChange {
 /// The only way in which a provider sees the host: the things that its pods refer to.
 #[async_trait]
 pub trait HostView: Send + Sync + 'static {
+    /// A proxy, as the host has it now; `None` where it is gone or another has its name. Not for the undisturbed way.
+    async fn proxy(&self, key: &PodKey) -> Result<Option<PodDocument>, Source>;
+
     /// A ConfigMap; `None` where there is none.
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, Source>;
 

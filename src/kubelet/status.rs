@@ -117,11 +117,12 @@ fn from_instance(facts: &Facts<'_>) -> Value {
             condition(facts, "Ready", is, reason, message)
         });
     }
+    // Our own word, by which a proxy is removed, is nobody else's to say.
     if phase.terminal()
-        && let Some(c) = theirs("DisruptionTarget")
+        && let Some(c) = theirs(DISRUPTION).filter(|c| text(c, "reason") != UNREACHABLE)
     {
         let (reason, message) = (text(c, "reason"), text(c, "message"));
-        conditions.push(condition(facts, "DisruptionTarget", text(c, "status"), reason, message));
+        conditions.push(condition(facts, DISRUPTION, text(c, "status"), reason, message));
     }
     conditions.push(match facts.obstacle {
         Some(obstacle) => condition(facts, DELEGATED, "False", &obstacle.reason, &obstacle.message),

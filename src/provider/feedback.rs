@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::names;
+use super::{bounds, names};
 use super::translate::{self, update::Last};
 use crate::kubelet::document::{PodDocument, PodKey};
 use crate::kubelet::provider::{Instance, Obstacle, ProviderPod};
@@ -107,6 +107,11 @@ pub fn obstacle(delegate: &PodDocument) -> Option<Obstacle> {
     Some(Obstacle { reason: "WaitingForScheduler".into(), message })
 }
 
+fn bounded(mut status: Value) -> Value {
+    bounds::bound(&mut status);
+    status
+}
+
 /// A delegate as the core sees it.
 pub fn provider_pod(delegate: &PodDocument, addresses: Addresses) -> Result<ProviderPod, NotADelegate> {
     let has = |value: Option<&str>, missing: &'static str| match value {
@@ -126,9 +131,12 @@ pub fn provider_pod(delegate: &PodDocument, addresses: Addresses) -> Result<Prov
             // Without the annotation, whatever is sent differs, and is sent again.
             sent: translate::sent(delegate).unwrap_or_default(),
             deleting: delegate.deleting(),
-            obstacle: obstacle(delegate),
+            obstacle: obstacle(delegate).map(|mut obstacle| {
+                bounds::text(&mut obstacle.message);
+                obstacle
+            }),
         },
-        status: home_status(delegate, addresses),
+        status: bounded(home_status(delegate, addresses)),
     })
 }
 

@@ -94,8 +94,9 @@ impl TargetProvider {
         let mut watches = JoinSet::new();
         watches.spawn(namespaces.clone().watch());
         watches.spawn(nodes::watch(client.clone(), health.clone()));
+        let choice = setup.count_load.then(|| setup.name.clone());
         let owner = Owner { host_id: setup.host_id.clone(), node: setup.node_name.clone() };
-        let follow = Arc::new(Follow::start(client.clone(), setup.view.clone(), owner));
+        let follow = Arc::new(Follow::start(client.clone(), setup.view.clone(), owner, choice));
         let delegates = Delegates::new(
             client.clone(),
             &setup.host_id,

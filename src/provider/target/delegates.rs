@@ -53,8 +53,15 @@ impl Delegates {
         Api::namespaced(self.client.clone(), namespace)
     }
 
+    /// A pod with our labels is a delegate only in the place where that of its proxy has to be: labels are written easily, and
+    /// whoever may do so in one namespace must not speak for pods of another.
     fn read(&self, delegate: &PodDocument) -> Result<ProviderPod, PodError> {
-        provider_pod(delegate, self.addresses).map_err(|error| PodError::Stranger(error.to_string()))
+        let pod = provider_pod(delegate, self.addresses).map_err(|error| PodError::Stranger(error.to_string()))?;
+        if (super::mapped(&pod.key.namespace), &*pod.key.name) == (delegate.namespace(), delegate.name()) {
+            return Ok(pod);
+        }
+        let (namespace, name) = (delegate.namespace(), delegate.name());
+        Err(PodError::Stranger(format!("pod {namespace}/{name} of the target calls itself the delegate of {}", pod.key)))
     }
 
     /// Creates a delegate; `None` where its namespace is missing. One that is there already for the same proxy is
@@ -147,9 +154,12 @@ impl Delegates {
                     None
                 }
                 Ok(Some(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
-                    self.load.seen(&pod);
-                    self.follow.seen(&pod);
-                    self.read_or_tell(&pod).map(|pod| PodNotice::Seen(Box::new(pod)))
+                    let read = self.read_or_tell(&pod);
+                    if read.is_some() {
+                        self.load.seen(&pod);
+                        self.follow.seen(&pod);
+                    }
+                    read.map(|pod| PodNotice::Seen(Box::new(pod)))
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
                     self.load.listed();
@@ -175,14 +185,15 @@ impl Delegates {
     /// A delegate left the selection: it has gone, or somebody has taken our labels off it. The second would leave a pod
     /// that runs and that nobody knows, so where the object was not being deleted we look, and put the labels back.
     async fn gone(&self, pod: PodDocument) -> Option<PodNotice> {
+        let read = self.read_or_tell(&pod)?;
         if pod.metadata.deletion_timestamp.is_none()
             && let Some(restored) = self.restore(&pod).await
         {
             return self.read_or_tell(&restored).map(|pod| PodNotice::Seen(Box::new(pod)));
         }
-        let pod = self.read_or_tell(&pod)?;
+        let pod = read;
         self.load.gone(&pod.key.uid);
-        self.follow.gone(&pod.key.uid);
+        self.follow.gone(&pod.key);
         Some(PodNotice::Gone { key: pod.key, instance: pod.instance.uid })
     }
 
