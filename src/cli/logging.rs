@@ -51,7 +51,7 @@ impl LogArgs {
             // The HTTP client logs every failed connection without saying to where; we say that ourselves.
             format!("{default_level},kube_client::client::builder=off")
         });
-        let filter = parse(filter)?;
+        let filter = parse(&filter)?;
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(|| OneLine(io::stderr()))
@@ -68,10 +68,10 @@ impl LogArgs {
 /// or the review of a caller's token.
 const SILENCED: &str = "kube_client::client";
 
-fn parse(filter: String) -> Result<EnvFilter, LogError> {
-    let failed = |source| LogError::ParseFilter { filter: filter.clone(), source };
+fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+    let failed = |source| LogError::ParseFilter { filter: filter.to_owned(), source };
     let silenced = format!("{SILENCED}=off").parse().map_err(failed)?;
-    Ok(EnvFilter::try_new(&filter).map_err(failed)?.add_directive(silenced))
+    Ok(EnvFilter::try_new(filter).map_err(failed)?.add_directive(silenced))
 }
 
 /// Writes each event as one line. Much of what is logged was said by targets, and a line break in it would let them write
@@ -114,15 +114,15 @@ mod tests {
     #[test]
     fn levels_and_filters_are_understood() {
         for good in ["info", "warn,longshore=debug", "longshore::kubelet=trace"] {
-            assert!(parse(good.to_owned()).is_ok(), "{good}");
+            assert!(parse(good).is_ok(), "{good}");
         }
-        assert!(parse("longshore=loud".to_owned()).is_err());
+        assert!(parse("longshore=loud").is_err());
     }
 
     #[test]
     fn what_may_hold_secrets_is_silent_whatever_is_asked_for() {
         for filter in ["trace", "info,kube_client=trace", "kube_client::client=trace"] {
-            let parsed = parse(filter.to_owned()).unwrap().to_string();
+            let parsed = parse(filter).unwrap().to_string();
             assert!(parsed.contains("kube_client::client=off"), "{parsed}");
             assert!(!parsed.contains("kube_client::client=trace"), "{parsed}");
         }

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{bounds, names};
 use super::translate::{self, update::Last};
+use super::{bounds, names};
 use crate::kubelet::document::{PodDocument, PodKey};
 use crate::kubelet::provider::{Instance, Obstacle, ProviderPod};
 

@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::accounts::{self, Tokens};
 use super::copy::{self, Content, Holder, Origin};
-use super::vouch::Claim;
 use super::names::{CopyKind, Key};
+use super::vouch::Claim;
 use super::{Shared, lock};
 use crate::errors::chain;
 use crate::kubelet::provider::{HostKind, PodError, Source};

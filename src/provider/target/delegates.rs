@@ -61,7 +61,10 @@ impl Delegates {
             return Ok(pod);
         }
         let (namespace, name) = (delegate.namespace(), delegate.name());
-        Err(PodError::Stranger(format!("pod {namespace}/{name} of the target calls itself the delegate of {}", pod.key)))
+        Err(PodError::Stranger(format!(
+            "pod {namespace}/{name} of the target calls itself the delegate of {}",
+            pod.key
+        )))
     }
 
     /// Creates a delegate; `None` where its namespace is missing. One that is there already for the same proxy is
