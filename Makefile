@@ -41,7 +41,7 @@ mutants: ## Shows that the checkers can fail: each mistake in hack/mutants is fo
 e2e: ## End-to-end tests on real clusters of this machine (brings up `host` and `east`; needs root)
 	hack/clusters deps
 	hack/clusters build
-	$(CARGO) build --bin longshore
+	$(CARGO) build --bin longshore --features crash-points
 	hack/clusters up host east
 	$(CARGO) test --package e2e -- $(E2E_ARGS)
 
@@ -52,7 +52,7 @@ chaos: ## Breaks everything at random and judges: SEED=7 DURATION=120 PODS=200 T
 	$(CARGO) run --quiet --package chaos
 
 chaos-short: ## A short seed set of `make chaos`, as a part of `make test`
-	@$(MAKE) --no-print-directory chaos SEED=3,5 DURATION=30 PODS=120
+	@$(MAKE) --no-print-directory chaos SEED=3,5 DURATION=25 PODS=80
 
 clusters-down: ## Ends all local clusters
 	hack/clusters down

@@ -13,9 +13,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use kube::Config;
 
-use crate::api::clients::{self, ClientsError};
+use crate::api::clients::{self, Access, ClientsError};
 use crate::api::configuration::{self, ConfigErrors, Configuration, Declared, Problem};
 use crate::api::field::{FieldPath, Finding};
 use crate::api::target::TargetSpec;
@@ -149,9 +148,9 @@ enum Work {
 /// A configuration, and how to reach all clusters in it. It has no `Debug` because that would show credentials.
 pub(crate) struct Clusters {
     pub(crate) configuration: Configuration,
-    pub(crate) host: Config,
+    pub(crate) host: Access,
     /// In the order of the configuration's targets.
-    pub(crate) targets: Vec<Config>,
+    pub(crate) targets: Vec<Access>,
 }
 
 impl ConfigurationArgs {

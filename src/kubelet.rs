@@ -2,10 +2,12 @@
 //!
 //! A [`provider`] runs pods somewhere; the core makes a node of it.
 
+pub mod annotations;
 pub mod contact;
 pub mod document;
 pub mod events;
 pub mod host;
+pub mod lanes;
 pub mod node;
 pub mod partition;
 pub mod pods;

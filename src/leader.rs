@@ -14,12 +14,12 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use kube::api::{Api, PostParams};
-use kube::{Client, Config};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::clients::{self, ClientsError};
+use crate::api::clients::{self, Access, ClientsError};
 
 /// How long a claim holds without renewal.
 const DURATION: Duration = Duration::from_secs(10);
@@ -51,8 +51,8 @@ impl Replica {
     ///
     /// # Errors
     /// When there is no client.
-    pub async fn new(config: &Config, namespace: &str, identity: String) -> Result<Self, ClientsError> {
-        let client: Client = clients::streaming_client(config).await?;
+    pub async fn new(access: &Access, namespace: &str, identity: String) -> Result<Self, ClientsError> {
+        let client: Client = clients::streaming_client(access).await?;
         Ok(Self { leases: Api::namespaced(client, namespace), identity, held: Arc::default() })
     }
 
@@ -286,6 +286,18 @@ mod tests {
         };
         assert!(matches!(judge(Some(&lease("them", "2")), Some(&seen), "us", later(18)), Verdict::Wait(_)), "renewed");
         assert_eq!(judge(Some(&lease("them", "2")), Some(&seen), "us", later(19)), Verdict::Claim);
+    }
+
+    #[test]
+    fn clocks_that_jump_neither_free_a_claim_nor_hold_it() {
+        let start = Instant::now();
+        let times = ["1970-01-01T00:00:00Z", "2100-01-01T00:00:00Z"];
+        for time in times.map(|time| time.parse::<Timestamp>().unwrap()) {
+            let mut lease = lease("them", "1");
+            lease.spec.as_mut().unwrap().renew_time = Some(MicroTime(time));
+            let Verdict::Wait(seen) = judge(Some(&lease), None, "us", start) else { panic!("claimed at {time}") };
+            assert_eq!(judge(Some(&lease), Some(&seen), "us", start + DURATION), Verdict::Claim, "{time}");
+        }
     }
 
     #[test]

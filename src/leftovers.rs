@@ -21,8 +21,25 @@ pub struct Inventory {
     pub proxies: BTreeMap<String, Proxy>,
     /// Leases of leadership: name of the node to whether somebody renews it.
     pub leaderships: BTreeMap<String, bool>,
+    /// The UIDs of the host's claims.
+    pub claims: BTreeSet<String>,
+    /// Volumes of the host that stand for claims in targets.
+    pub volumes: Vec<Volume>,
     /// What is ours in each target, in the configuration's order.
     pub targets: Vec<TargetInventory>,
+}
+
+/// A volume of the host that stands for a claim in a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// The virtual node that it belongs to.
+    pub node: String,
+    /// The UID of the claim in the target.
+    pub remote: String,
+    /// Its claim at home has gone.
+    pub released: bool,
 }
 
 /// A proxy pod.
@@ -56,7 +73,8 @@ pub struct Object {
     pub name: String,
     /// Its UID.
     pub uid: String,
-    /// Whose it is: a proxy's UID for a delegate, the UIDs of nobody in particular for the others.
+    /// Whose it is: a proxy's UID for a delegate, that of home's object for claims, Services and Ingresses, and of nobody
+    /// in particular for the others.
     pub proxy: String,
     /// The virtual node, for a delegate.
     pub node: String,
@@ -66,7 +84,7 @@ pub struct Object {
     pub needed_by: Vec<String>,
     /// It is being deleted.
     pub terminating: bool,
-    /// There are pods in it, whoever's; for a namespace.
+    /// There are pods or claims in it, whoever's; for a namespace.
     pub busy: bool,
 }
 
@@ -79,6 +97,12 @@ pub enum Kind {
     ConfigMap,
     /// A Secret that followed a pod.
     Secret,
+    /// A claim that keeps data of home.
+    Claim,
+    /// A Service that followed pods.
+    Service,
+    /// An Ingress that followed pods.
+    Ingress,
     /// A namespace that was made for pods.
     Namespace,
 }
@@ -90,6 +114,9 @@ impl Kind {
             Self::Pod => "pod",
             Self::ConfigMap => "configmap",
             Self::Secret => "secret",
+            Self::Claim => "persistentvolumeclaim",
+            Self::Service => "service",
+            Self::Ingress => "ingress",
             Self::Namespace => "namespace",
         }
     }
@@ -183,6 +210,15 @@ fn host_findings(inventory: &Inventory) -> Vec<Finding> {
             found.push(finding(format!("pod {}", proxy.name), problem, remedy, None));
         }
     }
+    for volume in &inventory.volumes {
+        let kept = inventory.configured.contains(&volume.node) || inventory.nodes.get(&volume.node) == Some(&true);
+        if !kept && volume.released {
+            let problem = "its claim has gone, and nobody keeps its node who could deal with its data in the target";
+            let remedy =
+                "configure the node again, or delete the claim in the target and this volume, finalizer and all";
+            found.push(finding(format!("persistentvolume {}", volume.name), problem, remedy, None));
+        }
+    }
     for (node, renewed) in &inventory.leaderships {
         if !inventory.configured.contains(node) && !renewed && !inventory.nodes.contains_key(node) {
             let fix = Some(Fix::RemoveLeadership(node.clone()));
@@ -201,6 +237,8 @@ fn target_findings(inventory: &Inventory, index: usize, target: &str, objects: &
     let is_needed = |copy: &Object| needed.contains(&(&copy.namespace, copy.kind, &copy.name));
     // Whoever keeps the node lets go of it, and may be about to.
     let is_kept = |copy: &Object| copy.needed_by.iter().any(|node| inventory.nodes.get(node) == Some(&true));
+    let delegates = objects.iter().filter(|object| object.kind == Kind::Pod);
+    let delegating: BTreeSet<&str> = delegates.map(|object| object.namespace.as_str()).collect();
     let mut found = vec![];
     for object in objects {
         let place = if object.namespace.is_empty() {
@@ -217,17 +255,32 @@ fn target_findings(inventory: &Inventory, index: usize, target: &str, objects: &
             Kind::ConfigMap | Kind::Secret => {
                 "it was copied for pods, and no delegate is left that needs it".to_owned()
             }
+            Kind::Service | Kind::Ingress if delegating.contains(object.namespace.as_str()) || object.terminating => {
+                continue;
+            }
+            Kind::Claim if object.terminating || inventory.volumes.iter().any(|one| one.remote == object.uid) => {
+                continue;
+            }
+            // Between its making and that of its volume there is a moment.
+            Kind::Claim
+                if inventory.nodes.get(&object.node) == Some(&true) && inventory.claims.contains(&object.proxy) =>
+            {
+                continue;
+            }
+            Kind::Claim => "no volume of home stands for it: its data cannot be reached from there".to_owned(),
+            Kind::Service | Kind::Ingress => "no delegate is left that could need it".to_owned(),
             // The next pod from home may come at any time.
             Kind::Namespace if inventory.namespaces.contains(&object.name) || object.terminating => continue,
             Kind::Namespace if object.busy => {
-                "it was made for delegates of a namespace that home has no more, and other pods are in it now"
+                "it was made for delegates of a namespace that home has no more, and other pods or claims are in it now"
                     .to_owned()
             }
             Kind::Namespace => {
                 "it was made for delegates of a namespace that home has no more, and there are no pods in it".to_owned()
             }
         };
-        let certain = !object.busy;
+        // Data are for people to give up.
+        let certain = !object.busy && object.kind != Kind::Claim;
         let fix = Fix::Remove {
             target: index,
             kind: object.kind,
@@ -273,6 +326,8 @@ mod tests {
             nodes: [("east".to_owned(), true), ("old".to_owned(), false)].into(),
             proxies: [("p".to_owned(), Proxy { name: "ns/x".into(), node: "east".into(), terminating: false })].into(),
             leaderships: [("east".to_owned(), true)].into(),
+            claims: ["c".to_owned()].into(),
+            volumes: vec![],
             targets: vec![TargetInventory { name: "t".into(), objects: Ok(objects) }],
         }
     }
@@ -302,6 +357,23 @@ mod tests {
         assert_eq!(objects(&inventory(vec![copy.clone(), pod(Kind::ConfigMap, "x")])), left, "another kind");
         let kept = Object { needed_by: vec!["old".into(), "east".into()], ..copy };
         assert_eq!(objects(&inventory(vec![kept])), [], "its keeper lets go of it");
+    }
+
+    #[test]
+    fn data_that_home_cannot_reach_are_found_and_left_to_people() {
+        let claim = |home| object(Kind::Claim, home, "east");
+        assert_eq!(objects(&inventory(vec![claim("gone")])), [("persistentvolumeclaim ns/x".into(), false)]);
+        assert_eq!(objects(&inventory(vec![claim("c")])), [], "its volume is about to be made");
+        let mut known = inventory(vec![claim("gone")]);
+        let volume = Volume { name: "pvc-c".into(), node: "old".into(), remote: "u".into(), released: true };
+        known.volumes = vec![volume.clone()];
+        assert_eq!(objects(&known), []);
+        let of_host = |inventory: &Inventory| {
+            findings(inventory).iter().any(|one| one.object == "persistentvolume pvc-c" && one.fix.is_none())
+        };
+        assert!(of_host(&known));
+        known.volumes = vec![Volume { node: "east".into(), ..volume }];
+        assert!(!of_host(&known), "its keeper deals with it");
     }
 
     #[test]

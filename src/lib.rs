@@ -8,4 +8,5 @@ pub mod kubelet;
 pub mod leader;
 pub mod leftovers;
 pub mod provider;
+mod relist;
 pub mod run;

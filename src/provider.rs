@@ -1,7 +1,9 @@
 //! The Kubernetes provider: all that knows of target clusters.
 
+mod before;
 pub mod bounds;
 pub mod capacity;
+pub mod claims;
 pub mod feedback;
 pub mod fleet;
 pub mod follow;
@@ -9,6 +11,8 @@ pub mod names;
 pub mod placement;
 pub mod quantity;
 pub mod requests;
+pub mod services;
 pub mod target;
+pub mod teller;
 pub mod translate;
 pub mod tunnel;

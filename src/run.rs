@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::{Client, Config};
+use kube::Client;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::clients::{self, ClientsError};
+use crate::api::clients::{self, Access, ClientsError};
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{Placement, Taint};
 use crate::kubelet::host::Host;
@@ -30,7 +30,7 @@ const REST: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Setup {
     /// How to reach the host cluster.
-    pub host: Config,
+    pub host: Access,
     /// Which cluster the host is, for ever: the UID of its namespace `kube-system`.
     pub host_id: String,
     /// The virtual nodes; at least one.
@@ -39,8 +39,10 @@ pub struct Setup {
     pub node_ip: IpAddr,
     /// The address on which the kubelet API listens.
     pub bind_address: IpAddr,
-    /// How many pods are worked on at the same time.
+    /// How many pods of each target are worked on at the same time.
     pub workers: usize,
+    /// Pods on both sides are listed anew after this long; `None` means never.
+    pub relist_after: Option<Duration>,
     /// The namespace of the leases by which replicas share the nodes.
     pub lease_namespace: String,
     /// Which replica this is: no two that run at the same time have the same, and one that is restarted in its place keeps
@@ -63,6 +65,10 @@ pub struct NodeSetup {
     pub taints: Vec<Taint>,
     /// The port of its kubelet API, which no other node has.
     pub port: u16,
+    /// The claims of its pods are kept in its targets.
+    pub claims: bool,
+    /// Services and Ingresses that say so follow its pods.
+    pub services: bool,
 }
 
 /// A target of a virtual node. It has no `Debug` because that would show credentials.
@@ -73,7 +79,7 @@ pub struct NodeTarget {
     /// What the user wants of it.
     pub spec: TargetSpec,
     /// How to reach it.
-    pub config: Config,
+    pub config: Access,
     /// Its weight among the targets of this node.
     pub weight: u32,
 }
@@ -190,6 +196,6 @@ async fn keep(
     Ok(())
 }
 
-async fn client(config: &Config, what: &str) -> Result<Client, StartError> {
-    clients::client(config).await.map_err(|source| StartError::BuildClient { what: what.into(), source })
+async fn client(access: &Access, what: &str) -> Result<Client, StartError> {
+    clients::client(access).await.map_err(|source| StartError::BuildClient { what: what.into(), source })
 }

@@ -126,6 +126,13 @@ impl Cluster {
         }
     }
 
+    /// Evicts a pod, as `kubectl drain` does.
+    pub fn evict(&self, name: &str) -> Result<()> {
+        let path = format!("{}/{name}/eviction", self.path("pods")?);
+        let eviction = serde_json::json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
+        self.send("POST", &path, "application/json", &eviction).map(drop)
+    }
+
     /// Changes the number of pods of a workload.
     pub fn scale(&self, plural: &str, name: &str, replicas: u32) -> Result<()> {
         self.patch(plural, name, &serde_json::json!({"spec": {"replicas": replicas}})).map(drop)

@@ -22,7 +22,10 @@ mod bespoke;
 mod cluster;
 mod command;
 mod history;
+mod https;
+mod injector;
 mod longshore;
+mod meddler;
 mod pod;
 mod report;
 mod resource;
@@ -34,7 +37,7 @@ mod world;
 
 use std::time::Duration;
 
-pub use anyhow::{Context, Result, bail, ensure};
+pub use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 pub use serde_json::{Value, json};
 
 pub use crate::{
@@ -43,7 +46,9 @@ pub use crate::{
     cluster::Cluster,
     command::{Background, Output, run},
     history::{Change, History, Observation},
+    injector::{Injector, SIDECAR},
     longshore::{Frozen, Longshore, Options},
+    meddler::{Asked, Fault, Meddler},
     pod::{IDLE, IMAGE, Pod, container},
     stories::{deployment, job, stateful_set},
     terminal::Terminal,

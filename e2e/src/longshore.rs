@@ -44,6 +44,8 @@ pub struct Options {
     pub more_targets: Vec<(String, PathBuf)>,
     /// More fields of the VirtualNode's spec, in YAML's flow style; may be empty.
     pub node_spec: String,
+    /// More flags of `longshore run`.
+    pub flags: Vec<String>,
     /// Where it runs; on the bridge itself without one.
     pub berth: Option<Arc<Berth>>,
 }
@@ -107,6 +109,11 @@ impl Longshore {
 
     /// Starts it again after [`Longshore::stop`] or [`Longshore::kill9`].
     pub fn restart(&self) -> Result<()> {
+        self.restart_with(&[])
+    }
+
+    /// The same, with these environment variables.
+    pub fn restart_with(&self, environment: &[(&str, &str)]) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = Command::new("setpriv");
         // Dies with the thread that started it, should the tests be killed.
@@ -124,6 +131,7 @@ impl Longshore {
             "--port",
             &self.port.to_string(),
         ]);
+        command.args(&self.options.flags).envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A thread of the runtime lives as long as the tests do; the one of a test does not.
         let child = runtime::block_on(runtime::spawn(async move { command.spawn() }))?;
@@ -146,6 +154,17 @@ impl Longshore {
         _ = child.kill();
         _ = child.wait();
         status
+    }
+
+    /// Whether it has ended by itself, after which it can be started again.
+    pub fn has_ended(&self) -> Result<bool> {
+        let mut guard = self.child();
+        let child = guard.as_mut().context("Longshore does not run")?;
+        if child.try_wait()?.is_none() {
+            return Ok(false);
+        }
+        *guard = None;
+        Ok(true)
     }
 
     /// Fails if it has ended by itself.
@@ -270,7 +289,8 @@ fn build() -> Result<PathBuf> {
     }
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("Cargo.toml");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--package", "longshore", "--bin", "longshore", "--message-format", "json"]);
+    cargo.args(["build", "--package", "longshore", "--bin", "longshore", "--features", "crash-points"]);
+    cargo.args(["--message-format", "json"]);
     // What Cargo tells these tests about their package would make build scripts run anew, each time.
     for (name, _) in env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {

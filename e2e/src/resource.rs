@@ -10,14 +10,36 @@ const CORE: &[&str] = &[
     "secrets",
     "serviceaccounts",
     "persistentvolumeclaims",
+    "persistentvolumes",
+    "resourcequotas",
     "services",
     "namespaces",
     "nodes",
+    "resourcequotas",
+    "limitranges",
 ];
 const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
 const RBAC: &[&str] = &["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
-const CLUSTER_SCOPED: &[&str] =
-    &["namespaces", "nodes", "clusterroles", "clusterrolebindings", "priorityclasses", "runtimeclasses"];
+const ADMISSION: &[&str] = &[
+    "validatingadmissionpolicies",
+    "validatingadmissionpolicybindings",
+    "mutatingwebhookconfigurations",
+    "validatingwebhookconfigurations",
+];
+const CLUSTER_SCOPED: &[&str] = &[
+    "namespaces",
+    "nodes",
+    "persistentvolumes",
+    "storageclasses",
+    "clusterroles",
+    "clusterrolebindings",
+    "priorityclasses",
+    "runtimeclasses",
+    "validatingadmissionpolicies",
+    "validatingadmissionpolicybindings",
+    "mutatingwebhookconfigurations",
+    "validatingwebhookconfigurations",
+];
 
 /// The path of a resource's objects, in `namespace` unless they have none.
 pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
@@ -25,7 +47,10 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
         _ if CORE.contains(&plural) => "/api/v1",
         _ if APPS.contains(&plural) => "/apis/apps/v1",
         _ if RBAC.contains(&plural) => "/apis/rbac.authorization.k8s.io/v1",
+        _ if ADMISSION.contains(&plural) => "/apis/admissionregistration.k8s.io/v1",
         "jobs" => "/apis/batch/v1",
+        "storageclasses" => "/apis/storage.k8s.io/v1",
+        "ingresses" => "/apis/networking.k8s.io/v1",
         "priorityclasses" => "/apis/scheduling.k8s.io/v1",
         "runtimeclasses" => "/apis/node.k8s.io/v1",
         _ => bail!("the tests do not know the resource {plural}; add it to e2e/src/resource.rs"),
@@ -40,7 +65,10 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
 /// The resource of an object.
 pub(crate) fn plural(object: &Value) -> String {
     let kind = object["kind"].as_str().unwrap_or_default().to_lowercase();
-    format!("{kind}{}", if kind.ends_with('s') { "es" } else { "s" })
+    match kind.strip_suffix("cy") {
+        Some(stem) => format!("{stem}cies"),
+        None => format!("{kind}{}", if kind.ends_with('s') { "es" } else { "s" }),
+    }
 }
 
 /// Sets `apiVersion` for the kinds that tests use, so that they need not say it.
@@ -48,8 +76,11 @@ pub(crate) fn with_api_version(mut object: Value) -> Value {
     if object["apiVersion"].is_null() {
         let version = match plural(&object).as_str() {
             plural if APPS.contains(&plural) => "apps/v1",
+            plural if ADMISSION.contains(&plural) => "admissionregistration.k8s.io/v1",
             plural if RBAC.contains(&plural) => "rbac.authorization.k8s.io/v1",
             "jobs" => "batch/v1",
+            "storageclasses" => "storage.k8s.io/v1",
+            "ingresses" => "networking.k8s.io/v1",
             "priorityclasses" => "scheduling.k8s.io/v1",
             "runtimeclasses" => "node.k8s.io/v1",
             _ => "v1",

@@ -69,6 +69,15 @@ impl World {
         Self::on(Arc::new(dock), name)
     }
 
+    /// A world with a Longshore of its own, and more fields of its VirtualNode's spec.
+    pub fn alone_with(name: &str, node_spec: &str) -> Result<Self> {
+        let (node, lab) = (format!("e2e-{}-{name}", test_file()), lab()?);
+        let options = options(node, lab.kubeconfig("host")?, lab.kubeconfig("east")?);
+        let dock = Dock::start(Options { node_spec: node_spec.to_owned(), ..options })?;
+        dock.wait_for_node()?;
+        Self::on(Arc::new(dock), name)
+    }
+
     /// A world with a Longshore of its own that has this kubeconfig for its target; its node need not get Ready.
     pub fn aiming_at(name: &str, target: PathBuf) -> Result<Self> {
         let (node, host) = (format!("e2e-{}-{name}", test_file()), lab()?.kubeconfig("host")?);
@@ -98,6 +107,31 @@ impl World {
         image.entrypoint(["/usr/bin/kubectl"]).write(archive.path())?;
         lab.load_image(cluster, archive.path())?;
         Ok(KUBECTL)
+    }
+
+    /// A world with a Longshore of its own that is started in another way; its node need not get Ready.
+    pub fn changed(name: &str, change: impl FnOnce(&mut Options)) -> Result<Self> {
+        Self::elsewhere(name, "host", "east", change)
+    }
+
+    /// The same between other clusters, which have to be up. In the world they are `host` and `east` all the same.
+    pub fn elsewhere(name: &str, host: &str, target: &str, change: impl FnOnce(&mut Options)) -> Result<Self> {
+        let lab = lab()?;
+        let node = format!("e2e-{}-{name}", test_file());
+        let mut options = options(node, lab.kubeconfig(host)?, lab.kubeconfig(target)?);
+        change(&mut options);
+        let clusters = [host, target].map(|cluster| Cluster::open(lab, cluster, "default"));
+        Self::on(Arc::new(Dock::between(options, clusters)?), name)
+    }
+
+    /// The clusters of this machine, with `host` and `east` up.
+    pub fn lab() -> Result<&'static Lab> {
+        lab()
+    }
+
+    /// A cluster seen from a namespace.
+    pub fn cluster(name: &str, namespace: &str) -> Result<Cluster> {
+        Cluster::open(lab()?, name, namespace)
     }
 
     /// A world with a Longshore whose links can be cut, and more fields of its Target's spec.
@@ -136,7 +170,7 @@ impl World {
     fn on(dock: Arc<Dock>, name: &str) -> Result<Self> {
         let lab = lab()?;
         let namespace = unique(name);
-        let clusters = ["host", "east"].map(|cluster| Cluster::open(lab, cluster, &namespace));
+        let clusters = [&dock.host, &dock.east].map(|cluster| Cluster::open(lab, cluster.name(), &namespace));
         let clusters = clusters.into_iter().collect::<Result<Vec<_>>>()?;
         clusters[0].create(json!({"kind": "Namespace", "metadata": {"name": namespace}}))?;
         let scene = Arc::new(Scene { log: dock.longshore.log_path(), clusters: clusters.clone() });
@@ -250,6 +284,7 @@ fn options(node: String, host: PathBuf, target: PathBuf) -> Options {
         target_spec: String::new(),
         more_targets: Vec::new(),
         node_spec: String::new(),
+        flags: Vec::new(),
         berth: None,
     }
 }
@@ -265,7 +300,10 @@ impl Dock {
 
     fn start(options: Options) -> Result<Self> {
         let lab = lab()?;
-        let [host, east] = ["host", "east"].map(|cluster| Cluster::open(lab, cluster, "default"));
+        Self::between(options, ["host", "east"].map(|cluster| Cluster::open(lab, cluster, "default")))
+    }
+
+    fn between(options: Options, [host, east]: [Result<Cluster>; 2]) -> Result<Self> {
         Ok(Self { longshore: Longshore::start(options)?, host: host?, east: east?, left: Mutex::default() })
     }
 
@@ -300,7 +338,7 @@ impl Dock {
         if self.longshore.is_running() && self.host.wait("the namespace to go", secs(30), gone).is_ok() {
             return Ok(());
         }
-        let host = Cluster::open(lab()?, "host", namespace)?;
+        let host = Cluster::open(lab()?, self.host.name(), namespace)?;
         for pod in host.pods("")? {
             host.delete_with("pods", pod.name(), "gracePeriodSeconds=0")?;
         }

@@ -1,6 +1,6 @@
 //! What is left behind is found, explained, and removed; what is needed is not touched.
 
-use e2e::{IDLE, Result, Value, World, bail, container, ensure, secs};
+use e2e::{IDLE, Result, Value, World, bail, container, ensure, json, secs};
 
 /// Runs the doctor with the configuration of the world's Longshore.
 fn doctor(world: &World, more: &[&str]) -> Result<(i32, Vec<Value>)> {
@@ -52,5 +52,29 @@ fn the_doctor_removes_what_nobody_needs_and_nothing_else() -> Result<()> {
     world.longshore().restart()?;
     world.wait_for_node()?;
     assert!(world.host.wait_for_ready("kept")?.uid() == kept.uid());
+    Ok(())
+}
+
+#[test]
+fn the_doctor_leaves_data_to_people() -> Result<()> {
+    let world = World::alone("data")?;
+    world.create_target_namespace()?;
+    let host_id = world.host.get("namespaces", "kube-system")?["metadata"]["uid"].clone();
+    let labels = json!({"longshore.dev/host": host_id, "longshore.dev/node": world.longshore().node(),
+        "longshore.dev/uid": "0c0ffee0-0000-4000-8000-000000000000"});
+    world
+        .east
+        .create(json!({"kind": "PersistentVolumeClaim", "metadata": {"name": "left", "labels": labels}, "spec":
+        {"accessModes": ["ReadWriteOnce"], "storageClassName": "", "resources": {"requests": {"storage": "1Mi"}}}}))?;
+    world.east.create(json!({"kind": "Service", "metadata": {"name": "left", "labels": labels},
+        "spec": {"ports": [{"port": 80}]}}))?;
+    let (claim, service) =
+        (format!("persistentvolumeclaim {}/left", world.namespace), format!("service {}/left", world.namespace));
+    let (code, found) = doctor(&world, &["--fix"])?;
+    let mut about = about(&found, &world.namespace);
+    about.sort();
+    assert_eq!((code, about), (0, vec![claim, service]));
+    ensure!(world.east.find("services", "left")?.is_none(), "nobody needs it");
+    ensure!(world.east.get("persistentvolumeclaims", "left")?["metadata"]["deletionTimestamp"].is_null());
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use e2e::{Cluster, Cut, IDLE, Pod, Result, World, container, ensure, json, secs};
+use e2e::{Cluster, Cut, IDLE, Pod, Result, World, container, ensure, json, secs, stateful_set};
 
 const CHOICE: &str = "longshore.dev/target";
 
@@ -138,5 +138,32 @@ fn a_pod_that_cannot_be_scheduled_moves_to_the_next_target() -> Result<()> {
     assert_eq!((target(&ready), ready.uid()), ("west", first.uid()));
     ensure_in_place(&world, &west, &ready)?;
     assert!(world.host.wait_for_event("shy", "Moving")?.contains("west may"));
+    in_east.ensure_nothing_doubled()
+}
+
+#[test]
+fn a_stateful_set_moves_to_the_target_that_is_left() -> Result<()> {
+    let (world, west, berth) = World::with_west("stateful", "placement: {strategy: Ordered}")?;
+    let policy = json!({"metadata": {"annotations": {"longshore.dev/partition": "Replace after 10s"}}});
+    world.host.patch("namespaces", &world.namespace, &policy)?;
+    let spec = world.placed(json!({"containers": [container("main", IDLE)]}));
+    world.host.create(stateful_set("db", 1, &spec))?;
+    let first = world.host.wait_for_ready("db-0")?;
+    assert_eq!(target(&first), "east", "the first in the list");
+    let (stale, in_east) = (world.delegate(&first)?, world.record_target()?);
+
+    berth.cut(&world.east.address()?, Cut::Both)?;
+    // The name is free only once the old pod is gone for good, which nobody over there can say.
+    let next = world.host.wait("another db-0 to be Ready", secs(90), |host| {
+        let pod = host.pod("db-0")?;
+        ensure!(pod.uid() != first.uid() && pod.is_ready(), "{pod}");
+        Ok(pod)
+    })?;
+    assert_eq!(target(&next), "west");
+    assert!(world.east.find_pod("db-0")?.is_some_and(|pod| pod.uid() == stale.uid()), "nobody could stop it");
+
+    berth.heal()?;
+    in_east.wait_for_end_of(stale.uid())?;
+    ensure_in_place(&world, &west, &world.host.wait_for_ready("db-0")?)?;
     in_east.ensure_nothing_doubled()
 }

@@ -11,6 +11,12 @@ use kube::{Client, Config};
 use tower::timeout::TimeoutLayer;
 
 mod connect;
+#[cfg(feature = "crash-points")]
+mod crash;
+mod follow;
+
+pub use follow::Access;
+use follow::{Files, Origin};
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -90,22 +96,49 @@ fn offer(known: &[String]) -> String {
 /// How to reach the host cluster: by `kubeconfig` if given, else as kubectl would, else as a pod of it.
 ///
 /// A kubeconfig that exists but is broken is an error and not passed over: it was meant.
-pub async fn host(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Config, ClientsError> {
+pub async fn host(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Access, ClientsError> {
     if let Some(path) = kubeconfig {
         return target(path, context).await;
     }
+    let files = Files::look(usual_files()).await;
     match Kubeconfig::read() {
-        Ok(kubeconfig) => resolve(origin_of_default(), kubeconfig, context).await,
-        Err(error) if is_absent(&error) => Config::incluster().map_err(|source| ClientsError::FindHost { source }),
+        Ok(kubeconfig) => {
+            let files = files.and(referenced(&kubeconfig)).await;
+            let config = resolve(origin_of_default(), kubeconfig, context).await?;
+            Ok(Access::new(config, Origin::Usual { context: context.map(ToOwned::to_owned), files }))
+        }
+        Err(error) if is_absent(&error) => {
+            Config::incluster().map(Access::from).map_err(|source| ClientsError::FindHost { source })
+        }
         Err(error) => Err(unread(&origin_of_default(), error)),
     }
 }
 
 /// How to reach the cluster of `context` in the kubeconfig `file`, or of its current context.
-pub async fn target(file: &Path, context: Option<&str>) -> Result<Config, ClientsError> {
+pub async fn target(file: &Path, context: Option<&str>) -> Result<Access, ClientsError> {
     let origin = file.display().to_string();
+    let files = Files::look(vec![file.to_owned()]).await;
     let kubeconfig = Kubeconfig::read_from(file).map_err(|error| unread(&origin, error))?;
-    resolve(origin, kubeconfig, context).await
+    let files = files.and(referenced(&kubeconfig)).await;
+    let config = resolve(origin, kubeconfig, context).await?;
+    Ok(Access::new(config, Origin::File { path: file.to_owned(), context: context.map(ToOwned::to_owned), files }))
+}
+
+/// The files that a kubeconfig refers to and that are read once. (Tokens of files are kube's to follow.)
+fn referenced(kubeconfig: &Kubeconfig) -> Vec<PathBuf> {
+    let clusters = kubeconfig.clusters.iter().filter_map(|one| one.cluster.as_ref());
+    let authorities = clusters.filter_map(|cluster| cluster.certificate_authority.clone());
+    let users = kubeconfig.auth_infos.iter().filter_map(|one| one.auth_info.as_ref());
+    let pairs = users.flat_map(|user| [user.client_certificate.clone(), user.client_key.clone()]).flatten();
+    authorities.chain(pairs).map(PathBuf::from).collect()
+}
+
+/// Where kubectl looks for kubeconfigs.
+fn usual_files() -> Vec<PathBuf> {
+    match std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty()) {
+        Some(paths) => std::env::split_paths(&paths).collect(),
+        None => std::env::home_dir().map(|home| home.join(".kube/config")).into_iter().collect(),
+    }
 }
 
 /// How long an API server may take until it begins to answer: longer than its own limit for admission webhooks.
@@ -115,20 +148,27 @@ const ANSWER: Duration = Duration::from_secs(35);
 const SILENCE: Duration = Duration::from_secs(150);
 
 /// A client for requests and watches. None of them waits for ever for an API server that has vanished without a word.
-pub async fn client(config: &Config) -> Result<Client, ClientsError> {
-    let mut config = config.clone();
-    config.read_timeout = Some(SILENCE);
-    config.reset_reader_on_write = true;
-    build(config, |config| Ok(connect::builder(config)?.with_layer(&TimeoutLayer::new(ANSWER)).build())).await
+pub async fn client(access: &Access) -> Result<Client, ClientsError> {
+    follow::client(access, |mut config| {
+        config.read_timeout = Some(SILENCE);
+        config.reset_reader_on_write = true;
+        let builder = connect::builder(config)?.with_layer(&TimeoutLayer::new(ANSWER));
+        #[cfg(feature = "crash-points")]
+        let builder = builder.with_layer(&crash::CrashLayer);
+        Ok(builder.build())
+    })
+    .await
 }
 
-/// A client for exec, attach, port-forward and logs.
+/// A client for exec, attach, port-forward and logs, and for whatever else decides by itself when to ask again.
 ///
 /// It never repeats a request: what it carries is a conversation, and the other end may have heard the beginning.
-pub async fn streaming_client(config: &Config) -> Result<Client, ClientsError> {
-    let mut config = config.clone();
-    config.default_retry = false;
-    build(config, |config| Ok(connect::builder(config)?.build())).await
+pub async fn streaming_client(access: &Access) -> Result<Client, ClientsError> {
+    follow::client(access, |mut config| {
+        config.default_retry = false;
+        Ok(connect::builder(config)?.build())
+    })
+    .await
 }
 
 /// The API server's address, for people. An address that carries a password loses it.

@@ -4,10 +4,10 @@ use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use kube::{Client, Config};
+use kube::Client;
 use rustls::CertificateError;
 
-use super::clients::{self, ClientsError};
+use super::clients::{self, Access, ClientsError};
 use super::rights::{self, Right};
 
 /// A cluster that has not answered by now will not be waited for; the user is.
@@ -59,10 +59,10 @@ fn list(rights: &[Right]) -> String {
 }
 
 /// Whether the cluster of `config` can be used with `needed` rights.
-pub async fn diagnose_config(config: &Config, needed: &[Right]) -> Result<Version, Trouble> {
-    let address = clients::address(config);
+pub async fn diagnose_config(access: &Access, needed: &[Right]) -> Result<Version, Trouble> {
+    let address = clients::address(access);
     let work = async {
-        let client = clients::client(config).await.map_err(|error| {
+        let client = clients::client(access).await.map_err(|error| {
             let reason = match error {
                 ClientsError::Build { reason, .. } => reason,
                 other => crate::errors::chain(&other),

@@ -10,10 +10,36 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessR
 use kube::api::{Api, PostParams};
 use kube::{Client, core::ObjectMeta};
 
-use super::target::TargetSpec;
+use super::configuration::Declared;
+use super::target::{Events, TargetSpec};
+use super::virtual_node::VirtualNodeSpec;
 
 /// So many questions at a time: quick on a remote cluster, and no flood there.
 const CONCURRENCY: usize = 8;
+
+/// What is used that not everybody uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Claims are kept in targets.
+    pub claims: bool,
+    /// Services and Ingresses follow pods.
+    pub services: bool,
+}
+
+impl Features {
+    /// What these nodes use.
+    pub fn of_nodes<'a>(nodes: impl IntoIterator<Item = &'a Declared<VirtualNodeSpec>>) -> Self {
+        nodes.into_iter().fold(Self::default(), |all, node| Self {
+            claims: all.claims || node.spec.claims,
+            services: all.services || node.spec.services,
+        })
+    }
+
+    /// What those of these nodes use that have this target.
+    pub fn of_target(nodes: &[Declared<VirtualNodeSpec>], target: &str) -> Self {
+        Self::of_nodes(nodes.iter().filter(|node| node.spec.targets.iter().any(|one| one.name == target)))
+    }
+}
 
 /// One verb on one resource, and what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,8 +124,33 @@ fn only(rights: Vec<Right>, namespace: &'static str, name: &'static str) -> Vec<
     rights.into_iter().map(|right| Right { namespace, name, ..right }).collect()
 }
 
-/// What is needed in the host cluster.
-pub fn host_rights() -> Vec<Right> {
+/// What claims need in the host cluster.
+fn host_claims() -> Vec<Right> {
+    let why = "keep claims in targets";
+    [
+        On("", "persistentvolumeclaims").verbs(&["get", "list", "watch", "patch"], why),
+        On("", "persistentvolumeclaims/status").verbs(&["patch"], why),
+        On("", "persistentvolumes").verbs(&["get", "list", "watch", "create", "patch", "delete"], why),
+        On("storage.k8s.io", "storageclasses").verbs(&["get"], why),
+    ]
+    .concat()
+}
+
+/// What is needed in the host cluster where this is used.
+pub fn host_rights(features: Features) -> Vec<Right> {
+    let mut rights = host_basics();
+    if features.claims {
+        rights.extend(host_claims());
+    }
+    if features.services {
+        let why = "let Services and Ingresses follow pods";
+        rights.extend(On("", "services").verbs(&["get", "list", "watch"], why));
+        rights.extend(On("networking.k8s.io", "ingresses").verbs(&["get", "list", "watch"], why));
+    }
+    rights
+}
+
+fn host_basics() -> Vec<Right> {
     let authentication = "authenticate callers of the kubelet API";
     [
         On("", "pods").verbs(&["get", "list", "watch", "delete"], "follow the pods of the virtual nodes"),
@@ -133,12 +184,14 @@ pub fn host_follow_rights() -> Vec<Right> {
     [On("", "configmaps").verbs(verbs, follow), On("", "secrets").verbs(verbs, follow)].concat()
 }
 
-/// What is needed in a target that is used as `spec` says.
-pub fn target_rights(spec: &TargetSpec) -> Vec<Right> {
+/// What is needed in a target that is used as `spec` says, and for this.
+pub fn target_rights(spec: &TargetSpec, features: Features) -> Vec<Right> {
     let both = &["get", "create"];
     let copies = &["get", "list", "watch", "create", "patch", "delete"];
     let mut rights = [
         On("", "pods").verbs(&["get", "list", "watch", "create", "patch", "delete"], "run delegate pods"),
+        On("", "pods/ephemeralcontainers").verbs(&["patch"], "serve kubectl debug"),
+        On("", "pods/resize").verbs(&["patch"], "resize pods in place"),
         On("", "pods/log").verbs(&["get"], "serve kubectl logs"),
         On("", "pods/exec").verbs(both, "serve kubectl exec"),
         On("", "pods/attach").verbs(both, "serve kubectl attach"),
@@ -149,8 +202,22 @@ pub fn target_rights(spec: &TargetSpec) -> Vec<Right> {
         On("", "secrets").verbs(copies, "hold copies of what pods refer to"),
     ]
     .concat();
+    if spec.events != Events::None {
+        rights.extend(On("", "events").verbs(&["list", "watch"], "show warnings about delegates on their proxies"));
+    }
     if spec.namespaces.create {
         rights.extend(On("", "namespaces").verbs(&["create"], "create the delegates' namespaces"));
+    }
+    let all = &["get", "list", "watch", "create", "patch", "delete"];
+    if features.claims {
+        rights.extend(On("", "persistentvolumeclaims").verbs(all, "keep claims of home"));
+        rights.extend(On("", "events").verbs(&["list", "watch"], "tell home what goes wrong with claims"));
+    }
+    if features.services {
+        let (all, why) =
+            (&["get", "list", "watch", "create", "update", "delete"], "let Services and Ingresses follow pods");
+        rights.extend(On("", "services").verbs(all, why));
+        rights.extend(On("networking.k8s.io", "ingresses").verbs(all, why));
     }
     rights
 }
@@ -203,7 +270,7 @@ mod tests {
 
     #[test]
     fn rights_read_as_rules() {
-        let rights: Vec<_> = host_rights().into_iter().filter(|right| right.verb == "get").collect();
+        let rights: Vec<_> = host_rights(Features::default()).into_iter().filter(|right| right.verb == "get").collect();
         insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
             insta::assert_snapshot!("rules", rules(&rights));
         });
@@ -216,7 +283,17 @@ mod tests {
             serde_json::from_str::<TargetSpec>(&text).unwrap()
         };
         let creates = |rights: Vec<Right>| rights.iter().any(|right| right.to_string() == "create namespaces");
-        assert!(creates(target_rights(&spec(true))));
-        assert!(!creates(target_rights(&spec(false))));
+        assert!(creates(target_rights(&spec(true), Features::default())));
+        assert!(!creates(target_rights(&spec(false), Features::default())));
+    }
+    #[test]
+    fn what_nobody_uses_needs_no_rights() {
+        let names = |features| host_rights(features).iter().map(ToString::to_string).collect::<Vec<_>>();
+        let none = names(Features::default());
+        let claims = names(Features { claims: true, services: false });
+        assert!(!none.iter().any(|right| right.contains("persistentvolume") || right.contains("services")), "{none:?}");
+        assert!(claims.contains(&"create persistentvolumes".to_owned()), "{claims:?}");
+        let services = names(Features { claims: false, services: true });
+        assert!(services.contains(&"watch ingresses.networking.k8s.io".to_owned()), "{services:?}");
     }
 }

@@ -22,6 +22,9 @@ pub struct TargetSpec {
     /// Whether the proxies show the delegates' addresses at home.
     #[serde(default, rename = "podIPs")]
     pub pod_ips: PodIps,
+    /// Which events of the delegates the proxies show at home.
+    #[serde(default)]
+    pub events: Events,
     /// When it counts as out of reach.
     #[serde(default)]
     pub heartbeat: Heartbeat,
@@ -89,6 +92,18 @@ pub enum PodIps {
     Withhold,
     /// Proxies have the delegate's address: the networks are joined and do not overlap.
     Publish,
+}
+
+/// Which events of delegates are shown at home.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Events {
+    /// Those of type Warning.
+    #[default]
+    Warnings,
+    /// Those of type Normal too.
+    All,
+    /// None.
+    None,
 }
 
 /// When a target counts as out of reach.

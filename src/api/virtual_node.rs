@@ -31,6 +31,12 @@ pub struct VirtualNodeSpec {
     /// The port of its kubelet API; a free one is chosen if none is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Whether the claims of its pods are kept in its targets.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub claims: bool,
+    /// Whether Services and Ingresses that say so follow its pods.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub services: bool,
 }
 
 /// A target, by name.
@@ -112,6 +118,8 @@ impl VirtualNodeSpec {
             labels: BTreeMap::new(),
             taints: None,
             port: None,
+            claims: false,
+            services: false,
         }
     }
 

@@ -1,17 +1,19 @@
 //! `longshore check`: a line for each cluster, with what is wrong.
 
 use crate::api::diagnosis::{Trouble, Version, diagnose_config};
-use crate::api::rights::{Right, host_follow_rights, host_rights, rules, target_rights};
+use crate::api::rights::{Features, Right, host_follow_rights, host_rights, rules, target_rights};
 
 use super::{CliError, ConfigurationArgs};
 
 pub(super) async fn check(args: &ConfigurationArgs) -> Result<(), CliError> {
     let clusters = args.load().await?;
-    let needed = [host_rights(), host_follow_rights()].concat();
+    let nodes = &clusters.configuration.nodes;
+    let needed = [host_rights(Features::of_nodes(nodes)), host_follow_rights()].concat();
     let host = async { ("host".to_owned(), diagnose_config(&clusters.host, &needed).await) };
     let targets = clusters.configuration.targets.iter().zip(&clusters.targets).map(|(target, config)| async move {
         let title = format!("target {}", target.name);
-        (title, diagnose_config(config, &target_rights(&target.spec)).await)
+        let needed = target_rights(&target.spec, Features::of_target(nodes, &target.name));
+        (title, diagnose_config(config, &needed).await)
     });
     // All at once: each may take its whole deadline.
     let (host, targets) = tokio::join!(host, futures::future::join_all(targets));

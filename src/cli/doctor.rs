@@ -7,7 +7,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+};
+use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, PartialObjectMeta, Preconditions};
 use kube::core::ObjectMeta;
@@ -19,7 +22,8 @@ use crate::api::clients;
 use crate::errors::chain;
 use crate::kubelet::node::status::REACHABLE;
 use crate::kubelet::provider::HostKind;
-use crate::leftovers::{Finding, Fix, Inventory, Kind, Object, Proxy, TargetInventory, findings};
+use crate::leftovers::{Finding, Fix, Inventory, Kind, Object, Proxy, TargetInventory, Volume, findings};
+use crate::provider::claims::DRIVER;
 use crate::provider::follow::names::Need;
 use crate::provider::{follow, names};
 
@@ -165,7 +169,31 @@ async fn look(
     });
     // All at once: each may take its whole deadline.
     let targets = futures::future::join_all(inventories).await;
-    Ok(Inventory { configured, nodes, namespaces, proxies, leaderships, targets })
+    let (claims, volumes) = storage(host).await.map_err(|error| read("the volumes and claims", error))?;
+    Ok(Inventory { configured, nodes, namespaces, proxies, leaderships, claims, volumes, targets })
+}
+
+/// The UIDs of the host's claims, and its volumes that stand for claims in targets.
+async fn storage(host: &Client) -> Result<(BTreeSet<String>, Vec<Volume>), String> {
+    let volumes: Api<PersistentVolume> = Api::all(host.clone());
+    let volumes = match within(volumes.list(&ListParams::default().labels(names::NODE))).await {
+        Ok(list) => list.items,
+        // Who may not read them has made none.
+        Err(error) if error.contains("forbidden") => return Ok(Default::default()),
+        Err(error) => return Err(error),
+    };
+    let claims: Api<PersistentVolumeClaim> = Api::all(host.clone());
+    let claims = within(claims.list_metadata(&ListParams::default())).await?;
+    let volume = |volume: &PersistentVolume| {
+        let csi = volume.spec.as_ref()?.csi.as_ref().filter(|csi| csi.driver == DRIVER)?;
+        Some(Volume {
+            name: volume.name_any(),
+            node: volume.labels().get(names::NODE).cloned().unwrap_or_default(),
+            remote: csi.volume_attributes.as_ref()?.get("uid")?.clone(),
+            released: volume.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Released"),
+        })
+    };
+    Ok((claims.items.iter().filter_map(ResourceExt::uid).collect(), volumes.iter().filter_map(volume).collect()))
 }
 
 /// The node of a lease of leadership, and whether somebody renews it.
@@ -181,14 +209,28 @@ async fn objects(client: &Client, host_id: &str) -> Result<Vec<Object>, String> 
     let mut objects = list::<Pod>(client, Kind::Pod, host_id).await?;
     objects.extend(list::<ConfigMap>(client, Kind::ConfigMap, host_id).await?);
     objects.extend(list::<Secret>(client, Kind::Secret, host_id).await?);
+    objects.extend(list::<PersistentVolumeClaim>(client, Kind::Claim, host_id).await?);
+    objects.extend(list::<Service>(client, Kind::Service, host_id).await?);
+    objects.extend(list::<Ingress>(client, Kind::Ingress, host_id).await?);
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let params = ListParams::default().labels(&format!("{}={host_id}", names::HOST));
     for found in within(namespaces.list_metadata(&params)).await?.items {
         let pods: Api<Pod> = Api::namespaced(client.clone(), &found.name_any());
-        let busy = !within(pods.list_metadata(&ListParams::default().limit(1))).await?.items.is_empty();
+        let busy = !within(pods.list_metadata(&ListParams::default().limit(1))).await?.items.is_empty()
+            || has_claims(client, &found.name_any()).await?;
         objects.push(Object { busy, ..object(Kind::Namespace, found.metadata) });
     }
     Ok(objects)
+}
+
+/// Whether somebody's data are in a namespace.
+async fn has_claims(client: &Client, namespace: &str) -> Result<bool, String> {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    match within(claims.list_metadata(&ListParams::default().limit(1))).await {
+        Ok(list) => Ok(!list.items.is_empty()),
+        Err(error) if error.contains("forbidden") => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 async fn list<K>(client: &Client, kind: Kind, host_id: &str) -> Result<Vec<Object>, String>
@@ -250,6 +292,9 @@ async fn remove(args: &DoctorArgs, host: &Client, targets: &[Result<Client, Stri
                 Kind::Pod => delete::<Pod>(client, namespace, name, &params).await,
                 Kind::ConfigMap => delete::<ConfigMap>(client, namespace, name, &params).await,
                 Kind::Secret => delete::<Secret>(client, namespace, name, &params).await,
+                Kind::Claim => delete::<PersistentVolumeClaim>(client, namespace, name, &params).await,
+                Kind::Service => delete::<Service>(client, namespace, name, &params).await,
+                Kind::Ingress => delete::<Ingress>(client, namespace, name, &params).await,
                 Kind::Namespace => {
                     let namespaces: Api<Namespace> = Api::all(client.clone());
                     within(namespaces.delete(name, &params)).await.map(drop)

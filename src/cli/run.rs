@@ -2,18 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use clap::Args;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::api::clients::{self, ClientsError};
+use crate::api::clients::{self, Access, ClientsError};
 use crate::api::configuration::{Configuration, Declared};
 use crate::api::diagnosis::{self, Trouble, diagnose, diagnose_config};
 use crate::api::field::{FieldPath, Finding};
-use crate::api::rights::{host_rights, target_rights};
+use crate::api::rights::{Features, host_rights, target_rights};
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
 
@@ -39,9 +40,12 @@ pub struct RunArgs {
     /// The port of the first node's kubelet API; further nodes get the next free ones
     #[arg(long, value_name = "PORT", default_value_t = 10250, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// How many pods are worked on at the same time
+    /// How many pods of each target are worked on at the same time
     #[arg(long, value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     workers: u16,
+    /// After how many seconds pods are listed anew on both sides, in case that an event was lost; 0 means never
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    relist: u32,
     /// The namespace of the leases by which replicas of Longshore share the virtual nodes
     #[arg(long, value_name = "NAMESPACE", default_value = "kube-node-lease")]
     lease_namespace: String,
@@ -101,8 +105,10 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     let ports = assign_ports(&configuration.nodes, args.port)?;
     let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
     // Beside everything else: a target that is down would delay the start by its whole deadline.
-    tokio::spawn(report_targets(configuration.targets.clone(), targets.clone()));
-    check_host(&client, &host).await?;
+    let features =
+        configuration.targets.iter().map(|one| Features::of_target(&configuration.nodes, &one.name)).collect();
+    tokio::spawn(report_targets(configuration.targets.clone(), targets.clone(), features));
+    check_host(&client, &host, Features::of_nodes(&configuration.nodes)).await?;
     let host_id = identify(&client, &clients::address(&host)).await?;
     let node_ip = match args.node_ip {
         Some(address) => address,
@@ -114,9 +120,10 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     }
     let nodes = assemble(&configuration, &targets, &ports);
     let (bind_address, workers) = (args.bind_address, usize::from(args.workers));
+    let relist_after = (args.relist > 0).then(|| Duration::from_secs(args.relist.into()));
     let lease_namespace = args.lease_namespace.clone();
     let identity = args.identity.clone().unwrap_or_else(|| identity(node_ip, bind_address, args.port));
-    Ok(Setup { host, host_id, nodes, node_ip, bind_address, workers, lease_namespace, identity })
+    Ok(Setup { host, host_id, nodes, node_ip, bind_address, workers, relist_after, lease_namespace, identity })
 }
 
 /// Where this replica runs. No other one has it at the same time, since it could not listen on the same port; and one that
@@ -126,8 +133,8 @@ fn identity(node_ip: IpAddr, bind_address: IpAddr, port: u16) -> String {
     format!("{}_{node_ip}_{bind_address}_{port}", machine.trim())
 }
 
-async fn check_host(client: &Client, host: &Config) -> Result<(), RunError> {
-    match diagnose(client, &clients::address(host), &host_rights()).await {
+async fn check_host(client: &Client, host: &Access, features: Features) -> Result<(), RunError> {
+    match diagnose(client, &clients::address(host), &host_rights(features)).await {
         Ok(version) => {
             info!(version = version.0, "the host cluster can be used");
             Ok(())
@@ -142,9 +149,9 @@ async fn check_host(client: &Client, host: &Config) -> Result<(), RunError> {
 
 /// Says what is wrong with targets. Nothing else follows from it: a restart must work while one of them is down, and
 /// rights may be granted later.
-async fn report_targets(targets: Vec<Declared<TargetSpec>>, configs: Vec<Config>) {
-    let reports = targets.iter().zip(&configs).map(|(target, config)| async move {
-        match diagnose_config(config, &target_rights(&target.spec)).await {
+async fn report_targets(targets: Vec<Declared<TargetSpec>>, configs: Vec<Access>, features: Vec<Features>) {
+    let reports = targets.iter().zip(&configs).zip(features).map(|((target, config), features)| async move {
+        match diagnose_config(config, &target_rights(&target.spec, features)).await {
             Ok(version) => info!(target_name = target.name, version = version.0, "the target can be used"),
             Err(trouble) => {
                 let remedy = "pods for this target wait until this is mended";
@@ -174,7 +181,7 @@ fn assign_ports(nodes: &[Declared<VirtualNodeSpec>], first: u16) -> Result<Vec<u
     nodes.iter().map(assign).collect()
 }
 
-fn assemble(configuration: &Configuration, targets: &[Config], ports: &[u16]) -> Vec<NodeSetup> {
+fn assemble(configuration: &Configuration, targets: &[Access], ports: &[u16]) -> Vec<NodeSetup> {
     let target = |reference: &TargetReference| {
         let mut known = configuration.targets.iter().zip(targets);
         let (target, config) = known.find(|(target, _)| target.name == reference.name)?;
@@ -190,6 +197,8 @@ fn assemble(configuration: &Configuration, targets: &[Config], ports: &[u16]) ->
             labels: node.spec.labels.clone(),
             taints: node.spec.taints_of(&node.name),
             port,
+            claims: node.spec.claims,
+            services: node.spec.services,
         })
     };
     configuration.nodes.iter().zip(ports).filter_map(node).collect()

@@ -9,25 +9,76 @@ use std::borrow::Cow;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::NamespaceResourceScope;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A `v1/Pod`, lossless in `spec` and `status`.
+///
+/// Reading one never fails: in a list or a watch, a single pod whose metadata make no sense would hide all others. What
+/// cannot be read is left out and said in [`PodDocument::unreadable`], and nothing is to be concluded from such a document
+/// but that the pod is there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "Wire")]
 pub struct PodDocument {
+    api_version: Cow<'static, str>,
+    kind: Cow<'static, str>,
+    /// The typed metadata. `managedFields` are dropped where documents enter ([`PodDocument::without_managed_fields`]).
+    pub metadata: ObjectMeta,
+    /// The pod's spec as the API server sent it; `Null` where a document has none.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub spec: Value,
+    /// The pod's status as the API server sent it; `Null` where a document has none.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub status: Value,
+    /// What of the metadata could not be read, and why.
+    #[serde(skip)]
+    pub unreadable: Option<Box<str>>,
+}
+
+/// A pod as it comes.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire {
     #[serde(default = "v1")]
     api_version: Cow<'static, str>,
     #[serde(default = "pod")]
     kind: Cow<'static, str>,
-    /// The typed metadata. `managedFields` are dropped where documents enter ([`PodDocument::without_managed_fields`]).
     #[serde(default)]
-    pub metadata: ObjectMeta,
-    /// The pod's spec as the API server sent it; `Null` where a document has none.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub spec: Value,
-    /// The pod's status as the API server sent it; `Null` where a document has none.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub status: Value,
+    metadata: Value,
+    #[serde(default)]
+    spec: Value,
+    #[serde(default)]
+    status: Value,
+}
+
+impl From<Wire> for PodDocument {
+    fn from(wire: Wire) -> Self {
+        let Wire { api_version, kind, metadata, spec, status } = wire;
+        let (metadata, unreadable) = read(&metadata);
+        Self { api_version, kind, metadata, spec, status, unreadable }
+    }
+}
+
+/// As much of the metadata as can be read, and what is wrong with the rest.
+fn read(metadata: &Value) -> (ObjectMeta, Option<Box<str>>) {
+    if metadata.is_null() {
+        return (ObjectMeta::default(), None);
+    }
+    if let Ok(read) = ObjectMeta::deserialize(metadata) {
+        return (read, None);
+    }
+    let (mut sound, mut unsound) = (Map::new(), vec![]);
+    for (name, field) in metadata.as_object().into_iter().flatten() {
+        let alone = Value::Object([(name.clone(), field.clone())].into_iter().collect());
+        match ObjectMeta::deserialize(&alone) {
+            Ok(_) => _ = sound.insert(name.clone(), field.clone()),
+            Err(error) => unsound.push(format!("metadata.{name}: {error}")),
+        }
+    }
+    if unsound.is_empty() {
+        unsound.push("metadata: not an object".into());
+    }
+    let read = ObjectMeta::deserialize(&Value::Object(sound)).unwrap_or_default();
+    (read, Some(unsound.join("; ").into()))
 }
 
 fn v1() -> Cow<'static, str> {
@@ -41,7 +92,7 @@ fn pod() -> Cow<'static, str> {
 impl PodDocument {
     /// A document of these three parts.
     pub fn new(metadata: ObjectMeta, spec: Value, status: Value) -> Self {
-        Self { api_version: v1(), kind: pod(), metadata, spec, status }
+        Self { api_version: v1(), kind: pod(), metadata, spec, status, unreadable: None }
     }
 
     /// Drops `managedFields`, often half of a pod's bytes, which nothing here reads.
@@ -157,6 +208,20 @@ mod tests {
             "status": {"phase": "Running", "alsoNew": "x"}});
         let document: PodDocument = serde_json::from_value(sent.clone()).unwrap();
         assert_eq!(serde_json::to_value(&document).unwrap(), sent);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_out_and_said() {
+        let document: PodDocument = serde_json::from_value(json!({"metadata": {"name": "a", "uid": "u",
+            "labels": {"app": 7}, "deletionTimestamp": "soon"}, "spec": {"nodeName": "n"}, "status": 5}))
+        .unwrap();
+        assert_eq!((document.name(), document.uid(), document.label("app")), ("a", "u", None));
+        let unreadable = document.unreadable.unwrap();
+        assert!(unreadable.contains("metadata.labels: ") && unreadable.contains("metadata.deletionTimestamp: "));
+        let nonsense: PodDocument = serde_json::from_value(json!({"metadata": [1]})).unwrap();
+        assert!(nonsense.unreadable.is_some());
+        let none: PodDocument = serde_json::from_value(json!({"spec": {}})).unwrap();
+        assert_eq!(none.unreadable, None);
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Host {
 
     /// Reads a proxy; `None` if it is gone or another has its name.
     pub async fn pod(&self, key: &PodKey) -> Result<Option<PodDocument>, kube::Error> {
-        let pod = self.namespace(key).get_opt(&key.name).await?;
+        let pod = self.namespace(key).get_opt(&key.name).await?.map(readable).transpose()?;
         Ok(pod.filter(|pod| pod.uid() == key.uid).map(PodDocument::without_managed_fields))
     }
 
@@ -72,7 +72,7 @@ impl Host {
     pub async fn patch_status(&self, key: &PodKey, patch: &Value) -> Result<PodDocument, WriteError> {
         let params = PatchParams { field_manager: Some("longshore".into()), ..PatchParams::default() };
         let written = self.namespace(key).patch_status(&key.name, &params, &Patch::Strategic(patch)).await;
-        written.map(PodDocument::without_managed_fields).map_err(WriteError::from)
+        written.and_then(readable).map(PodDocument::without_managed_fields).map_err(WriteError::from)
     }
 
     /// Patches a proxy itself (RFC 6902); the patch tests what it changes, and fails with [`WriteError::Refused`] otherwise.
@@ -80,7 +80,7 @@ impl Host {
         let patch = serde_json::from_value(patch.clone()).map_err(|error| WriteError::Refused(error.to_string()))?;
         let params = PatchParams { field_manager: Some("longshore".into()), ..PatchParams::default() };
         let written = self.namespace(key).patch(&key.name, &params, &Patch::Json::<()>(patch)).await;
-        written.map(PodDocument::without_managed_fields).map_err(WriteError::from)
+        written.and_then(readable).map(PodDocument::without_managed_fields).map_err(WriteError::from)
     }
 
     /// The value of an annotation of a namespace.
@@ -101,6 +101,14 @@ impl Host {
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
             other => other.map(|_| ()),
         }
+    }
+}
+
+/// Nothing may be concluded from a pod that can only be read in part.
+fn readable(pod: PodDocument) -> Result<PodDocument, kube::Error> {
+    match pod.unreadable {
+        None => Ok(pod),
+        Some(what) => Err(kube::Error::SerdeError(serde::de::Error::custom(what))),
     }
 }
 

@@ -9,19 +9,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
-use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::contact::Contact;
 use super::partition::UNREACHABLE;
-use super::provider::{NodeProvider, NodeReport, Obstacle};
+use super::provider::{NodeProvider, NodeReport, Obstacle, Source};
 
 pub mod lease;
 pub mod status;
@@ -71,11 +72,14 @@ pub enum NodeError {
     StartLease(#[source] std::io::Error),
 }
 
+/// Makes a client for the host that repeats no request, in the runtime that asks for it.
+pub type Connect = Arc<dyn Fn() -> BoxFuture<'static, Result<Client, Source>> + Send + Sync>;
+
 /// Keeps a virtual node.
 pub struct NodeController {
     identity: NodeIdentity,
     nodes: Api<Node>,
-    config: Config,
+    connect: Connect,
     provider: Arc<dyn NodeProvider>,
     contact: watch::Receiver<Contact>,
 }
@@ -89,16 +93,16 @@ enum Ended {
 }
 
 impl NodeController {
-    /// A controller for one node; `config` is for the lease, which has a connection of its own, and `contact` says whether
+    /// A controller for one node; `connect` is for the lease, which has a connection of its own, and `contact` says whether
     /// the provider's side answers.
     pub fn new(
         identity: NodeIdentity,
         client: Client,
-        config: Config,
+        connect: Connect,
         provider: Arc<dyn NodeProvider>,
         contact: watch::Receiver<Contact>,
     ) -> Self {
-        Self { identity, nodes: Api::all(client), config, provider, contact }
+        Self { identity, nodes: Api::all(client), connect, provider, contact }
     }
 
     /// Registers the node, then keeps its status and lease until it is told to stop.
@@ -110,7 +114,7 @@ impl NodeController {
         while let Some(node) = self.register(&shutdown).await? {
             let was_ready = status::is_ready(&node.status.unwrap_or_default());
             let uid = node.metadata.uid.unwrap_or_default();
-            let _lease = lease::LeaseThread::start(self.config.clone(), self.identity.name.clone(), uid)
+            let _lease = lease::LeaseThread::start(self.connect.clone(), self.identity.name.clone(), uid)
                 .map_err(NodeError::StartLease)?;
             tracing::info!(node = self.identity.name, ip = self.identity.ip, port = self.identity.port, "registered");
             match self.keep_status(was_ready, &shutdown).await {

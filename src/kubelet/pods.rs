@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,8 +20,9 @@ use super::contact::Contact;
 use super::document::{PodDocument, PodKey};
 use super::events::Events;
 use super::host::Host;
+use super::lanes::{Lane, Lanes};
 use super::partition::Policy;
-use super::provider::{PodNotice, Provider};
+use super::provider::{Obstacle, PodNotice, Provider};
 use super::queue::Queue;
 use super::sites::{Index, Sites};
 use super::step::{Action, Event, Reach};
@@ -36,6 +37,9 @@ const POLL: Duration = Duration::from_secs(5);
 
 /// How long a change that no controller waits for may wait to be merged with the next.
 const DEBOUNCE: Duration = Duration::from_secs(1);
+
+/// How long annotations of an instance that have changed alone wait for a change of its status to go with.
+const ANNOTATIONS: Duration = Duration::from_secs(10);
 
 /// How many notices may wait; a provider that is faster waits itself.
 const NOTICES: usize = 1024;
@@ -64,6 +68,8 @@ struct Shell {
     move_after: Option<Duration>,
     table: Arc<Table>,
     queue: Queue,
+    /// The host is listed anew after this long.
+    relist_after: Option<Duration>,
     /// A site is to be listed anew; by its index.
     relist: Vec<Notify>,
     /// The host has been listed once.
@@ -88,12 +94,14 @@ pub struct PodSetup {
     pub unsure: bool,
     /// A pod that could not be scheduled for so long moves to another site in which it fits, if at all.
     pub move_after: Option<Duration>,
+    /// The host is listed anew after this long, lest an event that was lost stays so for ever.
+    pub relist_after: Option<Duration>,
 }
 
 impl PodController {
     /// A controller that does nothing yet.
     pub fn new(setup: PodSetup) -> Self {
-        let PodSetup { node, node_ip, host, sites, events, partitions, unsure, move_after } = setup;
+        let PodSetup { node, node_ip, host, sites, events, partitions, unsure, move_after, relist_after } = setup;
         let count = sites.iter().count();
         let shell = Shell {
             node,
@@ -103,6 +111,7 @@ impl PodController {
             events,
             partitions,
             move_after,
+            relist_after,
             table: Arc::new(Table::new(count, unsure)),
             queue: Queue::default(),
             relist: (0..count).map(|_| Notify::new()).collect(),
@@ -116,12 +125,14 @@ impl PodController {
         self.shell.table.clone()
     }
 
-    /// Works with this many workers until it is told to stop; an action that is under way is finished first. `contacts`
-    /// say whether each site answers, by its index.
+    /// Works on so many pods of each site at a time until it is told to stop; an action that is under way is finished first.
+    /// `contacts` say whether each site answers, by its index.
     pub async fn run(self, workers: usize, contacts: Vec<watch::Receiver<Contact>>, shutdown: CancellationToken) {
         let tasks = TaskTracker::new();
-        for _ in 0..workers.max(1) {
-            tasks.spawn(self.shell.clone().work(shutdown.clone()));
+        // As many as all sites can keep busy, and those pods that have none yet.
+        let lanes = Arc::new(Lanes::new(workers));
+        for _ in 0..workers.max(1).saturating_mul(self.shell.sites.iter().count() + 1) {
+            tasks.spawn(self.shell.clone().work(lanes.clone(), shutdown.clone()));
         }
         let (shell, stop) = (self.shell.clone(), shutdown.clone());
         tasks.spawn(async move {
@@ -148,7 +159,7 @@ impl Shell {
     /// Follows the host's pods that are bound to this node.
     async fn watch_host(self: Arc<Self>) {
         let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.node));
-        let mut stream = watcher(self.host.pods(), config).backoff(crate::backoff::of_watches()).boxed();
+        let mut stream = crate::relist::watch(self.host.pods(), config, self.relist_after).boxed();
         loop {
             match stream.try_next().await {
                 Ok(Some(watcher::Event::Init)) => self.table.listing(Side::Host),
@@ -164,6 +175,13 @@ impl Shell {
     }
 
     fn proxy_seen(&self, pod: PodDocument) {
+        if let Some(what) = &pod.unreadable {
+            let key = pod.key();
+            tracing::warn!(node = self.node, pod = %key, error = &**what, "a pod of the host cannot be read; leaving it as it is");
+            let message = format!("it is left as it is, since it cannot be read: {what}");
+            self.events.warn(&key, Obstacle { reason: "Unreadable".into(), message });
+            return self.table.proxy_unclear(&key);
+        }
         if pod.annotation(MIRROR).is_some() {
             return;
         }
@@ -236,6 +254,7 @@ impl Shell {
                 let _ = taken.send(());
             }
             PodNotice::Seen(pod) => self.queue.add(&self.table.instance_seen(site, *pod)),
+            PodNotice::Unclear(instance) => self.table.instance_unclear(site, &instance),
             PodNotice::Gone { key, instance } => {
                 let (uid, actions) = self.instance_gone(&key, &instance);
                 self.start_timers(&uid, &actions);
@@ -244,6 +263,11 @@ impl Shell {
             PodNotice::Wake(uid) => {
                 self.table.step(&uid, Event::Retry);
                 self.queue.add(&uid);
+            }
+            PodNotice::Told(uid, told) => {
+                if let Some(key) = self.table.key(&uid) {
+                    self.events.mirror(&key, *told);
+                }
             }
             PodNotice::Listed => {
                 self.listed(Side::Site(site));
@@ -276,24 +300,37 @@ impl Shell {
         }
     }
 
-    /// A worker: one key after the other.
-    async fn work(self: Arc<Self>, shutdown: CancellationToken) {
+    /// A worker: one key after the other. A pod whose site has enough to do keeps none of them waiting.
+    async fn work(self: Arc<Self>, lanes: Arc<Lanes>, shutdown: CancellationToken) {
         loop {
             let uid = tokio::select! {
                 () = shutdown.cancelled() => return,
                 uid = self.queue.next() => uid,
             };
-            self.settle(&uid).await;
-            self.queue.done(&uid);
+            let lane = self.table.site(&uid);
+            let mut next = lanes.enter(lane, &uid).then_some(uid);
+            while let Some(uid) = next {
+                self.settle(&uid, lane).await;
+                self.queue.done(&uid);
+                if shutdown.is_cancelled() {
+                    return;
+                }
+                next = lanes.leave(lane);
+            }
         }
     }
 
-    /// Does what there is to do for a pod, until there is nothing left or it has to wait.
-    async fn settle(self: &Arc<Self>, uid: &Uid) {
+    /// Does what there is to do for a pod, until there is nothing left or it has to wait. One that turns out to belong to
+    /// another site than `lane` goes on there.
+    async fn settle(self: &Arc<Self>, uid: &Uid, lane: Lane) {
         let mut actions = self.table.step(uid, Event::Look);
         for _ in 0..PATIENCE {
             if actions.is_empty() {
                 return;
+            }
+            if self.table.site(uid).is_some_and(|site| lane != Some(site)) {
+                self.start_timers(uid, &actions);
+                return self.queue.add(uid);
             }
             actions = match self.perform(uid, actions.remove(0)).await {
                 Some(answered) => answered,

@@ -39,6 +39,9 @@ pub struct ProviderPod {
     /// shown at home. Null until there is one. What a kubelet computes from the spec (readiness gates,
     /// `observedGeneration`, `qosClass`) is the core's business and ignored here.
     pub status: Value,
+    /// Annotations that somebody on the provider's side has given it and that the proxy shows too, unless its user has some
+    /// of the same key. They go in a status patch that goes anyway, or some seconds later.
+    pub annotations: BTreeMap<String, String>,
     /// What its owner should know of how it was made, such as what it asked for and did not get. Told in an event when it was
     /// created.
     pub remarks: Vec<Obstacle>,
@@ -164,6 +167,8 @@ pub enum PodNotice {
     Listing(oneshot::Sender<()>),
     /// A pod is there, or has changed.
     Seen(Box<ProviderPod>),
+    /// This instance is there, and no more can be said: its object cannot be read. It stays what it was.
+    Unclear(Arc<str>),
     /// This instance is gone for ever.
     Gone {
         /// Whose it was.
@@ -175,6 +180,27 @@ pub enum PodNotice {
     Wake(Arc<str>),
     /// The list is complete: what was not seen since [`PodNotice::Listing`] is gone.
     Listed,
+    /// Something was told about what runs for the proxy of this UID, for its owner to know.
+    Told(Arc<str>, Box<Told>),
+}
+
+/// An event about an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Unique for ever; what is told again with the same has happened again.
+    pub id: String,
+    /// Of type Warning rather than Normal.
+    pub warning: bool,
+    /// CamelCase.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+    /// Who tells, as a qualified name: `east.longshore.dev/kubelet`.
+    pub controller: String,
+    /// Which of them.
+    pub instance: String,
+    /// How often it has happened.
+    pub count: i32,
 }
 
 impl PodNotice {

@@ -9,18 +9,27 @@ use serde_json::{Map, Value, json};
 use super::partition::{DISRUPTION, UNREACHABLE};
 use super::provider::Obstacle;
 use super::step::{Evidence, Phase};
-use super::view::{CONTAINER_LISTS, Container, DELEGATED, FOREIGN_FIELDS, Home, OWNED_CONDITIONS, digest, items, text};
+use super::view::{
+    CONTAINER_LISTS, Condition, Container, DELEGATED, FOREIGN_FIELDS, Home, OWNED_CONDITIONS, POD_SCHEDULED,
+    UP_TO_DATE, digest, items, text,
+};
+
+mod containers;
+
+use containers::{blank, killed, sorted};
 
 /// What a report is made from.
 pub struct Facts<'a> {
     /// The proxy as home shows it.
     pub home: &'a Home,
-    /// Its whole status, where the evidence asks for it ([`needs_whole_status`]); else null.
+    /// Its whole status, where it is needed ([`needs_whole_status`]); else null.
     pub home_status: &'a Value,
     /// The instance's status in home's terms; null where there is none.
     pub instance: &'a Value,
     /// What keeps the instance from running, if anything.
     pub obstacle: Option<&'a Obstacle>,
+    /// What keeps the instance from following the newest spec, if anything.
+    pub update: Option<&'a Obstacle>,
     /// The instance is made from the newest spec.
     pub current: bool,
     /// The address of the virtual node.
@@ -30,8 +39,33 @@ pub struct Facts<'a> {
 }
 
 /// Whether rendering this needs the container statuses that home shows.
-pub fn needs_whole_status(evidence: &Evidence) -> bool {
-    matches!(evidence, Evidence::Ended | Evidence::Lost | Evidence::GivenUp)
+pub fn needs_whole_status(evidence: &Evidence, home: &Home, instance: &Value) -> bool {
+    match evidence {
+        Evidence::Ended | Evidence::Lost | Evidence::GivenUp => true,
+        Evidence::Instance => {
+            let mut lists = CONTAINER_LISTS.iter().zip(&home.containers);
+            !restarts(home, instance)
+                && lists.any(|((_, field), containers)| !undone(containers, instance, field).is_empty())
+        }
+        Evidence::Leaving | Evidence::Waiting(_) => false,
+    }
+}
+
+/// Whether a new instance has taken the place of one that had started, and tells nothing of its containers yet.
+fn restarts(home: &Home, instance: &Value) -> bool {
+    home.started
+        && !Phase::parse(text(instance, "phase")).terminal()
+        && items(instance, "containerStatuses").next().is_none()
+}
+
+/// Those containers whose end home shows for good, and of which the instance's status takes it back. The API server refuses
+/// that, and home should not: the init containers of a new instance run again, for the first time as far as it is concerned.
+fn undone<'a>(containers: &'a [Container], instance: &Value, field: &str) -> Vec<&'a str> {
+    let ended = |known: &&Container| {
+        let status = items(instance, field).find(|status| text(status, "name") == known.name);
+        status.is_some_and(|status| status.pointer("/state/terminated").is_some())
+    };
+    containers.iter().filter(|known| known.done && !ended(known)).map(|known| known.name.as_str()).collect()
 }
 
 /// The status that home should show, in as far as it is ours. Conditions carry their transition times.
@@ -79,7 +113,39 @@ fn partial_digest(home: &Home, desired: &Value) -> u64 {
     if same { home.digest } else { !home.digest }
 }
 
+/// Reasons for which a pod does not run yet that pass by themselves, most of the time at once.
+const PATIENT: [&str; 5] =
+    ["WaitingForScheduler", "WaitingForKubelet", "WaitingForNamesake", "TargetUnreachable", UNREACHABLE];
+
+/// Whether somebody waits for what home would show: readiness, which controllers act on, or an answer of the other side
+/// that the pod's owner has to act on. All else may wait to be merged with the next change.
+pub fn pressing(home: &Home, desired: &Value) -> bool {
+    let wanted = |kind: &str| items(desired, "conditions").find(|c| text(c, "type") == kind);
+    let shown = |kind: &str, field: fn(&Condition) -> &str| home.condition(kind).map(field).unwrap_or_default();
+    let ready = wanted("Ready").is_some_and(|c| {
+        let is_true = |status: &str| status == "True";
+        is_true(text(c, "status")) != is_true(shown("Ready", |c| &c.status))
+    });
+    let news = |kind: &str| {
+        wanted(kind).is_some_and(|c| {
+            let (status, reason) = (text(c, "status"), text(c, "reason"));
+            let known = shown(kind, |c| &c.status) == status && shown(kind, |c| &c.reason) == reason;
+            status == "False" && !reason.is_empty() && !PATIENT.contains(&reason) && !known
+        })
+    };
+    ready || news(DELEGATED) || news(UP_TO_DATE)
+}
+
 fn from_instance(facts: &Facts<'_>) -> Value {
+    if restarts(facts.home, facts.instance) {
+        // What the last one showed stays until there is something new to tell, as while nothing is there at all.
+        return match facts.obstacle {
+            Some(obstacle) => not_ready(facts, &obstacle.reason, &obstacle.message),
+            None => {
+                not_ready(facts, "DelegateStarting", "a new delegate is about to start in place of one that vanished")
+            }
+        };
+    }
     let mut status = facts.instance.as_object().cloned().unwrap_or_default();
     for field in FOREIGN_FIELDS {
         status.remove(field);
@@ -87,55 +153,140 @@ fn from_instance(facts: &Facts<'_>) -> Value {
     status.remove("observedGeneration");
     let phase = Phase::parse(text(facts.instance, "phase"));
     status.insert("phase".into(), phase.name().into());
-    for ((_, field), containers) in CONTAINER_LISTS.iter().zip(&facts.home.containers) {
-        if let Some(list) = status.get_mut(*field).and_then(Value::as_array_mut) {
-            // What the target added (sidecars of a mesh) is not the user's.
-            list.retain(|c| containers.iter().any(|known| known.name == text(c, "name")));
-            if list.is_empty() {
-                status.remove(*field);
+    if phase == facts.home.phase {
+        // They belong to the phase, whoever gave them.
+        for (field, known) in [("reason", &facts.home.reason), ("message", &facts.home.message)] {
+            if text(facts.instance, field).is_empty() && !known.is_empty() {
+                status.insert(field.into(), (**known).into());
             }
         }
     }
+    containers::complete(&mut status, facts, phase);
+    keep_ends(&mut status, facts);
     set_start_time(&mut status, facts);
     set_host_ip(&mut status, facts);
+    one_address_per_family(&mut status);
 
     let theirs = |kind: &str| items(facts.instance, "conditions").find(|c| text(c, "type") == kind);
-    let mut conditions: Vec<Value> = vec![];
-    for kind in ["PodReadyToStartContainers", "Initialized", "PodResizePending", "PodResizeInProgress"] {
-        if let Some(c) = theirs(kind) {
-            conditions.push(condition(facts, kind, text(c, "status"), text(c, "reason"), text(c, "message")));
-        }
-    }
-    if let Some(c) = theirs("ContainersReady").or_else(|| theirs("Ready")) {
-        let (is, reason, message) = (text(c, "status"), text(c, "reason"), text(c, "message"));
-        conditions.push(condition(facts, "ContainersReady", is, reason, message));
-        let open = open_gates(facts.home);
-        conditions.push(if is == "True" && !open.is_empty() {
-            let message = format!("corresponding condition is not True for readiness gates: {}", open.join(", "));
-            condition(facts, "Ready", "False", "ReadinessGatesNotReady", &message)
-        } else {
-            condition(facts, "Ready", is, reason, message)
-        });
-    }
+    let copy = |c: &Value| condition(facts, text(c, "type"), text(c, "status"), text(c, "reason"), text(c, "message"));
+    let mut conditions = vec![condition(facts, POD_SCHEDULED, "True", "", "")];
+    conditions.push(match theirs("PodReadyToStartContainers") {
+        Some(c) => copy(c),
+        None => condition(facts, "PodReadyToStartContainers", is(phase == Phase::Running), "", ""),
+    });
+    conditions.push(match theirs("Initialized") {
+        Some(c) => copy(c),
+        None => initialized(facts, matches!(phase, Phase::Running | Phase::Succeeded)),
+    });
+    conditions.extend(["PodResizePending", "PodResizeInProgress"].into_iter().filter_map(theirs).map(copy));
+    conditions.extend(readiness(facts, phase, theirs("ContainersReady").or_else(|| theirs("Ready")), &status));
     // Our own word, by which a proxy is removed, is nobody else's to say.
     if phase.terminal()
         && let Some(c) = theirs(DISRUPTION).filter(|c| text(c, "reason") != UNREACHABLE)
     {
-        let (reason, message) = (text(c, "reason"), text(c, "message"));
-        conditions.push(condition(facts, DISRUPTION, text(c, "status"), reason, message));
+        conditions.push(copy(c));
     }
     conditions.push(match facts.obstacle {
         Some(obstacle) => condition(facts, DELEGATED, "False", &obstacle.reason, &obstacle.message),
         None => condition(facts, DELEGATED, "True", "", ""),
     });
+    if let Some(obstacle) = facts.update {
+        conditions.push(condition(facts, UP_TO_DATE, "False", &obstacle.reason, &obstacle.message));
+    }
     status.insert("conditions".into(), Value::Array(conditions));
     Value::Object(status)
 }
 
-/// Readiness gates whose condition is not True at home.
-fn open_gates(home: &Home) -> Vec<&str> {
-    let open = |gate: &&String| home.condition(gate).is_none_or(|c| c.status != "True");
-    home.gates.iter().filter(open).map(String::as_str).collect()
+/// Ends that home shows for good stay as they are, whatever a new instance says of those containers ([`undone`]).
+fn keep_ends(status: &mut Map<String, Value>, facts: &Facts<'_>) {
+    for ((_, field), containers) in CONTAINER_LISTS.iter().zip(&facts.home.containers) {
+        let undone = undone(containers, facts.instance, field);
+        for kept in items(facts.home_status, field).filter(|c| undone.contains(&text(c, "name"))) {
+            let list = status.entry(*field).or_insert_with(|| json!([]));
+            let Some(list) = list.as_array_mut() else { continue };
+            match list.iter_mut().find(|c| text(c, "name") == text(kept, "name")) {
+                Some(one) => *one = kept.clone(),
+                None => list.push(kept.clone()),
+            }
+        }
+    }
+}
+
+fn is(truth: bool) -> &'static str {
+    if truth { "True" } else { "False" }
+}
+
+/// The condition Initialized where the instance has none.
+fn initialized(facts: &Facts<'_>, done: bool) -> Value {
+    let [_, init, _] = &facts.home.containers;
+    if done || init.is_empty() {
+        return condition(facts, "Initialized", "True", "", "");
+    }
+    let names: Vec<_> = init.iter().map(|c| c.name.as_str()).collect();
+    let message = format!("containers with incomplete status: [{}]", names.join(" "));
+    condition(facts, "Initialized", "False", "ContainersNotInitialized", &message)
+}
+
+/// ContainersReady as the instance says, or as its containers do, and Ready, for which home's gates have to be open too.
+fn readiness(facts: &Facts<'_>, phase: Phase, theirs: Option<&Value>, status: &Map<String, Value>) -> [Value; 2] {
+    let both = |is: &str, reason: &str, message: &str| {
+        ["ContainersReady", "Ready"].map(|kind| condition(facts, kind, is, reason, message))
+    };
+    match phase {
+        Phase::Succeeded => return both("False", "PodCompleted", ""),
+        Phase::Failed => return both("False", "PodFailed", ""),
+        Phase::Pending | Phase::Running => {}
+    }
+    if let Some(c) = theirs
+        && text(c, "status") != "True"
+    {
+        return both(text(c, "status"), text(c, "reason"), text(c, "message"));
+    }
+    if theirs.is_none() {
+        let list = status.get("containerStatuses").and_then(Value::as_array);
+        let is_ready = |name: &str| {
+            list.into_iter().flatten().any(|c| text(c, "name") == name && c.get("ready") == Some(&Value::Bool(true)))
+        };
+        let unready: Vec<_> =
+            facts.home.containers[0].iter().map(|c| c.name.as_str()).filter(|name| !is_ready(name)).collect();
+        if !unready.is_empty() {
+            let message = format!("containers with unready status: [{}]", unready.join(" "));
+            return both("False", "ContainersNotReady", &message);
+        }
+    }
+    let [containers, ready] = both("True", "", "");
+    let open = open_gates(facts.home);
+    if open.is_empty() {
+        return [containers, ready];
+    }
+    [containers, condition(facts, "Ready", "False", "ReadinessGatesNotReady", &open.join(", "))]
+}
+
+/// What is said of readiness gates whose condition is not True at home (GeneratePodReadyCondition in
+/// pkg/kubelet/status).
+fn open_gates(home: &Home) -> Vec<String> {
+    let open = |gate: &String| match home.condition(gate) {
+        None => Some(format!("corresponding condition of pod readiness gate {gate:?} does not exist.")),
+        Some(c) if c.status != "True" => {
+            Some(format!("the status of pod readiness gate {gate:?} is not \"True\", but {}", c.status))
+        }
+        Some(_) => None,
+    };
+    home.gates.iter().filter_map(open).collect()
+}
+
+/// The API server takes one address of each family, and the first has to be `podIP`.
+fn one_address_per_family(status: &mut Map<String, Value>) {
+    let Some(all) = status.get_mut("podIPs").and_then(Value::as_array_mut) else { return };
+    let mut seen = [false; 2];
+    all.retain(|one| {
+        let family = usize::from(text(one, "ip").contains(':'));
+        !std::mem::replace(&mut seen[family], true)
+    });
+    match all.first().map(|first| text(first, "ip").to_owned()) {
+        Some(first) => status.insert("podIP".into(), first.into()),
+        None => status.remove("podIPs"),
+    };
 }
 
 /// Conditions alone: containers and phase stay as home shows them.
@@ -155,47 +306,38 @@ fn waiting(facts: &Facts<'_>, obstacle: &Obstacle) -> Value {
     status.insert("phase".into(), Phase::Pending.name().into());
     set_start_time(&mut status, facts);
     set_host_ip(&mut status, facts);
-    for ((_, field), containers) in CONTAINER_LISTS.iter().zip(&facts.home.containers).take(2) {
-        if !containers.is_empty() {
-            let state = json!({"waiting": {"reason": obstacle.reason, "message": obstacle.message}});
-            let all = sorted(containers).map(|c| blank(c, &state)).collect();
+    let state = json!({"waiting": {"reason": obstacle.reason, "message": obstacle.message}});
+    for (kind, (_, field)) in CONTAINER_LISTS.iter().enumerate().take(2) {
+        let all: Vec<_> = sorted(facts.home, kind).into_iter().map(|c| blank(c, &state)).collect();
+        if !all.is_empty() {
             status.insert((*field).into(), Value::Array(all));
         }
     }
-    if let Value::Object(conditions) = not_ready(facts, &obstacle.reason, &obstacle.message) {
-        status.extend(conditions);
+    let before = [
+        condition(facts, POD_SCHEDULED, "True", "", ""),
+        condition(facts, "PodReadyToStartContainers", "False", "", ""),
+    ];
+    let mut conditions = Vec::from(before);
+    conditions.push(initialized(facts, false));
+    if let Some(Value::Array(rest)) = not_ready(facts, &obstacle.reason, &obstacle.message).get_mut("conditions") {
+        conditions.append(rest);
     }
+    status.insert("conditions".into(), Value::Array(conditions));
     Value::Object(status)
 }
 
 /// The end of a pod of which nothing runs any more: what had ended keeps its end, all else counts as killed.
 /// (Deleted pods: Succeeded if all containers ended with 0, else Failed, whatever the restart policy.)
 fn ended(facts: &Facts<'_>, failure: Option<(&str, &str)>) -> Value {
-    let killed = json!({"terminated": {
-        "exitCode": 137, "reason": "ContainerStatusUnknown", "finishedAt": facts.now,
-        "message": "The container could not be located when the pod was terminated"}});
     let mut status = Map::new();
-    let mut well = true;
-    for ((_, field), containers) in CONTAINER_LISTS.iter().zip(&facts.home.containers) {
-        let mut list = vec![];
-        for container in sorted(containers) {
-            let known = items(facts.home_status, field).find(|c| text(c, "name") == container.name);
-            let mut c = known.cloned().unwrap_or_else(|| blank(container, &Value::Null));
-            if c.pointer("/state/terminated").is_none() {
-                c["state"] = killed.clone();
-            }
-            c["ready"] = json!(false);
-            if c.get("started").is_some() {
-                c["started"] = json!(false);
-            }
-            well &= *field != "containerStatuses"
-                || c.pointer("/state/terminated/exitCode").and_then(Value::as_i64) == Some(0);
-            list.push(c);
-        }
+    for (kind, (_, field)) in CONTAINER_LISTS.iter().enumerate() {
+        let list = containers::ended(facts, kind);
         if !list.is_empty() {
             status.insert((*field).into(), Value::Array(list));
         }
     }
+    let regular = status.get("containerStatuses").and_then(Value::as_array);
+    let well = regular.into_iter().flatten().all(|c| killed(c) == Some(0));
     let phase = if failure.is_none() && well { Phase::Succeeded } else { Phase::Failed };
     status.insert("phase".into(), phase.name().into());
     let why = if phase == Phase::Succeeded { "PodCompleted" } else { "PodFailed" };
@@ -206,14 +348,19 @@ fn ended(facts: &Facts<'_>, failure: Option<(&str, &str)>) -> Value {
             status.insert(field.into(), address.clone());
         }
     }
-    let (mut conditions, mut delegated) =
-        (vec![condition(facts, "ContainersReady", "False", why, ""), condition(facts, "Ready", "False", why, "")], why);
-    for kind in ["PodReadyToStartContainers", "Initialized"] {
-        if let Some(c) = items(facts.home_status, "conditions").find(|c| text(c, "type") == kind) {
-            let is = if kind == "Initialized" { text(c, "status") } else { "False" };
-            conditions.push(condition(facts, kind, is, text(c, "reason"), text(c, "message")));
-        }
-    }
+    let mut conditions = vec![
+        condition(facts, POD_SCHEDULED, "True", "", ""),
+        condition(facts, "ContainersReady", "False", why, ""),
+        condition(facts, "Ready", "False", why, ""),
+        condition(facts, "PodReadyToStartContainers", "False", "", ""),
+    ];
+    let known = items(facts.home_status, "conditions").find(|c| text(c, "type") == "Initialized");
+    conditions.push(match known {
+        _ if phase == Phase::Succeeded => condition(facts, "Initialized", "True", "PodCompleted", ""),
+        Some(c) => condition(facts, "Initialized", text(c, "status"), text(c, "reason"), text(c, "message")),
+        None => initialized(facts, false),
+    });
+    let mut delegated = why;
     if let Some((reason, message)) = failure {
         status.insert("reason".into(), reason.into());
         status.insert("message".into(), message.into());
@@ -233,18 +380,6 @@ fn given_up(facts: &Facts<'_>) -> Value {
         conditions.push(condition(facts, DISRUPTION, "True", UNREACHABLE, message));
     }
     status
-}
-
-/// Container statuses are sorted by name, as the kubelet writes them.
-fn sorted(containers: &[Container]) -> impl Iterator<Item = &Container> {
-    let mut all: Vec<_> = containers.iter().collect();
-    all.sort_by(|a, b| a.name.cmp(&b.name));
-    all.into_iter()
-}
-
-fn blank(container: &Container, state: &Value) -> Value {
-    json!({"name": container.name, "image": container.image, "imageID": "", "ready": false, "restartCount": 0,
-        "started": false, "state": state})
 }
 
 fn set_start_time(status: &mut Map<String, Value>, facts: &Facts<'_>) {

@@ -195,7 +195,7 @@ pub struct Memo {
     pub sought: bool,
     /// That it went was an answer, and the watch may still tell of the time before.
     pub watch_behind: bool,
-    /// Why the last create or update did not work; shown at home until it does.
+    /// Why the last create or update did not work; shown at home until it does, or is not needed any more.
     pub obstacle: Option<Obstacle>,
     /// Create and update wait for [`Event::Retry`], or for a change of [`ProxyView::want`].
     pub blocked: bool,
@@ -205,6 +205,8 @@ pub struct Memo {
     pub outdated: Option<u64>,
     /// Writes to the proxy wait for [`Event::Retry`].
     pub host_blocked: bool,
+    /// The host has refused what it should show, and would again until something changes.
+    pub status_refused: bool,
     /// Failures in a row, for the backoff.
     pub attempts: u32,
     /// Instances that vanished in a row, without one having become ready.
@@ -284,6 +286,8 @@ pub enum Answer {
     Deferred,
     /// The host has refused a write because the proxy has changed since it was seen in this version.
     Conflict(u64),
+    /// The host refuses to show this, however often it is asked.
+    StatusRefused,
     /// The host has refused a write, or did not answer.
     HostFailed,
     /// The proxy is gone, or going.
@@ -380,6 +384,8 @@ enum Wait {
 
 /// What is known after an event; never forgets something newer for something older.
 fn fold(record: &mut Record, event: Event) {
+    // Whatever happens is a reason to ask again; that time passes is none.
+    record.memo.status_refused &= matches!(event, Event::Look | Event::ReportDue | Event::LiftDue | Event::Retry);
     match event {
         Event::ProxySeen(proxy) => see_proxy(record, proxy),
         Event::ProxyGone => {
@@ -504,6 +510,7 @@ fn learn(record: &mut Record, answer: Answer) {
         Answer::Unchanged => record.memo.report_due = false,
         Answer::Deferred => {}
         Answer::Conflict(version) => record.memo.outdated = Some(version),
+        Answer::StatusRefused => record.memo.status_refused = true,
         Answer::HostFailed => {
             record.memo.host_blocked = true;
             record.memo.attempts = record.memo.attempts.saturating_add(1);
@@ -533,6 +540,9 @@ fn see_proxy(record: &mut Record, proxy: ProxyView) {
     }
     if proxy.want != record.memo.tried {
         record.memo.blocked = false;
+    }
+    if record.instance.there().is_some_and(|instance| instance.sent == proxy.want) {
+        record.memo.obstacle = None;
     }
     // A report about the next instance may take this away from home again. (Of a pod that may start once, exactly what has
     // started cannot be replaced.)
@@ -573,7 +583,11 @@ fn see_instance(record: &mut Record, instance: InstanceView) {
             return;
         }
     }
-    record.memo.obstacle = None;
+    // What an update has met stays until the instance follows.
+    let follows = record.proxy.there().is_none_or(|proxy| proxy.want == instance.sent);
+    if follows || record.instance.there().is_none_or(|known| known.uid != instance.uid) {
+        record.memo.obstacle = None;
+    }
     // Where the proxy does not say, it is not what the doubt is about.
     record.memo.doubt &= record.proxy.there().is_some_and(|proxy| misplaced(proxy, &instance));
     record.memo.sought = false;
@@ -646,7 +660,9 @@ fn give_up(record: &Record, proxy: &ProxyView) -> Vec<Action> {
     };
     if !proxy.health.phase.terminal() {
         actions = report(record, proxy, Evidence::GivenUp, true);
-    } else if proxy.deleting != Some(0) && !record.memo.host_blocked {
+    }
+    let shown = proxy.health.phase.terminal() || record.memo.status_refused;
+    if shown && proxy.deleting != Some(0) && !record.memo.host_blocked {
         actions.insert(0, Action::DeleteProxy);
     }
     actions
@@ -671,7 +687,7 @@ fn leave(record: &Record, proxy: &ProxyView) -> Vec<Action> {
         Presence::Absent if !sought(record, proxy) && (record.memo.doubt || record.memo.buried.is_none()) => {
             seek(record, proxy)
         }
-        Presence::Absent if !proxy.health.phase.terminal() => {
+        Presence::Absent if !proxy.health.phase.terminal() && !record.memo.status_refused => {
             let evidence = if record.memo.ended.is_some() { Evidence::Instance } else { Evidence::Ended };
             report(record, proxy, evidence, true)
         }
@@ -778,7 +794,10 @@ fn keep(record: &Record, proxy: &ProxyView) -> Vec<Action> {
 fn unlisted() -> Obstacle {
     Obstacle {
         reason: UNREACHABLE.into(),
-        message: "what runs in the target is not known yet: it has not been listed completely".into(),
+        message:
+            "what runs in the target is not known yet: it has not been listed completely; the conditions of the node \
+                  tell if anything is wrong"
+                .into(),
     }
 }
 
@@ -831,7 +850,7 @@ fn outdated(record: &Record, proxy: &ProxyView) -> bool {
 }
 
 fn report(record: &Record, proxy: &ProxyView, evidence: Evidence, urgent: bool) -> Vec<Action> {
-    if outdated(record, proxy) || record.memo.host_blocked {
+    if outdated(record, proxy) || record.memo.host_blocked || record.memo.status_refused {
         return vec![];
     }
     vec![Action::Report { evidence, urgent: urgent || record.memo.report_due }]

@@ -3,6 +3,7 @@
 //! Both watches and all workers change records only through here. The map is a [`DashMap`]; no guard of it leaves this
 //! module, so none is held across an await.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -71,12 +72,16 @@ struct Entry {
     body: Option<Box<PodDocument>>,
     /// The instance's last status, serialized: a parsed one takes several times as much.
     status: Box<[u8]>,
+    /// The instance's annotations that the proxy may show, serialized; empty for none.
+    annotations: Box<[u8]>,
     obstacle: Option<Obstacle>,
     /// What was last written, what the API server made of it, and for which generation: where it normalizes or drops
     /// fields, the two differ for good, and that is no reason to write again.
     accepted: Option<(u64, u64, Option<i64>)>,
     /// A timer for [`Event::ReportDue`] runs.
     deferred: bool,
+    /// So does a slow one, for annotations.
+    lingering: bool,
     /// The list of each side in which the pod was last seen.
     seen_host: u32,
     /// Of the two sites that have last shown an instance; there are hardly ever more.
@@ -108,8 +113,12 @@ pub struct Snapshot {
     pub home: Home,
     /// The instance's last status; null where there is none.
     pub status: Value,
+    /// The instance's annotations that the proxy may show.
+    pub annotations: BTreeMap<String, String>,
     /// What keeps the instance from running.
     pub obstacle: Option<Obstacle>,
+    /// What keeps the instance from following the newest spec.
+    pub update: Option<Obstacle>,
     /// The instance is made of the newest spec.
     pub current: bool,
     /// See [`Table::reported`].
@@ -271,6 +280,26 @@ impl Table {
         uid
     }
 
+    /// The host shows a proxy that cannot be read: it is there, and stays what it was.
+    pub fn proxy_unclear(&self, key: &PodKey) {
+        let uid =
+            if key.uid.is_empty() { self.named(&key.namespace, &key.name) } else { Some(key.uid.as_str().into()) };
+        if let Some(mut entry) = uid.and_then(|uid| self.entries.get_mut(&uid)) {
+            entry.seen_host = self.host.epoch.load(Ordering::SeqCst);
+        }
+    }
+
+    /// A site shows an instance that cannot be read: it is there, and stays what it was.
+    pub fn instance_unclear(&self, site: Index, instance: &Arc<str>) {
+        let epoch = self.epoch(Side::Site(site));
+        for mut entry in self.entries.iter_mut() {
+            let seen = entry.record.instance.there().into_iter().chain(entry.record.elsewhere.as_deref());
+            if seen.into_iter().any(|there| there.uid == *instance) {
+                entry.see_site(site, epoch);
+            }
+        }
+    }
+
     /// The host shows that a proxy has gone.
     pub fn proxy_gone(&self, key: &PodKey) -> Uid {
         let uid = Uid::from(key.uid.as_str());
@@ -315,6 +344,7 @@ impl Table {
         let Some(mut entry) = self.known(uid) else { return vec![] };
         if event == Event::ReportDue {
             entry.deferred = false;
+            entry.lingering = false;
         }
         step(&mut entry.record, event)
     }
@@ -383,6 +413,16 @@ impl Table {
         self.entries.get_mut(uid).is_some_and(|mut entry| !std::mem::replace(&mut entry.deferred, true))
     }
 
+    /// Marks that annotations wait; `true` if the caller is to start the timer.
+    pub fn linger(&self, uid: &Uid) -> bool {
+        self.entries.get_mut(uid).is_some_and(|mut entry| !std::mem::replace(&mut entry.lingering, true))
+    }
+
+    /// Whether a report that waited is due.
+    pub fn report_due(&self, uid: &Uid) -> bool {
+        self.entries.get(uid).is_some_and(|entry| entry.record.memo.report_due)
+    }
+
     /// What a report is made from.
     pub fn snapshot(&self, uid: &Uid) -> Option<Snapshot> {
         let entry = self.entries.get(uid)?;
@@ -393,7 +433,9 @@ impl Table {
             version: proxy.version,
             home: entry.home.clone(),
             status: serde_json::from_slice(&entry.status).unwrap_or_default(),
+            annotations: serde_json::from_slice(&entry.annotations).unwrap_or_default(),
             obstacle: entry.obstacle.clone(),
+            update: sent.and_then(|_| entry.record.memo.obstacle.clone()),
             current: sent.is_none_or(|sent| sent == proxy.want),
             accepted: entry.accepted,
         })
@@ -501,7 +543,7 @@ impl Table {
 }
 
 /// The reason of the condition `PodScheduled` (v1.PodReasonUnschedulable) with which a scheduler gives up for now.
-const UNSCHEDULABLE: &str = "Unschedulable";
+pub const UNSCHEDULABLE: &str = "Unschedulable";
 
 /// A listing of a site that does not exist.
 static NEVER: Listing = Listing { complete: AtomicBool::new(false), epoch: AtomicU32::new(0) };
@@ -529,9 +571,11 @@ impl Entry {
             home: Home::default(),
             body: None,
             status: Box::default(),
+            annotations: Box::default(),
             obstacle: None,
             accepted: None,
             deferred: false,
+            lingering: false,
             seen_host: 0,
             seen_sites: [(NOWHERE, 0); 2],
             gone: 0,
@@ -551,15 +595,22 @@ impl Entry {
         actions
     }
 
-    fn see_instance(&mut self, pod: ProviderPod, epoch: u32, view: &InstanceView, event: Event) -> Vec<Action> {
-        let actions = step(&mut self.record, event);
-        if self.seen_sites[0].0 != view.site {
+    /// The latest list of this site, or what came after it, has shown an instance.
+    fn see_site(&mut self, site: Index, epoch: u32) {
+        if self.seen_sites[0].0 != site {
             self.seen_sites.swap(0, 1);
         }
-        self.seen_sites[0] = (view.site, epoch);
+        self.seen_sites[0] = (site, epoch);
+    }
+
+    fn see_instance(&mut self, pod: ProviderPod, epoch: u32, view: &InstanceView, event: Event) -> Vec<Action> {
+        let actions = step(&mut self.record, event);
+        self.see_site(view.site, epoch);
         let known = self.record.instance.there();
         if known.is_some_and(|known| known.uid == view.uid && known.version == view.version) {
             self.status = serde_json::to_vec(&pod.status).unwrap_or_default().into();
+            let some = Some(&pod.annotations).filter(|all| !all.is_empty());
+            self.annotations = some.and_then(|all| serde_json::to_vec(all).ok()).unwrap_or_default().into();
             let refused = pod.instance.obstacle.as_ref().is_some_and(|obstacle| obstacle.reason == UNSCHEDULABLE);
             self.unschedulable = refused.then(|| self.unschedulable.unwrap_or_else(Instant::now));
             self.obstacle = pod.instance.obstacle;

@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::Value;
 
+use super::annotations::Annotations;
 use super::document::PodDocument;
 use super::partition::{DISRUPTION, PARTITION, UNREACHABLE};
 use super::provider::ProviderPod;
@@ -14,7 +15,7 @@ use super::tolerations::Defaults;
 /// Conditions that are the kubelet's to write; all others belong to somebody else and stay untouched. `PodScheduled`
 /// is the scheduler's once a pod is bound, and `DisruptionTarget` is shared: neither is compared.
 /// (pkg/kubelet/types/pod_status.go)
-pub const OWNED_CONDITIONS: [&str; 7] = [
+pub const OWNED_CONDITIONS: [&str; 8] = [
     "PodReadyToStartContainers",
     "Initialized",
     "ContainersReady",
@@ -22,10 +23,20 @@ pub const OWNED_CONDITIONS: [&str; 7] = [
     "PodResizePending",
     "PodResizeInProgress",
     DELEGATED,
+    UP_TO_DATE,
 ];
 
 /// Our own condition: whether the pod runs where it should, and if not, why.
 pub const DELEGATED: &str = "longshore.dev/Delegated";
+
+/// Our own condition, which is there only while it is `False`: why what runs is not made of the newest spec.
+pub const UP_TO_DATE: &str = "longshore.dev/UpToDate";
+
+/// Conditions that are written and not compared: others write them too.
+const SHARED_CONDITIONS: [&str; 2] = [POD_SCHEDULED, DISRUPTION];
+
+/// `v1.PodScheduled`: true of every pod that has a node.
+pub(super) const POD_SCHEDULED: &str = "PodScheduled";
 
 /// Fields of a pod status that other components own, or that the API server fixes.
 pub(super) const FOREIGN_FIELDS: [&str; 4] =
@@ -48,6 +59,8 @@ pub struct Condition {
     pub kind: String,
     /// `True`, `False` or `Unknown`.
     pub status: String,
+    /// In a word, why; empty where nobody says.
+    pub reason: Box<str>,
     /// When it got that status, RFC 3339.
     pub since: Option<String>,
 }
@@ -59,6 +72,8 @@ pub struct Container {
     pub name: String,
     /// Its image, as the spec has it.
     pub image: String,
+    /// Home shows that it has ended, and its restart policy would not start it again.
+    pub done: bool,
 }
 
 /// What the next report needs to know of the proxy as home shows it.
@@ -70,6 +85,10 @@ pub struct Home {
     pub observed: Option<i64>,
     /// The phase.
     pub phase: Phase,
+    /// `status.reason` and `status.message`, which belong to the phase.
+    pub reason: Box<str>,
+    /// See `reason`.
+    pub message: Box<str>,
     /// `status.startTime`, which never changes once set.
     pub start_time: Option<String>,
     /// A container has started once.
@@ -90,6 +109,8 @@ pub struct Home {
     pub defaults: Defaults,
     /// The value of its annotation [`PARTITION`].
     pub partition: Option<Box<str>>,
+    /// Its annotations, as far as those of an instance may be added.
+    pub annotations: Annotations,
 }
 
 impl Home {
@@ -104,11 +125,13 @@ impl Home {
         let conditions = items(status, "conditions")
             .filter(|c| {
                 let kind = text(c, "type");
-                OWNED_CONDITIONS.contains(&kind) || gates.iter().any(|gate| gate == kind)
+                let ours = OWNED_CONDITIONS.contains(&kind) || SHARED_CONDITIONS.contains(&kind);
+                ours || gates.iter().any(|gate| gate == kind)
             })
             .map(|c| Condition {
                 kind: text(c, "type").into(),
                 status: text(c, "status").into(),
+                reason: text(c, "reason").into(),
                 since: c.get("lastTransitionTime").and_then(Value::as_str).map(Into::into),
             })
             .collect();
@@ -116,21 +139,31 @@ impl Home {
             generation: pod.metadata.generation.unwrap_or_default(),
             observed: status.get("observedGeneration").and_then(Value::as_i64),
             phase: Phase::parse(text(status, "phase")),
+            reason: text(status, "reason").into(),
+            message: text(status, "message").into(),
             start_time: status.get("startTime").and_then(Value::as_str).map(Into::into),
             started: started(status),
             deleting: pod.metadata.deletion_timestamp.is_some(),
             gates,
             conditions,
-            containers: CONTAINER_LISTS.map(|(field, _)| {
-                pod.list(field)
-                    .iter()
-                    .map(|c| Container { name: text(c, "name").into(), image: text(c, "image").into() })
-                    .collect()
+            containers: CONTAINER_LISTS.map(|(field, shown)| {
+                let done = |c: &Value| {
+                    let shown = items(status, shown).find(|shown| text(shown, "name") == text(c, "name"));
+                    let code = shown.and_then(exit_code);
+                    code.is_some_and(|code| field == "ephemeralContainers" || !starts_again(pod, c, Some(code)))
+                };
+                let container = |c: &Value| Container {
+                    name: text(c, "name").into(),
+                    image: text(c, "image").into(),
+                    done: done(c),
+                };
+                pod.list(field).iter().map(container).collect()
             }),
             fields: status.as_object().map(|o| o.keys().cloned().collect()).unwrap_or_default(),
             digest: digest(status),
             defaults: Defaults::of(pod),
             partition: pod.annotation(PARTITION).map(Into::into),
+            annotations: Annotations::of(pod),
         }
     }
 
@@ -148,7 +181,8 @@ pub fn proxy_view(pod: &PodDocument, want: u64, site: Option<Index>) -> ProxyVie
         deleting: pod.deleting(),
         health: health(&pod.status),
         replaceable: replaceable(pod),
-        once: text(&pod.spec, "restartPolicy") == "Never",
+        once: text(&pod.spec, "restartPolicy") == "Never"
+            && pod.list("containers").iter().any(|container| !starts_again(pod, container, None)),
         want,
         site,
         given_up: given_up(&pod.status),
@@ -172,7 +206,7 @@ pub fn instance_view(pod: &ProviderPod, site: Index) -> InstanceView {
         sent: pod.instance.sent,
         deleting: pod.instance.deleting,
         health: health(&pod.status),
-        started: started(&pod.status),
+        started: begun(&pod.status),
         site,
     }
 }
@@ -187,28 +221,86 @@ pub fn health(status: &Value) -> Health {
     Health { phase: Phase::parse(text(status, "phase")), ready, trouble }
 }
 
+/// Whether a container of this very instance has started: counts of restarts may include those of earlier ones.
+fn begun(status: &Value) -> bool {
+    let id = |c: &&Value| !text(c, "containerID").is_empty();
+    started_containers(status).next().is_some()
+        || CONTAINER_LISTS.into_iter().take(2).flat_map(|(_, field)| items(status, field)).any(|c| id(&c))
+}
+
 /// Whether a container has started once.
 fn started(status: &Value) -> bool {
-    all_containers(status).any(|c| {
-        c.pointer("/state/running").is_some()
-            || c.pointer("/state/terminated").is_some()
-            || c.get("restartCount").and_then(Value::as_i64).unwrap_or_default() > 0
-    })
+    all_containers(status).any(has_started)
+}
+
+fn has_started(container: &Value) -> bool {
+    container.pointer("/state/running").is_some()
+        || container.pointer("/state/terminated").is_some()
+        || container.get("restartCount").and_then(Value::as_i64).unwrap_or_default() > 0
 }
 
 /// Whether a pod whose instance vanished may start anew: nothing has started yet, or each container that has would be
-/// started again by the restart policy, which is also what the API server allows to be shown
-/// (ValidateContainerStateTransition in pkg/apis/core/validation).
+/// started again by its restart policy, which is also what the API server allows to be shown
+/// (ValidateContainerStateTransition in pkg/apis/core/validation). Init containers run again with every start of a pod, as
+/// on a kubelet that has lost the sandbox, unless the pod is never restarted; that home goes on to show their first end is
+/// the status' affair.
 fn replaceable(pod: &PodDocument) -> bool {
     if !started(&pod.status) {
         return true;
     }
-    match text(&pod.spec, "restartPolicy") {
-        "Always" | "" => true,
-        "OnFailure" => !all_containers(&pod.status)
-            .any(|c| c.pointer("/state/terminated/exitCode").and_then(Value::as_i64) == Some(0)),
+    let init = |status: &Value| pod.list("initContainers").iter().any(|c| text(c, "name") == text(status, "name"));
+    let spec = |status: &Value| pod.list("containers").iter().find(|c| text(c, "name") == text(status, "name"));
+    let never = text(&pod.spec, "restartPolicy") == "Never";
+    all_containers(&pod.status).filter(|status| has_started(status)).all(|status| match spec(status) {
+        Some(container) => starts_again(pod, container, exit_code(status)),
+        // An ephemeral container is never started again, and keeps nobody else from it.
+        None => !(never && init(status)),
+    })
+}
+
+/// Those of the regular and init containers that have started and do not wait for a restart already, with the lists that
+/// they are in.
+fn started_containers(status: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
+    let begun = |c: &&Value| c.pointer("/state/running").is_some() || c.pointer("/state/terminated").is_some();
+    CONTAINER_LISTS
+        .into_iter()
+        .take(2)
+        .flat_map(move |(list, field)| items(status, field).filter(begun).map(move |c| (list, c)))
+}
+
+/// Whether the restart policy of a container, or else of its pod, starts it again after this exit code; without one, after a
+/// failure at least. Follows ContainerShouldRestart in pkg/api/v1/pod/util.go (KEP-5307).
+fn starts_again(pod: &PodDocument, container: &Value, exit_code: Option<i64>) -> bool {
+    let own = text(container, "restartPolicy");
+    let ruled = exit_code.is_some_and(|code| {
+        !own.is_empty() && items(container, "restartPolicyRules").find(|rule| matches(rule, code)).is_some_and(restarts)
+    });
+    let policy = if own.is_empty() { text(&pod.spec, "restartPolicy") } else { own };
+    ruled
+        || match policy {
+            "Never" => false,
+            "OnFailure" => exit_code != Some(0),
+            _ => true,
+        }
+}
+
+/// Whether a restart rule is about this exit code.
+fn matches(rule: &Value, exit_code: i64) -> bool {
+    let Some(codes) = rule.get("exitCodes") else { return false };
+    let listed = items(codes, "values").any(|value| value.as_i64() == Some(exit_code));
+    match text(codes, "operator") {
+        "In" => listed,
+        "NotIn" => !listed,
         _ => false,
     }
+}
+
+fn restarts(rule: &Value) -> bool {
+    text(rule, "action") == "Restart"
+}
+
+fn exit_code(status: &Value) -> Option<i64> {
+    status.pointer("/state/terminated/exitCode").and_then(Value::as_i64)
 }
 
 /// A digest of all in a status that is ours to write, so that what home shows can be compared with what it should show
@@ -299,11 +391,52 @@ mod tests {
     use serde_json::json;
 
     fn pod(policy: &str, status: Value) -> PodDocument {
-        PodDocument::new(kube::core::ObjectMeta::default(), json!({"restartPolicy": policy}), status)
+        let spec = json!({"restartPolicy": policy, "containers": [{"name": "c"}]});
+        PodDocument::new(kube::core::ObjectMeta::default(), spec, status)
     }
 
     fn terminated(code: i64) -> Value {
         json!({"containerStatuses": [{"name": "c", "state": {"terminated": {"exitCode": code}}}]})
+    }
+
+    #[test]
+    fn a_containers_own_restart_policy_counts() {
+        let pod = |policy: &str, container: Value, state: Value| {
+            let spec = json!({"restartPolicy": policy, "containers": [container]});
+            let status = json!({"containerStatuses": [{"name": "c", "state": state}]});
+            PodDocument::new(kube::core::ObjectMeta::default(), spec, status)
+        };
+        let running = || json!({"running": {}});
+        let ended = |code: i64| json!({"terminated": {"exitCode": code}});
+        let own = |policy: &str| json!({"name": "c", "restartPolicy": policy});
+        assert!(!replaceable(&pod("Always", own("Never"), running())));
+        assert!(replaceable(&pod("Never", own("Always"), running())));
+        assert!(replaceable(&pod("Never", own("OnFailure"), ended(1))));
+        assert!(!replaceable(&pod("Never", own("OnFailure"), ended(0))));
+        let ruled = |operator: &str| {
+            json!({"name": "c", "restartPolicy": "Never", "restartPolicyRules": [
+                {"action": "Restart", "exitCodes": {"operator": operator, "values": [42]}}]})
+        };
+        assert!(replaceable(&pod("Never", ruled("In"), ended(42))));
+        assert!(!replaceable(&pod("Never", ruled("In"), ended(1))));
+        assert!(replaceable(&pod("Never", ruled("NotIn"), ended(1))));
+        assert!(!replaceable(&pod("Never", ruled("In"), running())), "nobody knows how it would have ended");
+        assert!(!proxy_view(&pod("Never", own("Always"), running()), 0, None).once);
+        assert!(proxy_view(&pod("Never", json!({"name": "c"}), running()), 0, None).once);
+    }
+
+    #[test]
+    fn init_containers_run_again_unless_the_pod_never_does() {
+        let pod = |policy: &str| {
+            let spec =
+                json!({"restartPolicy": policy, "initContainers": [{"name": "i"}], "containers": [{"name": "c"}]});
+            let status = json!({"initContainerStatuses": [{"name": "i", "state": {"terminated": {"exitCode": 0}}}],
+                "containerStatuses": [{"name": "c", "state": {"waiting": {}}}]});
+            PodDocument::new(kube::core::ObjectMeta::default(), spec, status)
+        };
+        assert!(replaceable(&pod("Always")) && replaceable(&pod("OnFailure")) && !replaceable(&pod("Never")));
+        let done = |policy| Home::of(&pod(policy)).containers[1][0].done;
+        assert!(!done("Always") && done("OnFailure") && done("Never"), "what the API server lets go back");
     }
 
     #[test]
@@ -315,6 +448,17 @@ mod tests {
         assert!(replaceable(&pod("OnFailure", terminated(1))));
         assert!(!replaceable(&pod("OnFailure", terminated(0))), "completed work is not run again");
         assert!(!replaceable(&pod("Never", running)));
+    }
+
+    #[test]
+    fn a_container_may_have_a_restart_policy_of_its_own() {
+        let spec = |own: Value| json!({"restartPolicy": "Always", "containers": [own]});
+        let pod = |own: Value, code| PodDocument::new(kube::core::ObjectMeta::default(), spec(own), terminated(code));
+        assert!(!replaceable(&pod(json!({"name": "c", "restartPolicy": "Never"}), 1)));
+        assert!(!replaceable(&pod(json!({"name": "c", "restartPolicy": "OnFailure"}), 0)));
+        let rule = json!({"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}});
+        let ruled = |code| pod(json!({"name": "c", "restartPolicy": "Never", "restartPolicyRules": [rule]}), code);
+        assert!(replaceable(&ruled(42)) && !replaceable(&ruled(41)));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! From a live delegate to what home may know of it: pure.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
+use super::before::Before;
 use super::translate::{self, update::Last};
 use super::{bounds, names};
 use crate::kubelet::document::{PodDocument, PodKey};
@@ -30,7 +33,7 @@ pub struct NotADelegate {
 }
 
 /// Fields of a status that speak of the target's objects and machines, or that are computed from home's spec.
-const NOT_HOMES: [&str; 8] = [
+const NOT_HOMES: [&str; 7] = [
     "hostIP",
     "hostIPs",
     "qosClass",
@@ -38,9 +41,22 @@ const NOT_HOMES: [&str; 8] = [
     "observedGeneration",
     "resourceClaimStatuses",
     "extendedResourceClaimStatus",
-    // A delegate is created without them, so that they are somebody's in the target.
-    "ephemeralContainerStatuses",
 ];
+
+/// Annotations of a delegate that never reach home, beside those of Longshore and those that came from there: the manifest
+/// of somebody in the target, and those that the API server does not let anybody change on a pod
+/// (ValidatePodSpecificAnnotationUpdates in pkg/apis/core/validation). One that ends in `/` or `.` is a prefix.
+pub const NOT_RETURNED: [&str; 5] = [
+    names::LAST_APPLIED,
+    "kubernetes.io/config.",
+    "container.apparmor.security.beta.kubernetes.io/",
+    "container.seccomp.security.alpha.kubernetes.io/",
+    "seccomp.security.alpha.kubernetes.io/",
+];
+
+/// At most so many annotations reach home, none longer than this with its key, in order of their keys.
+const RETURNED_COUNT: usize = 32;
+const RETURNED_BYTES: usize = 4 << 10;
 
 /// The delegate's status in home's terms; null while it has none.
 ///
@@ -48,8 +64,12 @@ const NOT_HOMES: [&str; 8] = [
 /// delegate's changes rather than the proxy's, and the target's word that it is not scheduled: at home it is, and the
 /// [`obstacle`] says the rest.
 pub fn home_status(delegate: &PodDocument, addresses: Addresses) -> Value {
-    let Value::Object(status) = &delegate.status else { return Value::Null };
-    let mut status = status.clone();
+    let before = Before::read(delegate);
+    let mut status = match &delegate.status {
+        Value::Object(status) => status.clone(),
+        _ if before.is_some() => Map::new(),
+        _ => return Value::Null,
+    };
     status.retain(|field, _| !NOT_HOMES.contains(&field.as_str()));
     if addresses == Addresses::Withhold {
         status.remove("podIP");
@@ -61,14 +81,46 @@ pub fn home_status(delegate: &PodDocument, addresses: Addresses) -> Value {
             condition.remove("observedGeneration");
         }
     }
-    if let Some(last) = Last::read(delegate).filter(|last| !last.images.is_empty()) {
+    let last = Last::read(delegate);
+    if let Some(last) = last.as_ref().filter(|last| !last.images.is_empty()) {
         for kind in ["containerStatuses", "initContainerStatuses"] {
             if let Some(statuses) = list_mut(&mut status, kind) {
                 statuses.retain(|s| s.get("name").and_then(Value::as_str).is_none_or(|n| last.images.contains_key(n)));
             }
         }
     }
+    // A delegate is created without them: what did not come from home is somebody's in the target.
+    if let Some(statuses) = list_mut(&mut status, "ephemeralContainerStatuses") {
+        let ours = |name: &str| last.as_ref().is_some_and(|last| last.images.contains_key(name));
+        statuses.retain(|s| s.get("name").and_then(Value::as_str).is_some_and(ours));
+        if statuses.is_empty() {
+            status.remove("ephemeralContainerStatuses");
+        }
+    }
+    if let Some(before) = before {
+        before.add(&mut status);
+    }
     Value::Object(status)
+}
+
+/// The annotations that somebody in the target has given the delegate, as far as home may know of them. None where nobody
+/// can tell them from those of home.
+pub fn returned(delegate: &PodDocument) -> BTreeMap<String, String> {
+    let (Some(last), Some(all)) = (Last::read(delegate), &delegate.metadata.annotations) else {
+        return BTreeMap::new();
+    };
+    let denied = |key: &str| {
+        let matches = |rule: &str| if rule.ends_with(['/', '.']) { key.starts_with(rule) } else { key == rule };
+        let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+        let ours = format!("{domain}/").ends_with(names::PREFIX);
+        ours || last.annotations.contains(key) || NOT_RETURNED.iter().any(|rule| matches(rule))
+    };
+    let short = |key: &str, value: &str| key.len() + value.len() <= RETURNED_BYTES;
+    all.iter()
+        .filter(|(key, value)| !denied(key) && short(key, value))
+        .take(RETURNED_COUNT)
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
 }
 
 fn list_mut<'a>(status: &'a mut Map<String, Value>, field: &str) -> Option<&'a mut Vec<Value>> {
@@ -137,6 +189,7 @@ pub fn provider_pod(delegate: &PodDocument, addresses: Addresses) -> Result<Prov
             }),
         },
         status: bounded(home_status(delegate, addresses)),
+        annotations: returned(delegate),
     })
 }
 
@@ -156,7 +209,7 @@ mod tests {
             "podIP": "10.1.0.1", "podIPs": [{"ip": "10.1.0.1"}], "qosClass": "Burstable", "nominatedNodeName": "n",
             "observedGeneration": 3, "resourceClaimStatuses": [], "extendedResourceClaimStatus": {}, "novel": {"x": 1},
             "conditions": [{"type": "Ready", "status": "True", "observedGeneration": 3}, {"type": "theirs/own"}],
-            "containerStatuses": [{"name": "c"}], "ephemeralContainerStatuses": [{"name": "e"}]}}));
+            "containerStatuses": [{"name": "c"}], "ephemeralContainerStatuses": [{"name": "theirs"}]}}));
         let mut expected = json!({"phase": "Running", "novel": {"x": 1}, "containerStatuses": [{"name": "c"}],
             "conditions": [{"type": "Ready", "status": "True"}, {"type": "theirs/own"}]});
         assert_eq!(home_status(&delegate, Addresses::Withhold), expected);
@@ -172,6 +225,32 @@ mod tests {
                 "initContainerStatuses": [{"name": "setup"}]}}));
         let expected = json!({"containerStatuses": [{"name": "c"}, {}], "initContainerStatuses": []});
         assert_eq!(home_status(&delegate, Addresses::Withhold), expected);
+    }
+
+    #[test]
+    fn an_ephemeral_container_that_came_from_home_is_shown_there() {
+        let last = "{\"images\": {\"c\": \"i\", \"ours\": \"debug\"}}";
+        let delegate = pod(json!({"metadata": {"annotations": {"longshore.dev/last": last}},
+            "status": {"ephemeralContainerStatuses": [{"name": "ours"}, {"name": "theirs"}]}}));
+        let expected = json!({"ephemeralContainerStatuses": [{"name": "ours"}]});
+        assert_eq!(home_status(&delegate, Addresses::Withhold), expected);
+    }
+
+    #[test]
+    fn annotations_return_but_for_those_that_must_not() {
+        let mut annotations = json!({"longshore.dev/last": "{\"annotations\": [\"mine\"]}", "mine": "changed there",
+            "cni.projectcalico.org/podIP": "10.1.0.1", "x.longshore.dev/own": "1", "long": "v".repeat(5 << 10),
+            "kubectl.kubernetes.io/last-applied-configuration": "{}", "kubernetes.io/config.mirror": "1",
+            "container.apparmor.security.beta.kubernetes.io/c": "unconfined"});
+        let there = |annotations: &Value| pod(json!({"metadata": {"annotations": annotations}}));
+        let expected: BTreeMap<_, _> = [("cni.projectcalico.org/podIP".to_owned(), "10.1.0.1".to_owned())].into();
+        assert_eq!(returned(&there(&annotations)), expected);
+        for i in 0..100 {
+            annotations[format!("a{i}")] = json!("1");
+        }
+        assert_eq!(returned(&there(&annotations)).len(), RETURNED_COUNT);
+        annotations.as_object_mut().unwrap().remove("longshore.dev/last");
+        assert!(returned(&there(&annotations)).is_empty());
     }
 
     #[test]

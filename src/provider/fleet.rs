@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::capacity;
+use super::claims::Claims;
 use super::placement::{self, Candidate, Strategy};
 use super::requests::{self, Requests};
 use super::target::TargetProvider;
@@ -37,6 +38,8 @@ pub struct Fleet {
     strategy: Strategy,
     /// Choices that no watch shows yet, by the proxy's UID.
     reserved: Mutex<HashMap<String, Reserved>>,
+    /// Where home's claims are kept: their pods have no choice.
+    claims: Option<Arc<Claims>>,
     report: watch::Receiver<NodeReport>,
     _sum: JoinSet<()>,
 }
@@ -49,17 +52,53 @@ struct Reserved {
 
 impl Fleet {
     /// A fleet of these targets, in the order of their sites.
-    pub fn new(members: Vec<Member>, strategy: Strategy) -> Self {
+    pub fn new(members: Vec<Member>, strategy: Strategy, claims: Option<Arc<Claims>>) -> Self {
         let (sender, report) = watch::channel(NodeReport::default());
         let mut tasks = JoinSet::new();
         let sources = members.iter().map(|member| (member.provider.node_status(), member.contact.clone())).collect();
         tasks.spawn(sum(sources, sender));
-        Self { members, strategy, reserved: Mutex::default(), report, _sum: tasks }
+        Self { members, strategy, reserved: Mutex::default(), claims, report, _sum: tasks }
     }
 
-    fn candidates(&self, pod: &PodDocument, reserved: &mut HashMap<String, Reserved>) -> Vec<Candidate> {
+    /// The target of a pod that no claim binds to one, by its index, and why; without a pod, that of one which asks for
+    /// nothing.
+    pub(super) fn choose_freely(
+        &self,
+        pod: Option<&PodDocument>,
+        shunned: Option<Index>,
+    ) -> Result<(usize, String), PodError> {
+        let requests = pod.map(|pod| requests::of(&pod.spec)).unwrap_or_default();
+        let uid = pod.map(PodDocument::uid).unwrap_or_default();
+        // Nothing waits while this is held, and no code panics.
+        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        let candidates = self.candidates(uid, &mut reserved);
+        let (member, why) = placement::choose(self.strategy, &requests, &candidates, shunned.map(usize::from))
+            .map_err(|none| PodError::Refused { reason: "NoTarget".into(), message: none.to_string() })?;
+        if !uid.is_empty() {
+            reserved.insert(uid.into(), Reserved { member, requests, since: Instant::now() });
+        }
+        Ok((member, why))
+    }
+
+    /// The target that keeps a pod's claims, if it has any.
+    async fn bound(&self, pod: &PodDocument) -> Result<Option<(usize, String)>, PodError> {
+        let Some(claims) = &self.claims else { return Ok(None) };
+        let Some((target, claim)) = claims.target_of(pod).await? else { return Ok(None) };
+        let refused = |message| PodError::Refused { reason: "NoTarget".into(), message };
+        let place = self.members.iter().position(|member| member.name == target).ok_or_else(|| {
+            refused(format!("its claim {claim} is kept in target {target}, which this node does not have any more"))
+        })?;
+        if let Some(trouble) = self.members[place].candidate().trouble {
+            return Err(refused(format!("its claim {claim} is kept in target {target}: {trouble}")));
+        }
+        // It may have been reserved for when the claim was given its target; the watch will count it.
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner).remove(pod.uid());
+        Ok(Some((place, format!("it keeps the claim {claim}"))))
+    }
+
+    fn candidates(&self, pod: &str, reserved: &mut HashMap<String, Reserved>) -> Vec<Candidate> {
         reserved.retain(|uid, it| {
-            uid != pod.uid() && it.since.elapsed() < RESERVATION && !self.members[it.member].provider.has(uid)
+            uid != pod && it.since.elapsed() < RESERVATION && !self.members[it.member].provider.has(uid)
         });
         let mut candidates: Vec<_> = self.members.iter().map(Member::candidate).collect();
         for it in reserved.values() {
@@ -91,13 +130,10 @@ impl Member {
 #[async_trait]
 impl Chooser for Fleet {
     async fn choose(&self, pod: &PodDocument, shunned: Option<Index>) -> Result<Chosen, PodError> {
-        let requests = requests::of(&pod.spec);
-        // Nothing waits while this is held, and no code panics.
-        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-        let candidates = self.candidates(pod, &mut reserved);
-        let (member, why) = placement::choose(self.strategy, &requests, &candidates, shunned.map(usize::from))
-            .map_err(|none| PodError::Refused { reason: "NoTarget".into(), message: none.to_string() })?;
-        reserved.insert(pod.uid().into(), Reserved { member, requests, since: Instant::now() });
+        let (member, why) = match self.bound(pod).await? {
+            Some(bound) => bound,
+            None => self.choose_freely(Some(pod), shunned)?,
+        };
         let site = Index::try_from(member).map_err(|error| PodError::NoAnswer(error.into()))?;
         Ok(Chosen { site, why })
     }

@@ -27,6 +27,8 @@ pub const NAME: &str = "longshore.dev/name";
 pub const SENT: &str = "longshore.dev/sent";
 /// Annotation of a delegate: what the next update has to know of the last one, as JSON.
 pub const LAST: &str = "longshore.dev/last";
+/// Annotation of a delegate that replaces one that has vanished: what home showed of that one, as JSON.
+pub const BEFORE: &str = "longshore.dev/before";
 /// Annotation of a delegate, for the downward API: the name of the proxy's node.
 pub const NODE_NAME: &str = "longshore.dev/node-name";
 /// Annotation of a delegate, for the downward API: the name of the proxy's service account.
@@ -54,6 +56,9 @@ pub use crate::kubelet::tolerations::LIFTED;
 /// Annotation of a proxy, which says nothing to its delegate: the target that was chosen.
 pub use crate::kubelet::sites::CHOICE;
 
+/// Annotation of a proxy, which says nothing to its delegate: those of its annotations that the delegate gave it.
+pub use crate::kubelet::annotations::RETURNED;
+
 /// Beginning of an annotation of a delegate, for the downward API: a label of the proxy that the delegate cannot have
 /// under its own key. A digest of the key follows, which may be too long to repeat.
 pub const HOME_LABEL: &str = "longshore.dev/home-label-";
@@ -70,8 +75,23 @@ pub fn owns_label(key: &str) -> bool {
 
 /// Whether a delegate's annotation of this key is ours, whoever set it before.
 pub fn owns_annotation(key: &str) -> bool {
-    [NAMESPACE, NAME, SENT, LAST, NODE_NAME, SERVICE_ACCOUNT, LABELS, ANNOTATIONS, LIFTED, CHOICE, FOLLOWS, TOKENS]
-        .contains(&key)
+    [
+        NAMESPACE,
+        NAME,
+        SENT,
+        LAST,
+        BEFORE,
+        NODE_NAME,
+        SERVICE_ACCOUNT,
+        LABELS,
+        ANNOTATIONS,
+        LIFTED,
+        CHOICE,
+        RETURNED,
+        FOLLOWS,
+        TOKENS,
+    ]
+    .contains(&key)
         || key.starts_with(HOME_LABEL)
         || key.starts_with(HOME_ANNOTATION)
 }

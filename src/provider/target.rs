@@ -1,21 +1,24 @@
 //! One remote cluster as a provider: the shell around the pure functions beside it.
 //!
 //! Nothing is installed in a target. What Longshore has there are plain pods with labels that name host, virtual node and
-//! proxy; one watch on them, one on the namespaces, one on the nodes.
+//! proxy; one watch on them, one on events about them, one on the namespaces, one on the nodes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::claims::{Claims, claims_of};
 use super::feedback::Addresses;
 use super::follow::Follow;
 use super::follow::accounts::Accounts;
 use super::follow::copy::Owner;
 use super::requests::Requests;
+use super::services::Tracker;
 use super::translate::{self, Rules, Site, Translation, classes, namespace_owner};
 use super::tunnel::Streams;
 use crate::kubelet::provider::{
@@ -30,6 +33,11 @@ mod health;
 mod load;
 mod namespaces;
 mod nodes;
+mod tales;
+
+pub use tales::Tales;
+
+pub(in crate::provider) use delegates::refusal;
 
 use absent::Absent;
 use delegates::Delegates;
@@ -60,12 +68,20 @@ pub struct TargetSetup {
     pub create_namespaces: bool,
     /// Whether delegates' addresses are shown at home.
     pub addresses: Addresses,
+    /// Which events of the delegates are shown at home.
+    pub tales: Tales,
     /// Somebody wants to know what the delegates ask for.
     pub count_load: bool,
     /// Home, for what pods refer to.
     pub view: Arc<dyn HostView>,
     /// Whose tokens delegates have.
     pub accounts: Accounts,
+    /// The delegates are listed anew after this long, lest an event that was lost stays so for ever.
+    pub relist_after: Option<Duration>,
+    /// Where home's claims are kept; `None` where none are.
+    pub claims: Option<Arc<Claims>>,
+    /// Who wants to know which labels the delegates have.
+    pub tracker: Option<Arc<Tracker>>,
 }
 
 /// Runs pods in a target.
@@ -97,15 +113,7 @@ impl TargetProvider {
         let choice = setup.count_load.then(|| setup.name.clone());
         let owner = Owner { host_id: setup.host_id.clone(), node: setup.node_name.clone() };
         let follow = Arc::new(Follow::start(client.clone(), setup.view.clone(), owner, choice));
-        let delegates = Delegates::new(
-            client.clone(),
-            &setup.host_id,
-            &setup.node_name,
-            setup.addresses,
-            health.clone(),
-            setup.count_load,
-            follow.clone(),
-        );
+        let delegates = Delegates::new(&setup, health.clone(), follow.clone());
         Self {
             delegates,
             namespaces,
@@ -129,6 +137,40 @@ impl TargetProvider {
         self.delegates.load().has(proxy_uid)
     }
 
+    /// How to reach it.
+    pub(in crate::provider) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The namespace there for one of home's; it is made if it is missing and that is allowed.
+    pub(in crate::provider) async fn namespace(&self, home: &str) -> Result<String, PodError> {
+        self.namespaces.ensure(mapped(home)).await?;
+        Ok(mapped(home).to_owned())
+    }
+
+    /// A namespace there is not what it was.
+    pub(in crate::provider) fn forget_namespace(&self, namespace: &str) {
+        self.namespaces.forget(namespace);
+    }
+
+    /// From home's names of a pod's claims to those in this target.
+    async fn claims(&self, pod: &PodDocument) -> Result<BTreeMap<String, String>, PodError> {
+        match &self.setup.claims {
+            Some(claims) => claims.names(pod, &self.setup.name).await,
+            None => match claims_of(pod).pop() {
+                None => Ok(BTreeMap::new()),
+                Some(mount) => Err(PodError::Held {
+                    field: mount.field,
+                    message: format!(
+                        "claim {} does not follow the pod to its target; set spec.claims in the VirtualNode {}, or let \
+                         the pod run at home",
+                        mount.claim, self.setup.node_name
+                    ),
+                }),
+            },
+        }
+    }
+
     fn site(&self, namespace: &str) -> Site {
         Site {
             host_id: self.setup.host_id.clone(),
@@ -138,6 +180,7 @@ impl TargetProvider {
             rules: self.setup.rules.clone(),
             absent_priority_classes: self.absent.names(),
             namespace: namespace.into(),
+            claims: BTreeMap::new(),
             owner: None,
             names: self.follow.names().clone(),
             accounts: self.setup.accounts.clone(),
@@ -182,16 +225,18 @@ impl PodLifecycleHandler for TargetProvider {
     async fn create_pod(&self, pod: &PodDocument) -> Result<ProviderPod, PodError> {
         let namespace = mapped(pod.namespace());
         // Before the namespace: pods that are held must leave none behind.
+        let claims = self.claims(pod).await?;
         let mut preview = translate::translate(pod, &self.site(namespace))?;
         for attempt in 0.. {
             let uid = self.namespaces.ensure(namespace).await?;
             let prepared = self.follow.prepare(pod, &preview, namespace, &uid).await?;
-            let site = Site { names: prepared.names.clone(), ..self.site(namespace) };
+            let site = Site { names: prepared.names.clone(), claims: claims.clone(), ..self.site(namespace) };
             let mut translation = translate::translate(pod, &site)?;
             let metadata = &mut translation.delegate.metadata;
             metadata.owner_references = Some(vec![namespace_owner(namespace, &uid)]);
             metadata.annotations.get_or_insert_default().extend(prepared.annotations.iter().cloned());
-            match self.delegates.create(&translation.delegate, &pod.key()).await {
+            let delegate = translate::created(translation.delegate.clone(), pod);
+            match self.delegates.create(&delegate, &pod.key()).await {
                 Ok(Some(made)) => {
                     prepared.made();
                     return Ok(ProviderPod { remarks: losses(&translation), ..made });
@@ -212,8 +257,8 @@ impl PodLifecycleHandler for TargetProvider {
     }
 
     async fn update_pod(&self, pod: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let translation = translate::translate(pod, &self.site(mapped(pod.namespace())))?;
-        self.delegates.update(&translation.delegate, instance).await
+        let fresh = translate::refresh(pod, &self.site(mapped(pod.namespace())))?;
+        self.delegates.update(fresh, instance).await
     }
 
     async fn delete_pod(&self, key: &PodKey, instance: &str, grace: Option<u32>) -> Result<Deletion, PodError> {

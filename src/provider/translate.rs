@@ -8,13 +8,13 @@
 //! 2. `downward`: the downward API goes on telling what it tells at home;
 //! 3. `scheduling`: what chose the virtual node would choose no node of the target;
 //! 4. `label_keys`, `residue`: what the host's API server and admission filled in, the target's fill in again;
-//! 5. `classes`: names of classes and schedulers, as the target has them;
+//! 5. `classes`, [`claims`](super::claims): names of classes, schedulers and claims, as the target has them;
 //! 6. references to ConfigMaps and Secrets get the names that their copies have, and tokens their place ([`follow`]);
 //! 7. `metadata`: labels, annotations and the owner.
 //!
 //! [`follow`]: super::follow
 //!
-//! [`update`] makes the patch with which a live delegate follows its proxy, and [`mod@fingerprint`] says when it has to.
+//! [`mod@update`] makes the patches with which a live delegate follows its proxy, and [`mod@fingerprint`] says when it has to.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::Value;
@@ -24,6 +24,7 @@ use std::sync::Arc;
 use super::follow::accounts::{self, Accounts, Tokens};
 use super::follow::names::Names;
 use super::follow::references::{self, Reference};
+use crate::kubelet::annotations::without_returned;
 use crate::kubelet::document::PodDocument;
 use crate::provider::names;
 
@@ -52,7 +53,7 @@ pub use fingerprint::{fingerprint, sent};
 pub use guardrails::Guardrails;
 pub use hold::Hold;
 pub use report::{Change, What};
-pub use update::update_patch;
+pub use update::{Refreshed, Update, created, refresh};
 
 /// Where a delegate goes, and where it comes from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -71,6 +72,8 @@ pub struct Site {
     pub absent_priority_classes: BTreeSet<String>,
     /// The namespace of the delegate in the target.
     pub namespace: String,
+    /// From home's names of the pod's claims to those in the target.
+    pub claims: BTreeMap<String, String>,
     /// The owner of the delegate ([`namespace_owner`]); `None` for a preview, never for a delegate that is created, since
     /// a ReplicaSet of the target with the same selector would adopt it.
     pub owner: Option<OwnerReference>,
@@ -123,6 +126,7 @@ pub struct Translation {
 
 /// Translates a proxy pod.
 pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> {
+    let proxy = &*without_returned(proxy);
     hold::check_metadata(proxy)?;
     let Value::Object(spec) = &proxy.spec else {
         return Err(Hold::new("spec", "the pod has no spec, so that there is nothing to run"));
@@ -144,6 +148,9 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
     label_keys::strip(&mut spec, &mut report);
     residue::strip(&mut spec, &site.accounts, &mut report);
     classes::map(&mut spec, site, &mut report);
+    for (field, why) in super::claims::rename(&mut spec, proxy.name(), &site.claims) {
+        report.changed(field, why);
+    }
     let token_secret = accounts::secret_name(proxy.uid());
     let references = references::redirect(
         &mut spec,

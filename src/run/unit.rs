@@ -8,26 +8,28 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::rules::{accounts, node_labels, rules};
 use super::{NodeSetup, NodeTarget, Shared, StartError, client};
-use crate::api::clients;
-use crate::api::target::PodIps;
+use crate::api::clients::{self, Access};
+use crate::api::target::{Events as MirroredEvents, PodIps};
 use crate::api::virtual_node::{Strategy as Declared, Taint};
 use crate::kubelet::contact::{self, Contact};
 use crate::kubelet::events::Events;
-use crate::kubelet::node::{NodeController, NodeIdentity, status};
+use crate::kubelet::node::{Connect, NodeController, NodeIdentity, status};
 use crate::kubelet::pods::{PodController, PodSetup};
 use crate::kubelet::provider::NodeProvider;
 use crate::kubelet::server::{Authenticator, Authorizer, Server, ServingCertificate, server_config};
 use crate::kubelet::sites::{self, Site, SiteStreams, Sites};
+use crate::provider::claims::{self, Claims, Keeper, KeeperSetup};
 use crate::provider::feedback::Addresses;
 use crate::provider::fleet::{Fleet, Member};
 use crate::provider::placement::Strategy;
-use crate::provider::target::{TargetProvider, TargetSetup};
+use crate::provider::services::{self, Follower, FollowerSetup, Tracker};
+use crate::provider::target::{Tales, TargetProvider, TargetSetup};
 
 /// The parts of one virtual node, ready to run.
 pub(super) struct Unit {
@@ -38,6 +40,10 @@ pub(super) struct Unit {
     heartbeats: Vec<Heartbeat>,
     /// Whether each site answers.
     contacts: Vec<watch::Receiver<Contact>>,
+    /// Where claims are kept.
+    claims: Option<Keeper>,
+    /// What follows pods into the targets.
+    services: Option<Follower>,
 }
 
 /// Something that is asked whether it answers.
@@ -56,8 +62,19 @@ impl Unit {
     ) -> Result<Self, StartError> {
         let (setup, host) = (&shared.setup, &shared.host);
         let (mut members, mut heartbeats, mut contacts, mut partitions) = (vec![], vec![], vec![], vec![]);
+        let book = node.claims.then(|| Claims::new(host.clone(), &node.name));
+        let news = Arc::new(Notify::new());
+        let (mut claim_sites, mut service_sites) = (vec![], vec![]);
         for target in &node.targets {
-            let provider = connect(shared, node, target).await?;
+            let tracker = node.services.then(|| Arc::new(Tracker::new(news.clone())));
+            let provider = connect(shared, node, target, book.clone(), tracker.clone()).await?;
+            service_sites.extend(tracker.map(|tracker| services::Site {
+                name: target.name.clone(),
+                provider: provider.clone(),
+                tracker,
+                publish: target.spec.pod_ips == PodIps::Publish,
+            }));
+            claim_sites.push(claims::Site { name: target.name.clone(), provider: provider.clone() });
             let contact = watch::Sender::default();
             contacts.push(contact.subscribe());
             partitions.push(target.spec.partition.policy());
@@ -69,7 +86,15 @@ impl Unit {
             });
             heartbeats.push(Heartbeat { provider, silence: target.spec.heartbeat.timeout(), contact });
         }
-        let (sites, status, whole) = join(members, node, &contacts, &mut heartbeats);
+        let (sites, status, whole, fleet) = join(members, node, &contacts, &mut heartbeats, book.clone());
+        let services = node.services.then(|| {
+            let (host_id, node) = (setup.host_id.clone(), node.name.clone());
+            Follower::new(FollowerSetup { host: host.clone(), host_id, node, sites: service_sites, news })
+        });
+        let claims = book.map(|claims| {
+            let (host_id, node) = (setup.host_id.clone(), node.name.clone());
+            Keeper::new(KeeperSetup { host: host.clone(), host_id, node, sites: claim_sites, fleet, claims })
+        });
 
         let several = node.targets.len() > 1;
         let unsure = several && had_no_choice(shared, &node.name).await;
@@ -82,6 +107,7 @@ impl Unit {
             events: Events::start(host.clone(), &node.name),
             partitions,
             unsure,
+            relist_after: setup.relist_after,
             move_after: match node.placement.move_after_seconds {
                 0 => None,
                 seconds => Some(Duration::from_secs(seconds.into())),
@@ -103,13 +129,13 @@ impl Unit {
             taints: taints(&node.taints),
             choice: several && !unsure,
         };
-        let keeper = NodeController::new(identity, host.clone(), setup.host.clone(), status, whole);
-        Ok(Self { server, listener: listener.clone(), pods, keeper, heartbeats, contacts })
+        let keeper = NodeController::new(identity, host.clone(), lease_client(setup.host.clone()), status, whole);
+        Ok(Self { server, listener: listener.clone(), pods, keeper, heartbeats, contacts, claims, services })
     }
 
     /// Runs until it is told to stop, or one of the parts fails; then every action that is under way is finished.
     pub(super) async fn run(self, workers: usize, shutdown: CancellationToken) -> Result<(), StartError> {
-        let Self { server, listener, pods, keeper, heartbeats, contacts } = self;
+        let Self { server, listener, pods, keeper, heartbeats, contacts, claims, services } = self;
         let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
         let stop = || shutdown.clone();
         let (a, b, c) = (stop(), stop(), stop());
@@ -122,6 +148,20 @@ impl Unit {
             pods.run(workers, contacts, b).await;
             Ok(())
         });
+        if let Some(services) = services {
+            let stop = stop();
+            tasks.spawn(async move {
+                services.run(stop).await;
+                Ok(())
+            });
+        }
+        if let Some(claims) = claims {
+            let stop = stop();
+            tasks.spawn(async move {
+                claims.run(stop).await;
+                Ok(())
+            });
+        }
         for Heartbeat { provider, silence, contact } in heartbeats {
             let stop = stop();
             tasks.spawn(async move {
@@ -144,15 +184,24 @@ impl Unit {
     }
 }
 
+/// What makes a client for the node's lease.
+fn lease_client(host: Access) -> Connect {
+    Arc::new(move || {
+        let host = host.clone();
+        Box::pin(async move { Ok(clients::streaming_client(&host).await?) })
+    })
+}
+
 /// The sites of a node, what it is made of as a whole, and whether that answers.
 fn join(
     members: Vec<Member>,
     node: &NodeSetup,
     contacts: &[watch::Receiver<Contact>],
     heartbeats: &mut Vec<Heartbeat>,
-) -> (Sites, Arc<dyn NodeProvider>, watch::Receiver<Contact>) {
+    claims: Option<Arc<Claims>>,
+) -> (Sites, Arc<dyn NodeProvider>, watch::Receiver<Contact>, Option<Arc<Fleet>>) {
     if let ([only], [contact]) = (members.as_slice(), contacts) {
-        return (Sites::one(only.provider.clone()), only.provider.clone(), contact.clone());
+        return (Sites::one(only.provider.clone()), only.provider.clone(), contact.clone(), None);
     }
     let site = |member: &Member| Site { name: member.name.as_str().into(), provider: member.provider.clone() };
     let sites = members.iter().map(site).collect();
@@ -163,11 +212,11 @@ fn join(
     };
     // The node is silent when its last target is: after that target's own time.
     let silence = heartbeats.iter().map(|one| one.silence).max().unwrap_or_default();
-    let fleet = Arc::new(Fleet::new(members, strategy));
+    let fleet = Arc::new(Fleet::new(members, strategy, claims));
     let contact = watch::Sender::default();
     let whole = contact.subscribe();
     heartbeats.push(Heartbeat { provider: fleet.clone(), silence, contact });
-    (Sites::several(sites, fleet.clone()), fleet, whole)
+    (Sites::several(sites, fleet.clone()), fleet.clone(), whole, Some(fleet))
 }
 
 /// Whether the node may have pods of a time in which it had one target, and nothing was written on them. Who cannot tell
@@ -187,7 +236,13 @@ async fn had_no_choice(shared: &Shared, node: &str) -> bool {
 }
 
 /// The Kubernetes provider of a target, for a node.
-async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Result<Arc<TargetProvider>, StartError> {
+async fn connect(
+    shared: &Shared,
+    node: &NodeSetup,
+    target: &NodeTarget,
+    claims: Option<Arc<Claims>>,
+    tracker: Option<Arc<Tracker>>,
+) -> Result<Arc<TargetProvider>, StartError> {
     let what = format!("target {}", target.name);
     Ok(Arc::new(TargetProvider::start(TargetSetup {
         name: target.name.clone(),
@@ -204,9 +259,17 @@ async fn connect(shared: &Shared, node: &NodeSetup, target: &NodeTarget) -> Resu
             PodIps::Withhold => Addresses::Withhold,
             PodIps::Publish => Addresses::Publish,
         },
+        tales: match target.spec.events {
+            MirroredEvents::Warnings => Tales::Warnings,
+            MirroredEvents::All => Tales::All,
+            MirroredEvents::None => Tales::None,
+        },
         count_load: node.targets.len() > 1,
+        claims,
+        tracker,
         view: Arc::new(shared.view.clone()),
         accounts: accounts(&target.spec, &shared.setup.host.cluster_url.to_string()),
+        relist_after: shared.setup.relist_after,
     })))
 }
 

@@ -178,6 +178,7 @@ fn replicas(world: &World) -> Result<Vec<Replica>> {
         target_spec: String::new(),
         more_targets,
         node_spec: String::new(),
+        flags: Vec::new(),
         berth: Some(one.clone()),
     })?;
     let second = first.twin_in(other.clone())?;

@@ -144,7 +144,7 @@ impl Storm {
     fn cut(&mut self, strike: &Strike, side: Side, direction: Direction, until: Instant) -> Result<()> {
         let address = self.lab.plan(self.name(side))?.ip().to_string();
         for (index, replica) in self.replicas.iter_mut().enumerate() {
-            if strike.pick % 2 == 0 || index == strike.replica {
+            if strike.pick.is_multiple_of(2) || index == strike.replica {
                 replica.berth.cut(&address, kind(direction))?;
                 replica.cuts.push((until, side, direction));
             }

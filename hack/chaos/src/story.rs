@@ -125,27 +125,27 @@ mod tests {
     #[test]
     fn a_story_has_all_sides_in_order_and_nobody_else() {
         let events = [
-            event(10, Side::Host, "p", "", "web"),
-            event(11, Side::Host, "q", "", "web-2"),
-            event(12, Side::Target(1), "d", "p", "web"),
+            event(10, Side::Host, "uid-p", "", "web"),
+            event(11, Side::Host, "uid-q", "", "web-2"),
+            event(12, Side::Target(1), "uid-d", "uid-p", "web"),
         ];
-        let log = "1970-01-01T00:00:11.500000Z \u{1b}[32mINFO\u{1b}[0m created pod=n/web uid=p\n\
-                   1970-01-01T00:00:11.600000Z INFO created pod=n/web-2 uid=q\n\
+        let log = "1970-01-01T00:00:11.500000Z \u{1b}[32mINFO\u{1b}[0m created pod=n/web uid=uid-p\n\
+                   1970-01-01T00:00:11.600000Z INFO created pod=n/web-2 uid=uid-q\n\
                    1970-01-01T00:01:00.000000Z INFO much later pod=n/web";
         let deeds = [(Duration::from_secs(11), "Kill".to_owned()), (Duration::from_secs(60), "Stop".to_owned())];
         let logs = [log.to_owned()];
         let sources = Sources { begun: SystemTime::UNIX_EPOCH, events: &events, deeds: &deeds, logs: &logs };
-        let story = tell(&sources, "p");
-        let starts: Vec<&str> = story.lines().map(|line| line.trim_start()).map(|line| &line[..24]).collect();
+        let story = tell(&sources, "uid-p");
+        let starts: Vec<&str> = story.lines().map(str::trim_start).map(|line| &line[..24]).collect();
         assert_eq!(
             starts,
             [
                 "00:00:10.000 host       ",
                 "00:00:11.000 fault      ",
                 "00:00:11.500 replica 0  ",
-                "00:00:12.000 target 1  "
+                "00:00:12.000 target 1   "
             ]
         );
-        assert!(story.contains("INFO created pod=n/web uid=p") && !story.contains('\u{1b}'), "{story}");
+        assert!(story.contains("INFO created pod=n/web uid=uid-p") && !story.contains('\u{1b}'), "{story}");
     }
 }

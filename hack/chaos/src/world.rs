@@ -72,8 +72,8 @@ impl World {
         let open = |name: &String| anyhow::Ok(runtime.block_on(Cluster::open(&lab.kubeconfig(name)?))?);
         let host = open(&names[0])?;
         let targets = names[1..].iter().map(open).collect::<Result<_>>()?;
-        let (real, _lock) = (settings.real, lock);
-        let world = Self { lab, runtime, names, host, targets, real, interrupted, _clusters: clusters, _lock };
+        let real = settings.real;
+        let world = Self { lab, runtime, names, host, targets, real, interrupted, _clusters: clusters, _lock: lock };
         world.simulate()?;
         world.check()?;
         Ok(world)

@@ -81,3 +81,59 @@ async fn a_failing_plugin_is_reported_without_what_it_printed() {
          by hand to see why"
     );
 }
+
+/// A server that answers with its version to whoever shows this token.
+async fn guarded(token: &'static str) -> String {
+    use axum::http::{HeaderMap, StatusCode};
+    let answer = move |headers: HeaderMap| async move {
+        let known = headers.get("authorization").is_some_and(|value| value == &format!("Bearer {token}"));
+        if known { (StatusCode::OK, "{}") } else { (StatusCode::UNAUTHORIZED, "") }
+    };
+    let router = axum::Router::new().route("/version", axum::routing::get(answer));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let service = hyper_util::service::TowerToHyperService::new(router);
+        while let Ok((stream, _)) = listener.accept().await {
+            let io = hyper_util::rt::TokioIo::new(stream);
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service.clone()));
+        }
+    });
+    url
+}
+
+fn kubeconfig(server: &str, token: &str) -> String {
+    KUBECONFIG
+        .replace("https://user:hunter2@one.example:6443", server)
+        .replace("token: hunter2", &format!("token: {token}"))
+}
+
+#[tokio::test]
+async fn clients_follow_their_kubeconfig() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let server = guarded("new").await;
+    let File(_folder, path) = file(&kubeconfig(&server, "old"));
+    let access = target(&path, Some("one")).await.unwrap();
+    let clients = [client(&access).await.unwrap(), streaming_client(&access).await.unwrap()];
+    let asked = async |client: &Client| {
+        let request = http::Request::get("/version").body(kube::client::Body::empty()).unwrap();
+        client.send(request).await.unwrap().status().as_u16()
+    };
+    for client in &clients {
+        assert_eq!(asked(client).await, 401);
+    }
+    // Half written, and then for another address: neither counts.
+    for text in ["clusters: [", &kubeconfig("http://127.0.0.1:1", "new")] {
+        std::fs::write(&path, text).unwrap();
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        assert_eq!(asked(&clients[0]).await, 401);
+    }
+    std::fs::write(&path, kubeconfig(&server, "new")).unwrap();
+    for client in &clients {
+        let begin = std::time::Instant::now();
+        while asked(client).await != 200 {
+            assert!(begin.elapsed() < Duration::from_secs(20), "the new token is not used");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}

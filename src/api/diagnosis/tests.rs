@@ -1,10 +1,11 @@
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use kube::Config;
 use kube::client::Body;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::rights::host_rights;
+use crate::api::rights::{Features, host_rights};
 
 const ADDRESS: &str = "https://east.example:6443";
 
@@ -41,7 +42,7 @@ fn failure(code: u16, message: &str) -> (u16, Value) {
 }
 
 async fn trouble(client: Client) -> String {
-    diagnose(&client, ADDRESS, &host_rights()).await.unwrap_err().to_string()
+    diagnose(&client, ADDRESS, &host_rights(Features::default())).await.unwrap_err().to_string()
 }
 
 #[tokio::test]
@@ -53,7 +54,10 @@ async fn a_cluster_that_grants_all_can_be_used() {
         review["status"] = json!({"allowed": true});
         (201, review)
     });
-    assert_eq!(diagnose(&client, ADDRESS, &host_rights()).await.unwrap(), Version("v1.35.1".to_owned()));
+    assert_eq!(
+        diagnose(&client, ADDRESS, &host_rights(Features::default())).await.unwrap(),
+        Version("v1.35.1".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -139,7 +143,7 @@ async fn a_closed_port_is_refused_by_a_real_connection() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let text = diagnose_config(&Config::new(url.parse().unwrap()), &[]).await.unwrap_err().to_string();
+    let text = diagnose_config(&Config::new(url.parse().unwrap()).into(), &[]).await.unwrap_err().to_string();
     assert_eq!(text, format!("failed to reach {url}: connection refused: nothing listens there"));
 }
 
@@ -147,7 +151,7 @@ async fn a_closed_port_is_refused_by_a_real_connection() {
 async fn an_unknown_name_is_told_from_a_closed_port() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = Config::new("https://nowhere.invalid".parse().unwrap());
-    let text = diagnose_config(&config, &[]).await.unwrap_err().to_string();
+    let text = diagnose_config(&config.into(), &[]).await.unwrap_err().to_string();
     assert!(text.contains("cannot be resolved"), "{text}");
 }
 
@@ -175,7 +179,7 @@ async fn certificates_are_judged_by_a_real_handshake() {
     let reason = async |address: std::net::SocketAddr, trusted: Vec<u8>| {
         let mut config = Config::new(format!("https://{address}").parse().unwrap());
         config.root_cert = Some(vec![trusted]);
-        diagnose_config(&config, &[]).await.unwrap_err().to_string()
+        diagnose_config(&config.into(), &[]).await.unwrap_err().to_string()
     };
     let (local, own) = tls_server("127.0.0.1").await;
     let (named, other) = tls_server("east.example").await;

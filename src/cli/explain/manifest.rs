@@ -59,7 +59,11 @@ fn pod(template: &Value) -> Result<PodDocument, String> {
         "metadata": part("metadata").unwrap_or_else(|| Value::Object(Map::new())),
         "spec": part("spec").unwrap_or_default(),
     });
-    serde_json::from_value(pod).map_err(|error| error.to_string())
+    let pod: PodDocument = serde_json::from_value(pod).map_err(|error| error.to_string())?;
+    match &pod.unreadable {
+        None => Ok(pod),
+        Some(what) => Err(what.to_string()),
+    }
 }
 
 /// A pod with what its controller and the host's admission are certain to add, as far as it matters here.

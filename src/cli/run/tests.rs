@@ -3,6 +3,7 @@ use std::path::Path;
 use axum::Router;
 use axum::extract::Path as UrlPath;
 use axum::routing::{get, post};
+use kube::Config;
 use serde_json::{Value, json};
 
 use super::*;
@@ -33,7 +34,8 @@ fn nodes_get_the_ports_that_they_ask_for_and_else_the_next_free_ones() {
 #[test]
 fn every_node_has_the_parts_of_its_target() {
     let configuration = configuration();
-    let configs = ["https://east.example", "https://west.example"].map(|url| Config::new(url.parse().unwrap()));
+    let access = |url: &str| Config::new(url.parse().unwrap()).into();
+    let configs = ["https://east.example", "https://west.example"].map(access);
     let nodes = assemble(&configuration, &configs, &[1, 2, 3]);
     let parts = |node: &NodeSetup| {
         let target = &node.targets[0];
@@ -82,11 +84,12 @@ async fn prepared(host: Config, flags: &[&str]) -> Result<Setup, RunError> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let configuration = configuration();
     // Nothing listens at port 1: these targets are down.
-    let targets = configuration.targets.iter().map(|_| Config::new("http://127.0.0.1:1".parse().unwrap())).collect();
+    let nowhere = |_| Config::new("http://127.0.0.1:1".parse().unwrap()).into();
+    let targets = configuration.targets.iter().map(nowhere).collect();
     let args = ["longshore", "run", "--provider-config=x"].iter().chain(flags);
     let cli = <crate::cli::Cli as clap::Parser>::try_parse_from(args).unwrap();
     let crate::cli::Command::Run(args) = cli.command else { panic!("another command") };
-    prepare(&args, Clusters { configuration, host, targets }).await
+    prepare(&args, Clusters { configuration, host: host.into(), targets }).await
 }
 
 #[tokio::test]

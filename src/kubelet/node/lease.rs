@@ -8,9 +8,12 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
+use kube::Client;
 use kube::api::{Api, PostParams};
-use kube::{Client, Config};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::Connect;
+use crate::errors::chain;
 
 /// The namespace of all node leases.
 const NAMESPACE: &str = "kube-node-lease";
@@ -37,7 +40,7 @@ impl LeaseThread {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(config: Config, node: String, node_uid: String) -> std::io::Result<Self> {
+    pub fn start(connect: Connect, node: String, node_uid: String) -> std::io::Result<Self> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         std::thread::Builder::new().name("lease".into()).spawn(move || {
@@ -48,7 +51,7 @@ impl LeaseThread {
             runtime.block_on(async {
                 tokio::select! {
                     () = stopped.cancelled() => {}
-                    () = keep(config, &node, &node_uid) => {}
+                    () = keep(&connect, &node, &node_uid) => {}
                 }
             });
         })?;
@@ -56,11 +59,13 @@ impl LeaseThread {
     }
 }
 
-async fn keep(mut config: Config, node: &str, node_uid: &str) {
-    config.default_retry = false;
-    let client = match Client::try_from(config) {
-        Ok(client) => client,
-        Err(error) => return tracing::error!(node, %error, "failed to build the lease's client"),
+async fn keep(connect: &Connect, node: &str, node_uid: &str) {
+    let client: Client = loop {
+        match connect().await {
+            Ok(client) => break client,
+            Err(error) => tracing::error!(node, error = chain(&*error), "failed to build the lease's client"),
+        }
+        tokio::time::sleep(RETRY).await;
     };
     let leases: Api<Lease> = Api::namespaced(client, NAMESPACE);
     // The object as the last write left it: renewed by PUT without a GET. `None` after a failure.

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{DEBOUNCE, Shell, backoff};
+use super::{ANNOTATIONS, DEBOUNCE, Shell, backoff};
 use crate::errors::chain;
 use crate::kubelet::document::{PodDocument, PodKey};
 use crate::kubelet::host::WriteError;
 use crate::kubelet::provider::{Deletion, Obstacle, PodError, Provider};
 use crate::kubelet::sites::{CHOICE, Chosen, Index};
-use crate::kubelet::status::{Facts, desired, needs_whole_status, patch, shows};
+use crate::kubelet::status::{Facts, desired, needs_whole_status, patch, pressing, shows};
 use crate::kubelet::step::{Action, Answer, Event, Evidence, ProxyView};
-use crate::kubelet::table::{Side, Snapshot, Uid};
+use crate::kubelet::table::{Side, Snapshot, UNSCHEDULABLE, Uid};
 use crate::kubelet::tolerations;
-use crate::kubelet::view::digest;
+use crate::kubelet::view::{DELEGATED, digest};
 
 impl Shell {
     /// The actions that follow from this one; `None` where the list that it came from goes on.
@@ -145,7 +145,7 @@ impl Shell {
 
     async fn report(self: &Arc<Self>, uid: &Uid, evidence: &Evidence, urgent: bool) -> Option<Vec<Action>> {
         let Some(snapshot) = self.table.snapshot(uid) else { return Some(vec![]) };
-        let home_status = if needs_whole_status(evidence) {
+        let home_status = if needs_whole_status(evidence, &snapshot.home, &snapshot.status) {
             match self.host.pod(&snapshot.key).await {
                 Ok(Some(pod)) => pod.status,
                 Ok(None) => return Some(self.table.step(uid, Event::Answer(Answer::ProxyMissing))),
@@ -158,11 +158,22 @@ impl Shell {
         let generation = wanted.get("observedGeneration").and_then(Value::as_i64);
         let asked = (digest(&wanted), generation);
         let accepted = snapshot.accepted == Some((asked.0, snapshot.home.digest, generation));
+        let annotations = snapshot.home.annotations.patch(&snapshot.annotations);
         if accepted || shows(&snapshot.home, &wanted) {
-            self.table.step(uid, Event::Answer(Answer::Unchanged));
-            return None;
-        }
-        if !urgent {
+            let over = snapshot.home.deleting || snapshot.home.phase.terminal();
+            if annotations.is_none() || over {
+                self.table.step(uid, Event::Answer(Answer::Unchanged));
+                return None;
+            }
+            // On their own they are worth a write only when nothing else has come for a while.
+            if !self.table.report_due(uid) {
+                if self.table.linger(uid) {
+                    self.wake(uid, ANNOTATIONS, Event::ReportDue);
+                }
+                self.table.step(uid, Event::Answer(Answer::Deferred));
+                return None;
+            }
+        } else if !urgent && !pressing(&snapshot.home, &wanted) {
             if self.table.defer(uid) {
                 self.wake(uid, DEBOUNCE, Event::ReportDue);
             }
@@ -178,9 +189,25 @@ impl Shell {
             Evidence::Waiting(obstacle) if self.table.known_obstacle(uid).is_none() => {
                 self.events.warn(&snapshot.key, obstacle.clone());
             }
+            Evidence::Instance => self.tell_unschedulable(&snapshot),
             _ => {}
         }
-        Some(self.write(uid, &snapshot, &wanted, asked).await)
+        let mut patch = patch(&snapshot.key.uid, snapshot.version, &snapshot.home, &wanted);
+        if let Some(annotations) = annotations {
+            patch["metadata"]["annotations"] = annotations;
+        }
+        Some(self.write(uid, &snapshot, &wanted, &patch, asked).await)
+    }
+
+    /// Once for each time that it happens: the condition on the proxy remembers.
+    fn tell_unschedulable(&self, snapshot: &Snapshot) {
+        let Some(obstacle) = snapshot.obstacle.as_ref().filter(|obstacle| obstacle.reason == UNSCHEDULABLE) else {
+            return;
+        };
+        if snapshot.home.condition(DELEGATED).is_none_or(|shown| *shown.reason != *obstacle.reason) {
+            let reason = "DelegateUnschedulable".into();
+            self.events.warn(&snapshot.key, Obstacle { reason, message: obstacle.message.clone() });
+        }
     }
 
     fn render(&self, evidence: &Evidence, snapshot: &Snapshot, home_status: &Value) -> Value {
@@ -192,6 +219,7 @@ impl Shell {
                 home_status,
                 instance: &snapshot.status,
                 obstacle: snapshot.obstacle.as_ref(),
+                update: snapshot.update.as_ref(),
                 current: snapshot.current,
                 node_ip: &self.node_ip,
                 now: &now,
@@ -204,10 +232,10 @@ impl Shell {
         uid: &Uid,
         was: &Snapshot,
         wanted: &Value,
+        patch: &Value,
         asked: (u64, Option<i64>),
     ) -> Vec<Action> {
-        let patch = patch(&was.key.uid, was.version, &was.home, wanted);
-        match self.host.patch_status(&was.key, &patch).await {
+        match self.host.patch_status(&was.key, patch).await {
             Ok(pod) => {
                 let pod = tolerations::restored(pod);
                 let phase = wanted.get("phase").and_then(Value::as_str);
@@ -220,6 +248,7 @@ impl Shell {
                 tracing::warn!(node = self.node, pod = %was.key, error = chain(&error), "the status was not written");
                 if let WriteError::Refused(message) = error {
                     self.events.warn(&was.key, Obstacle { reason: "StatusRefused".into(), message });
+                    return self.table.step(uid, Event::Answer(Answer::StatusRefused));
                 }
                 self.table.step(uid, Event::Answer(Answer::HostFailed))
             }

@@ -22,7 +22,7 @@ fn running() -> Value {
 }
 
 fn facts<'a>(home: &'a Home, home_status: &'a Value, instance: &'a Value) -> Facts<'a> {
-    Facts { home, home_status, instance, obstacle: None, current: true, node_ip: "10.0.0.1", now: NOW }
+    Facts { home, home_status, instance, obstacle: None, update: None, current: true, node_ip: "10.0.0.1", now: NOW }
 }
 
 fn find<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
@@ -62,7 +62,8 @@ fn an_instance_is_mirrored_without_what_is_not_its_own() {
     assert_eq!(status["observedGeneration"], 3);
     assert!(status.get("qosClass").is_none(), "immutable at home");
     assert_eq!(status["containerStatuses"].as_array().unwrap().len(), 1, "the target's sidecar is not the user's");
-    assert!(find(&status, "PodScheduled").is_none() && find(&status, "their/Thing").is_none());
+    assert!(find(&status, "their/Thing").is_none());
+    assert_eq!(find(&status, "PodScheduled").unwrap()["status"], "True", "at home it is");
     assert_eq!(find(&status, "Ready").unwrap()["status"], "True");
     assert_eq!(find(&status, DELEGATED).unwrap()["status"], "True");
 }
@@ -180,4 +181,152 @@ fn nobody_else_says_that_a_pod_was_given_up() {
     assert_eq!(find(&forged, "DisruptionTarget"), None);
     let shown = PodDocument::new(proxy(one_container(), Value::Null).metadata, one_container(), forged);
     assert!(!crate::kubelet::view::proxy_view(&shown, 0, None).given_up, "so that no proxy is removed for it");
+}
+
+#[test]
+fn addresses_are_one_of_each_family() {
+    let home = Home::of(&proxy(one_container(), json!({})));
+    let mut instance = running();
+    instance["podIP"] = json!("10.1.0.9");
+    instance["podIPs"] = json!([{"ip": "10.1.0.1"}, {"ip": "fd00::1"}, {"ip": "10.1.0.2"}, {"ip": "fd00::2"}]);
+    let status = desired(&Evidence::Instance, &facts(&home, &Value::Null, &instance));
+    assert_eq!(status["podIPs"], json!([{"ip": "10.1.0.1"}, {"ip": "fd00::1"}]));
+    assert_eq!(status["podIP"], "10.1.0.1", "the first of them");
+    assert_eq!(status["hostIPs"], json!([{"ip": status["hostIP"]}]));
+}
+
+#[test]
+fn a_reason_lasts_as_long_as_its_phase() {
+    let home = Home::of(&proxy(one_container(), json!({"phase": "Running", "reason": "NodeLost", "message": "m"})));
+    let status = desired(&Evidence::Instance, &facts(&home, &Value::Null, &running()));
+    assert_eq!((&status["reason"], &status["message"]), (&json!("NodeLost"), &json!("m")));
+    let mut ended = running();
+    ended["phase"] = json!("Failed");
+    assert!(desired(&Evidence::Instance, &facts(&home, &Value::Null, &ended)).get("reason").is_none());
+}
+
+#[test]
+fn statuses_are_complete_and_in_the_order_of_a_kubelet() {
+    let spec = json!({"containers": [{"name": "b", "image": "i"}, {"name": "a", "image": "i"}],
+        "initContainers": [{"name": "z", "image": "i"}, {"name": "y", "image": "i"}]});
+    let home = Home::of(&proxy(spec, json!({})));
+    let names = |status: &Value, list: &str| -> Vec<String> {
+        items(status, list).map(|c| text(c, "name").to_owned()).collect()
+    };
+    let instance = json!({"phase": "Pending", "containerStatuses": [{"name": "b"}],
+        "initContainerStatuses": [{"name": "y"}, {"name": "z"}]});
+    let obstacle = Obstacle { reason: "Held".into(), message: "m".into() };
+    let nothing = json!({});
+    for evidence in [Evidence::Instance, Evidence::Waiting(obstacle), Evidence::Ended] {
+        let status = desired(&evidence, &facts(&home, &nothing, &instance));
+        assert_eq!(names(&status, "containerStatuses"), ["a", "b"], "{evidence:?}: by name");
+        assert_eq!(names(&status, "initContainerStatuses"), ["z", "y"], "{evidence:?}: as in the spec");
+    }
+    let status = desired(&Evidence::Instance, &facts(&home, &nothing, &instance));
+    assert_eq!(status["containerStatuses"][0]["state"]["waiting"]["reason"], "PodInitializing");
+    assert_eq!(find(&status, "Initialized").unwrap()["reason"], "ContainersNotInitialized");
+}
+
+#[test]
+fn the_end_ends_readiness_whatever_is_said() {
+    let home = Home::of(&proxy(one_container(), json!({})));
+    for (phase, reason) in [("Succeeded", "PodCompleted"), ("Failed", "PodFailed")] {
+        let mut instance = running();
+        instance["phase"] = json!(phase);
+        let status = desired(&Evidence::Instance, &facts(&home, &Value::Null, &instance));
+        for kind in ["Ready", "ContainersReady"] {
+            let condition = find(&status, kind).unwrap();
+            assert_eq!((text(condition, "status"), text(condition, "reason")), ("False", reason));
+        }
+    }
+}
+
+#[test]
+fn readiness_follows_from_containers_where_nobody_says() {
+    let home = Home::of(&proxy(one_container(), json!({})));
+    let instance = |ready: bool| json!({"phase": "Running", "containerStatuses": [{"name": "c", "ready": ready}]});
+    let ready = |instance: &Value| {
+        let status = desired(&Evidence::Instance, &facts(&home, &Value::Null, instance));
+        text(find(&status, "Ready").unwrap(), "status").to_owned()
+    };
+    assert_eq!((ready(&instance(true)), ready(&instance(false))), ("True".into(), "False".into()));
+}
+
+#[test]
+fn what_somebody_waits_for_is_written_at_once() {
+    let home = Home::of(&proxy(one_container(), json!({"phase": "Pending"})));
+    let pressing = |evidence: &Evidence, facts: &Facts<'_>| super::pressing(facts.home, &desired(evidence, facts));
+    let waiting = |reason: &str| Evidence::Waiting(Obstacle { reason: reason.into(), message: "m".into() });
+    let nothing = facts(&home, &Value::Null, &Value::Null);
+    assert!(pressing(&waiting("TargetRefused"), &nothing));
+    assert!(!pressing(&waiting("WaitingForNamesake"), &nothing), "it passes by itself");
+    assert!(!pressing(&waiting("TargetUnreachable"), &nothing));
+    let shown = desired(&waiting("TargetRefused"), &nothing);
+    let told = Home::of(&proxy(one_container(), shown));
+    assert!(!pressing(&waiting("TargetRefused"), &facts(&told, &Value::Null, &Value::Null)), "told already");
+    let running = running();
+    assert!(pressing(&Evidence::Instance, &facts(&home, &Value::Null, &running)), "it is ready");
+    let pending = json!({"phase": "Pending"});
+    assert!(!pressing(&Evidence::Instance, &facts(&home, &Value::Null, &pending)), "an honest start");
+}
+
+#[test]
+fn a_refused_update_has_a_condition_until_it_is_solved() {
+    let home = Home::of(&proxy(one_container(), running()));
+    let obstacle = Obstacle { reason: "TargetRefused".into(), message: "m".into() };
+    let running = running();
+    let behind = Facts { update: Some(&obstacle), ..facts(&home, &Value::Null, &running) };
+    let status = desired(&Evidence::Instance, &behind);
+    assert_eq!(find(&status, UP_TO_DATE).unwrap()["status"], "False");
+    assert_eq!(find(&status, DELEGATED).unwrap()["status"], "True", "it runs all the same");
+    let home = Home::of(&proxy(one_container(), status.clone()));
+    let solved = desired(&Evidence::Instance, &facts(&home, &Value::Null, &running));
+    let after = apply(status, &patch("u", 7, &home, &solved));
+    assert!(find(&after, UP_TO_DATE).is_none());
+}
+
+#[test]
+fn containers_whose_turn_never_came_are_not_killed() {
+    let spec = json!({"containers": [{"name": "c", "image": "i"}],
+        "initContainers": [{"name": "first", "image": "i"}, {"name": "second", "image": "i"}]});
+    let shown = json!({"phase": "Pending", "initContainerStatuses": [{"name": "first", "state": {"running": {}}}]});
+    let home = Home::of(&proxy(spec, shown.clone()));
+    let status = desired(&Evidence::Ended, &facts(&home, &shown, &Value::Null));
+    let init = &status["initContainerStatuses"];
+    assert_eq!(init[0]["state"]["terminated"]["exitCode"], 137);
+    assert!(init[1]["state"]["waiting"].is_object() && status["containerStatuses"][0]["state"]["waiting"].is_object());
+    assert_eq!(status["phase"], "Failed");
+}
+
+#[test]
+fn an_end_that_home_shows_for_good_is_not_taken_back() {
+    let spec = json!({"restartPolicy": "OnFailure", "initContainers": [{"name": "i", "image": "i"}],
+        "containers": [{"name": "c", "image": "i"}]});
+    let shown = json!({"phase": "Running",
+        "initContainerStatuses": [{"name": "i", "state": {"terminated": {"exitCode": 0, "finishedAt": BEFORE}}}],
+        "containerStatuses": [{"name": "c", "state": {"running": {}}}]});
+    let home = Home::of(&proxy(spec, shown.clone()));
+    let again = json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": {"running": {}}}],
+        "containerStatuses": [{"name": "c", "state": {"waiting": {"reason": "PodInitializing"}}}]});
+    assert!(needs_whole_status(&Evidence::Instance, &home, &again));
+    let status = desired(&Evidence::Instance, &facts(&home, &shown, &again));
+    assert_eq!(status["initContainerStatuses"], shown["initContainerStatuses"]);
+    assert_eq!(status["containerStatuses"], again["containerStatuses"]);
+    let ended = json!({"initContainerStatuses": [{"name": "i", "state": {"terminated": {"exitCode": 0}}}],
+        "containerStatuses": [{"name": "c", "state": {"waiting": {}}}]});
+    assert!(!needs_whole_status(&Evidence::Instance, &home, &ended), "it has ended again");
+}
+
+#[test]
+fn a_new_instance_that_tells_nothing_yet_takes_nothing_back() {
+    let home = Home::of(&proxy(one_container(), running()));
+    for fresh in [Value::Null, json!({"phase": "Pending", "qosClass": "BestEffort"})] {
+        assert!(!needs_whole_status(&Evidence::Instance, &home, &fresh));
+        let status = desired(&Evidence::Instance, &facts(&home, &Value::Null, &fresh));
+        assert!(status.get("phase").is_none() && status.get("containerStatuses").is_none(), "{status}");
+        assert_eq!(find(&status, "Ready").unwrap()["reason"], "DelegateStarting");
+    }
+    let unstarted = Home::of(&proxy(one_container(), json!({"phase": "Pending"})));
+    let status = desired(&Evidence::Instance, &facts(&unstarted, &Value::Null, &json!({"phase": "Pending"})));
+    assert_eq!(status["phase"], "Pending");
 }

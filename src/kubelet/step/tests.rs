@@ -425,6 +425,27 @@ fn an_instance_where_its_proxy_does_not_say_goes_before_another_starts() {
     assert!(!step(&mut record, Event::ProxySeen(nowhere)).iter().any(|action| matches!(action, Action::Delete { .. })));
 }
 
+#[test]
+fn a_status_that_the_host_refuses_is_asked_for_again_only_after_a_change() {
+    let mut record = settled();
+    let news = || InstanceView { health: Health { ready: false, ..running() }, ..instance("i", 6) };
+    assert_eq!(step(&mut record, Event::InstanceSeen(news())), [mirror(true)]);
+    assert_eq!(step(&mut record, Event::Answer(Answer::StatusRefused)), []);
+    for time in [Event::Look, Event::Retry, Event::ReportDue] {
+        assert_eq!(step(&mut record, time), []);
+    }
+    assert_eq!(step(&mut record, Event::InstanceSeen(InstanceView { version: 7, ..news() })), [mirror(true)]);
+}
+
+#[test]
+fn an_end_that_the_host_refuses_to_show_keeps_no_proxy() {
+    let mut record = settled();
+    step(&mut record, Event::ProxySeen(ProxyView { health: running(), deleting: Some(1), ..proxy(6) }));
+    let actions = step(&mut record, Event::InstanceGone("i".into()));
+    assert_eq!(actions, [Action::Report { evidence: Evidence::Ended, urgent: true }]);
+    assert_eq!(step(&mut record, Event::Answer(Answer::StatusRefused)), [Action::DeleteProxy]);
+}
+
 /// A pod that has moved to site 1, where an instance of a smaller version runs.
 fn moved() -> Record {
     let mut record = listed();

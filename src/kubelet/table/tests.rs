@@ -12,6 +12,7 @@ fn instance(uid: &str, instance: &str) -> ProviderPod {
         key: PodKey { namespace: "ns".into(), name: "web-0".into(), uid: uid.into() },
         instance: Instance { uid: instance.into(), version: 1, sent: 0, deleting: None, obstacle: None },
         status: json!({"phase": "Running"}),
+        annotations: std::collections::BTreeMap::new(),
     }
 }
 
@@ -207,6 +208,23 @@ fn the_list_of_a_site_says_nothing_of_another() {
     table.listed(Side::Site(0));
     assert!(table.instance(&uid("a")).is_some());
     assert_eq!(table.site(&uid("a")), Some(1));
+}
+
+#[test]
+fn what_cannot_be_read_is_not_gone() {
+    let table = listed();
+    table.proxy_seen(pod("a", 1), 0, Some(0));
+    table.instance_seen(0, instance("a", "i"));
+    for side in [Side::Host, Side::Site(0)] {
+        table.listing(side);
+        table.proxy_unclear(&PodKey { namespace: "ns".into(), name: "web-0".into(), uid: String::new() });
+        table.instance_unclear(0, &uid("i"));
+        table.listed(side);
+        assert!(table.snapshot(&uid("a")).is_some() && table.instance(&uid("a")).is_some(), "{side:?}");
+    }
+    table.listing(Side::Host);
+    table.listed(Side::Host);
+    assert!(table.snapshot(&uid("a")).is_none());
 }
 
 #[test]

@@ -222,19 +222,16 @@ impl Shared {
         let outcome = match &home {
             Home::Object { kind, namespace, name } => {
                 let origin = Origin { namespace, name, pod: None, renewal: None };
-                match self.read(*kind, namespace, name).await? {
-                    Some((content, version)) => {
-                        self.write(copy, state, &origin, &content).await?;
-                        state.home_version = version;
-                        Outcome::Present
+                if let Some((content, version)) = self.read(*kind, namespace, name).await? {
+                    self.write(copy, state, &origin, &content).await?;
+                    state.home_version = version;
+                    Outcome::Present
+                } else {
+                    if let Some(uid) = state.uid.take() {
+                        self.delete(&copy.key, &uid, None).await?;
                     }
-                    None => {
-                        if let Some(uid) = state.uid.take() {
-                            self.delete(&copy.key, &uid, None).await?;
-                        }
-                        state.home_version = 0;
-                        Outcome::Absent
-                    }
+                    state.home_version = 0;
+                    Outcome::Absent
                 }
             }
             Home::Token { namespace, pod, uid, tokens } => {
@@ -301,17 +298,14 @@ impl Shared {
         origin: &Origin<'_>,
         content: &Content,
     ) -> Result<(), Trouble> {
-        let (key, api) = (&copy.key, self.api(&copy.key)?);
+        let (key, api) = (&copy.key, self.api(&copy.key));
         for _ in 0..TRIES {
-            let result = match &state.uid {
-                Some(uid) => {
-                    let patch = read_json(copy::patch(uid, &self.owner, origin, content))?;
-                    api.patch(&key.name, &PatchParams::default(), &Patch::Json::<()>(patch)).await
-                }
-                None => {
-                    let object = read_json(copy::object(key, &self.owner, origin, content))?;
-                    api.create(&PostParams::default(), &object).await
-                }
+            let result = if let Some(uid) = &state.uid {
+                let patch = read_json(copy::patch(uid, &self.owner, origin, content))?;
+                api.patch(&key.name, &PatchParams::default(), &Patch::Json::<()>(patch)).await
+            } else {
+                let object = read_json(copy::object(key, &self.owner, origin, content))?;
+                api.create(&PostParams::default(), &object).await
             };
             match (result, state.uid.clone()) {
                 (Ok(written), known) => {
@@ -362,7 +356,7 @@ impl Shared {
                 if copy::is_shared(found.labels.as_ref(), &self.owner) {
                     let patch = read_json(copy::release(&uid, &version, &self.owner))?;
                     let patched = self
-                        .api(&copy.key)?
+                        .api(&copy.key)
                         .patch(&copy.key.name, &PatchParams::default(), &Patch::Json::<()>(patch))
                         .await;
                     patched.map_err(|error| refused(error, &copy.key))?;
@@ -381,7 +375,7 @@ impl Shared {
     }
 
     async fn metadata(&self, key: &Key) -> Result<Option<ObjectMeta>, PodError> {
-        let found = self.api(key)?.get_metadata_opt(&key.name).await.map_err(|error| refused(error, key))?;
+        let found = self.api(key).get_metadata_opt(&key.name).await.map_err(|error| refused(error, key))?;
         Ok(found.map(|found| found.metadata))
     }
 
@@ -389,7 +383,7 @@ impl Shared {
     async fn delete(&self, key: &Key, uid: &str, version: Option<String>) -> Result<(), PodError> {
         let preconditions = Preconditions { uid: Some(uid.into()), resource_version: version.clone() };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match self.api(key)?.delete(&key.name, &params).await {
+        match self.api(key).delete(&key.name, &params).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             // Without a version, another UID has the name.
@@ -398,10 +392,10 @@ impl Shared {
         }
     }
 
-    fn api(&self, key: &Key) -> Result<Api<DynamicObject>, PodError> {
+    fn api(&self, key: &Key) -> Api<DynamicObject> {
         let kind = if key.kind == CopyKind::ConfigMap { "ConfigMap" } else { "Secret" };
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", kind));
-        Ok(Api::namespaced_with(self.client.clone(), &key.namespace, &resource))
+        Api::namespaced_with(self.client.clone(), &key.namespace, &resource)
     }
 }
 

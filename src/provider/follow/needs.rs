@@ -249,7 +249,7 @@ mod tests {
         let mut needs = Needs::default();
         list(&mut needs, &[("u-1", "a"), ("u-2", "b")]);
         needs.listing();
-        needs.seen("u-2", || vec![]);
+        needs.seen("u-2", Vec::new);
         assert!(needs.has(&key("a")), "the list is not complete");
         needs.listed();
         assert!(!needs.has(&key("a")) && needs.has(&key("b")));

@@ -24,12 +24,11 @@ impl Shared {
     /// Watches the objects of a kind in a namespace of home, whose copies are in this namespace of the target.
     pub(super) fn follow_home(self: &Arc<Self>, kind: HostKind, namespace: &Arc<str>, target: &Arc<str>) {
         let mut homes = lock(&self.homes);
-        let place = (kind, namespace.clone());
-        if !homes.contains_key(&place) {
+        homes.entry((kind, namespace.clone())).or_insert_with(|| {
             // Subscribed before anything is read: no change is missed.
             let changes = self.view.changes(kind, namespace);
-            homes.insert(place, self.spawn(self.clone().hear_home(kind, target.clone(), changes)));
-        }
+            self.spawn(self.clone().hear_home(kind, target.clone(), changes))
+        });
     }
 
     /// Ends the watches of what no copy comes from.

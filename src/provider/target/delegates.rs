@@ -1,20 +1,25 @@
 //! The delegates in a target: create, change, delete, list and watch.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use tokio::sync::mpsc;
 
+use super::TargetSetup;
 use super::health::Health;
 use super::load::Load;
+use super::tales::Events;
 use crate::kubelet::provider::{Deletion, Instance, PodDocument, PodError, PodKey, PodNotice, ProviderPod};
 use crate::provider::feedback::{Addresses, provider_pod};
 use crate::provider::follow::Follow;
 use crate::provider::names;
-use crate::provider::translate::update_patch;
+use crate::provider::services::Tracker;
+use crate::provider::translate::Refreshed;
 
 const WATCH: &str = "pods";
 
@@ -27,21 +32,27 @@ pub(super) struct Delegates {
     addresses: Addresses,
     health: Arc<Health>,
     load: Load,
+    tracker: Option<Arc<Tracker>>,
+    events: Events,
     follow: Arc<Follow>,
+    relist_after: Option<Duration>,
 }
 
 impl Delegates {
-    pub(super) fn new(
-        client: Client,
-        host_id: &str,
-        node: &str,
-        addresses: Addresses,
-        health: Arc<Health>,
-        count_load: bool,
-        follow: Arc<Follow>,
-    ) -> Self {
-        let selector = format!("{}={host_id},{}={node}", names::HOST, names::NODE);
-        Self { client, host_id: host_id.into(), selector, addresses, health, load: Load::new(count_load), follow }
+    pub(super) fn new(setup: &TargetSetup, health: Arc<Health>, follow: Arc<Follow>) -> Self {
+        let (client, host_id) = (setup.client.clone(), setup.host_id.clone());
+        Self {
+            selector: format!("{}={host_id},{}={}", names::HOST, names::NODE, setup.node_name),
+            events: Events::new(client.clone(), &setup.name, setup.tales),
+            addresses: setup.addresses,
+            load: Load::new(setup.count_load),
+            relist_after: setup.relist_after,
+            tracker: setup.tracker.clone(),
+            client,
+            host_id,
+            health,
+            follow,
+        }
     }
 
     /// What they ask for.
@@ -53,18 +64,15 @@ impl Delegates {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// A pod with our labels is a delegate only in the place where that of its proxy has to be: labels are written easily, and
-    /// whoever may do so in one namespace must not speak for pods of another.
     fn read(&self, delegate: &PodDocument) -> Result<ProviderPod, PodError> {
+        readable(delegate)?;
         let pod = provider_pod(delegate, self.addresses).map_err(|error| PodError::Stranger(error.to_string()))?;
-        if (super::mapped(&pod.key.namespace), &*pod.key.name) == (delegate.namespace(), delegate.name()) {
+        if is_in_place(delegate, &pod.key) {
             return Ok(pod);
         }
         let (namespace, name) = (delegate.namespace(), delegate.name());
-        Err(PodError::Stranger(format!(
-            "pod {namespace}/{name} of the target calls itself the delegate of {}",
-            pod.key
-        )))
+        let message = format!("pod {namespace}/{name} of the target calls itself the delegate of {}", pod.key);
+        Err(PodError::Stranger(message))
     }
 
     /// Creates a delegate; `None` where its namespace is missing. One that is there already for the same proxy is
@@ -85,6 +93,7 @@ impl Delegates {
         let Some(holder) = self.api(namespace).get_opt(name).await.map_err(|error| refusal(error, "pods"))? else {
             return Err(PodError::Namesake(format!("{namespace}/{name} has just gone")));
         };
+        readable(&holder)?;
         if holder.label(names::HOST) != Some(&self.host_id) {
             return Err(PodError::Stranger(format!(
                 "the target has a pod {namespace}/{name} that is not ours; rename one of the two, or delete the one there"
@@ -96,16 +105,27 @@ impl Delegates {
         Err(PodError::Namesake(format!("{namespace}/{name}, UID {}", holder.uid())))
     }
 
-    /// Patches what may change of a live pod, and only of this one.
-    pub(super) async fn update(&self, delegate: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let api = self.api(delegate.namespace());
-        let live = api.get(delegate.name()).await.map_err(|error| refusal(error, "pods"))?;
+    /// Patches what may change of a live pod, and only of this one. What is refused keeps nothing else from following.
+    pub(super) async fn update(&self, fresh: Refreshed, instance: &Instance) -> Result<ProviderPod, PodError> {
+        let api = self.api(fresh.delegate.namespace());
+        let name = fresh.delegate.name();
+        let live = api.get(name).await.map_err(|error| refusal(error, "pods"))?;
         if live.uid() != &*instance.uid {
             return Err(PodError::Namesake(format!("{}/{}", live.namespace(), live.name())));
         }
-        let patch = update_patch(delegate, &live);
-        let patched = api.patch(delegate.name(), &PatchParams::default(), &Patch::Strategic(patch)).await;
-        self.read(&patched.map_err(|error| refusal(error, "pods"))?)
+        let update = fresh.update(&live);
+        let params = PatchParams::default();
+        let mut refused = fresh.held.map(PodError::from);
+        for (subresource, patch) in [("ephemeralcontainers", update.ephemeral), ("resize", update.resize)] {
+            let Some(patch) = patch else { continue };
+            if let Err(error) = api.patch_subresource(subresource, name, &params, &Patch::Strategic(patch)).await {
+                refused = refused.or_else(|| Some(refusal(error, &format!("pods/{subresource}"))));
+            }
+        }
+        let patch = if refused.is_none() { update.whole } else { update.part };
+        let patched = api.patch(name, &params, &Patch::Strategic(patch)).await;
+        let updated = self.read(&patched.map_err(|error| refusal(error, "pods"))?);
+        refused.map_or(updated, Err)
     }
 
     /// Deletes this very delegate.
@@ -126,6 +146,7 @@ impl Delegates {
 
     pub(super) async fn get(&self, namespace: &str, key: &PodKey) -> Result<Option<ProviderPod>, PodError> {
         let found = self.api(namespace).get_opt(&key.name).await.map_err(|error| refusal(error, "pods"))?;
+        found.as_ref().map(readable).transpose()?;
         found.filter(|pod| pod.label(names::UID) == Some(&key.uid)).map(|pod| self.read(&pod)).transpose()
     }
 
@@ -140,17 +161,27 @@ impl Delegates {
         self.read(pod).inspect_err(|error| tracing::warn!(%error, "a delegate cannot be read")).ok()
     }
 
-    /// Tells of every delegate, for as long as somebody listens.
+    /// Tells of every delegate, and what is told about it, for as long as somebody listens.
     pub(super) async fn watch(&self, notices: mpsc::Sender<PodNotice>) {
+        tokio::select! {
+            () = self.watch_pods(notices.clone()) => {}
+            () = self.events.watch(notices) => {}
+        }
+    }
+
+    async fn watch_pods(&self, notices: mpsc::Sender<PodNotice>) {
+        let mut listed = None;
         let config = watcher::Config::default().labels(&self.selector);
         let mut stream =
-            watcher(Api::<PodDocument>::all(self.client.clone()), config).backoff(crate::backoff::of_watches()).boxed();
+            crate::relist::watch(Api::<PodDocument>::all(self.client.clone()), config, self.relist_after).boxed();
         loop {
             let notice = match stream.try_next().await {
                 // The watcher yields this before it asks for the list.
                 Ok(Some(watcher::Event::Init)) => {
                     self.load.listing();
+                    self.track(Tracker::listing);
                     self.follow.listing();
+                    listed = Some(HashSet::new());
                     if !PodNotice::listing(&notices).await {
                         return;
                     }
@@ -158,15 +189,27 @@ impl Delegates {
                 }
                 Ok(Some(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
                     let read = self.read_or_tell(&pod);
-                    if read.is_some() {
+                    if read.is_some() || pod.unreadable.is_some() {
                         self.load.seen(&pod);
+                        self.track(|tracker| tracker.seen(&pod));
                         self.follow.seen(&pod);
                     }
-                    read.map(|pod| PodNotice::Seen(Box::new(pod)))
+                    let unclear = PodNotice::Unclear(pod.uid().into());
+                    Some(read.map_or(unclear, |pod| {
+                        self.events.seen(&pod);
+                        if let Some(listed) = &mut listed {
+                            listed.insert(pod.instance.uid.clone());
+                        }
+                        PodNotice::Seen(Box::new(pod))
+                    }))
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
                     self.load.listed();
+                    self.track(Tracker::listed);
                     self.follow.listed();
+                    if let Some(listed) = listed.take() {
+                        self.events.listed(&listed);
+                    }
                     self.health.works(WATCH);
                     Some(PodNotice::Listed)
                 }
@@ -185,6 +228,12 @@ impl Delegates {
         }
     }
 
+    fn track(&self, tell: impl FnOnce(&Tracker)) {
+        if let Some(tracker) = &self.tracker {
+            tell(tracker);
+        }
+    }
+
     /// A delegate left the selection: it has gone, or somebody has taken our labels off it. The second would leave a pod
     /// that runs and that nobody knows, so where the object was not being deleted we look, and put the labels back.
     async fn gone(&self, pod: PodDocument) -> Option<PodNotice> {
@@ -194,9 +243,11 @@ impl Delegates {
         {
             return self.read_or_tell(&restored).map(|pod| PodNotice::Seen(Box::new(pod)));
         }
+        self.track(|tracker| tracker.gone(pod.uid()));
         let pod = read;
         self.load.gone(&pod.key.uid);
         self.follow.gone(&pod.key);
+        self.events.gone(&pod.instance.uid);
         Some(PodNotice::Gone { key: pod.key, instance: pod.instance.uid })
     }
 
@@ -218,16 +269,45 @@ impl Delegates {
     }
 }
 
+/// Whether a pod is where the delegate of this proxy has to be. Labels are written easily, and whoever may do so in one
+/// namespace must not speak for pods of another.
+fn is_in_place(pod: &PodDocument, proxy: &PodKey) -> bool {
+    (super::mapped(&proxy.namespace), &*proxy.name) == (pod.namespace(), pod.name())
+}
+
+/// Nothing may be concluded from a pod that can only be read in part, not even that it is somebody else's.
+fn readable(pod: &PodDocument) -> Result<(), PodError> {
+    let Some(what) = &pod.unreadable else { return Ok(()) };
+    let message = format!("pod {}/{} of the target cannot be read: {what}", pod.namespace(), pod.name());
+    Err(PodError::Refused { reason: "Unreadable".into(), message })
+}
+
 /// What a failed request means for the pod: an answer that says no, or none that counts.
-pub(super) fn refusal(error: kube::Error, resource: &str) -> PodError {
+pub(in crate::provider) fn refusal(error: kube::Error, resource: &str) -> PodError {
     match error {
         kube::Error::Api(status) if (400..500).contains(&status.code) && !matches!(status.code, 408 | 409 | 429) => {
-            let reason = if status.reason.is_empty() { status.code.to_string() } else { status.reason.clone() };
-            let message =
-                if status.message.is_empty() { format!("the target refuses {resource}") } else { status.message };
-            PodError::Refused { reason, message }
+            let message = if status.message.is_empty() {
+                format!("the target refuses {resource}")
+            } else {
+                status.message.clone()
+            };
+            PodError::Refused { reason: kind(status.code, &status.reason, &message), message }
         }
         other => PodError::NoAnswer(Box::new(other)),
+    }
+}
+
+/// A word for who has refused. The API server gives one and the same reason for quota, admission and want of rights.
+fn kind(code: u16, reason: &str, message: &str) -> String {
+    let says = |word: &str| message.contains(word);
+    match code {
+        401 | 403 if says(": User \"") && says(" cannot ") => "Forbidden".into(),
+        403 if says("exceeded quota") || says("failed quota") => "QuotaExceeded".into(),
+        403 => "AdmissionDenied".into(),
+        // A policy or a webhook may give any code.
+        _ if says("denied request") || says("denied the request") => "AdmissionDenied".into(),
+        _ if reason.is_empty() => code.to_string(),
+        _ => reason.into(),
     }
 }
 
@@ -249,6 +329,28 @@ mod tests {
     fn answer(code: u16) -> PodError {
         let status = Status { code, reason: "R".into(), message: "m".into(), ..Status::default() };
         refusal(kube::Error::Api(Box::new(status)), "pods")
+    }
+
+    #[test]
+    fn it_is_told_who_has_refused() {
+        let rights = "pods is forbidden: User \"system:x\" cannot create resource \"pods\" in API group \"\"";
+        for (code, reason, message, expected) in [
+            (403, "Forbidden", rights, "Forbidden"),
+            (403, "Forbidden", "pods \"a\" is forbidden: exceeded quota: q, requested: pods=1", "QuotaExceeded"),
+            (403, "Forbidden", "pods \"a\" is forbidden: failed quota: q: must specify cpu", "QuotaExceeded"),
+            (403, "Forbidden", "pods \"a\" is forbidden: violates PodSecurity", "AdmissionDenied"),
+            (
+                422,
+                "Invalid",
+                "pods \"a\" is forbidden: ValidatingAdmissionPolicy 'p' denied request: no",
+                "AdmissionDenied",
+            ),
+            (400, "", "admission webhook \"w\" denied the request: no", "AdmissionDenied"),
+            (422, "Invalid", "Pod \"a\" is invalid: spec", "Invalid"),
+            (404, "", "no", "404"),
+        ] {
+            assert_eq!(kind(code, reason, message), expected, "{message}");
+        }
     }
 
     #[test]

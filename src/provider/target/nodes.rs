@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Node;
+use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 
@@ -17,8 +18,9 @@ const WATCH: &str = "nodes";
 pub(super) async fn watch(client: Client, health: Arc<Health>) {
     let mut shares: HashMap<String, NodeShare> = HashMap::new();
     let mut listed: Option<HashMap<String, NodeShare>> = None;
-    let mut stream =
-        watcher(Api::<Node>::all(client), watcher::Config::default()).backoff(crate::backoff::of_watches()).boxed();
+    let mut stream = watcher(Api::<DeserializeGuard<Node>>::all(client), watcher::Config::default())
+        .backoff(crate::backoff::of_watches())
+        .boxed();
     loop {
         match stream.try_next().await {
             Ok(Some(watcher::Event::Init)) => listed = Some(HashMap::new()),
@@ -48,13 +50,15 @@ pub(super) async fn watch(client: Client, health: Arc<Health>) {
     }
 }
 
-fn apply(shares: &mut HashMap<String, NodeShare>, node: &Node) {
-    match NodeShare::read(node) {
+/// A node that cannot be read hides no other.
+fn apply(shares: &mut HashMap<String, NodeShare>, node: &DeserializeGuard<Node>) {
+    let read = node.0.as_ref().map_err(ToString::to_string);
+    match read.and_then(|node| NodeShare::read(node).map_err(|error| error.to_string())) {
         Ok(share) => {
             shares.insert(node.name_any(), share);
         }
         Err(error) => {
-            tracing::warn!(%error, "this node's resources are not counted");
+            tracing::warn!(node = node.name_any(), error, "this node's resources are not counted");
             shares.remove(&node.name_any());
         }
     }

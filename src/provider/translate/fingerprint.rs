@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::kubelet::annotations;
 use crate::kubelet::document::PodDocument;
 use crate::provider::names;
 
 /// Fields of the spec that never reach a running delegate although they may change, or differ between a manifest and
 /// the pod that was made of it.
-const IGNORED: [&str; 3] = ["ephemeralContainers", "nodeName", "schedulingGates"];
+const IGNORED: [&str; 2] = ["nodeName", "schedulingGates"];
 
 /// A digest of the proxy's spec, labels and annotations: of all that a delegate is made of and that can change.
 ///
@@ -20,10 +21,11 @@ const IGNORED: [&str; 3] = ["ephemeralContainers", "nodeName", "schedulingGates"
 /// the virtual node, and so that a pod that is held has one too.
 pub fn fingerprint(proxy: &PodDocument) -> u64 {
     let mut digest = Digest::new();
-    digest.strings(proxy.metadata.labels.iter().flatten());
+    digest.strings(proxy.metadata.labels.iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())));
     // What we write on a proxy ourselves changes no delegate; lifted tolerations are put back before anybody sees them here.
     let ours = [names::LIFTED, names::CHOICE];
-    digest.strings(proxy.metadata.annotations.iter().flatten().filter(|(key, _)| !ours.contains(&key.as_str())));
+    let users = annotations::users(proxy);
+    digest.strings(users.iter().map(|(key, value)| (*key, *value)).filter(|(key, _)| !ours.contains(key)));
     match &proxy.spec {
         Value::Object(spec) => digest.object(spec.iter().filter(|(field, _)| !IGNORED.contains(&field.as_str()))),
         other => digest.value(other),
@@ -78,7 +80,7 @@ impl Digest {
     }
 
     /// A map in order of its keys.
-    fn strings<'a>(&mut self, map: impl Iterator<Item = (&'a String, &'a String)> + Clone) {
+    fn strings<'a>(&mut self, map: impl Iterator<Item = (&'a str, &'a str)> + Clone) {
         self.head(b'm', map.clone().count());
         for (key, value) in map {
             self.bytes(b's', key.as_bytes());
@@ -116,6 +118,7 @@ impl Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kubelet::annotations::Annotations;
     use serde_json::json;
 
     fn pod(pod: Value) -> PodDocument {
@@ -155,11 +158,23 @@ mod tests {
         other.metadata.resource_version = Some("7".into());
         other.metadata.labels.get_or_insert_default();
         other.spec["nodeName"] = json!("virtual");
-        other.spec["ephemeralContainers"] = json!([{"name": "debugger"}]);
         other.status = json!({"phase": "Running"});
         assert_eq!(fingerprint(&other), fingerprint(&example()));
         let empty = pod(json!({"metadata": {"labels": {}}}));
         assert_eq!(fingerprint(&empty), fingerprint(&PodDocument::default()));
+    }
+
+    #[test]
+    fn an_annotation_that_came_back_does_not_count() {
+        let mut other = example();
+        let back = Annotations::of(&other).patch(&[("cni/ip".to_owned(), "10.0.0.1".to_owned())].into()).unwrap();
+        for (key, value) in back.as_object().unwrap() {
+            let value = value.as_str().unwrap().to_owned();
+            other.metadata.annotations.as_mut().unwrap().insert(key.clone(), value);
+        }
+        assert_eq!(fingerprint(&other), fingerprint(&example()));
+        other.metadata.annotations.as_mut().unwrap().insert("cni/ip".into(), "the user's".into());
+        assert_ne!(fingerprint(&other), fingerprint(&example()));
     }
 
     #[test]

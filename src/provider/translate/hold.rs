@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::super::follow::accounts::Accounts;
 use super::residue;
-use super::spec::{Object, entries, get, list, text};
+use super::spec::{Object, entries, list, text};
 use crate::kubelet::document::PodDocument;
 use crate::kubelet::provider::PodError;
 
@@ -33,13 +33,8 @@ impl From<Hold> for PodError {
 
 const TOKEN: &str = "no tokens of service accounts are mounted in this target; set spec.serviceAccounts of the Target to Host \
      or Remote, remove the source if the pod does without, or let the pod run at home";
-const CLAIM: &str = "storage that is claimed at home cannot be mounted in a target; use an emptyDir or a network volume \
-     that both sides reach, or let the pod run at home";
 const CERTIFICATE: &str = "certificates that home issues do not follow a pod to its target; remove the source if the pod \
      does without, or let the pod run at home";
-
-/// Volumes of these kinds hold their pod.
-const VOLUMES: [(&str, &str); 2] = [("persistentVolumeClaim", CLAIM), ("ephemeral", CLAIM)];
 
 /// Sources of projected volumes of these kinds hold their pod.
 const SOURCES: [(&str, &str); 2] = [("clusterTrustBundle", CERTIFICATE), ("podCertificate", CERTIFICATE)];
@@ -85,11 +80,6 @@ pub(super) fn check(spec: &Object, accounts: &Accounts) -> Result<(), Hold> {
 
 fn check_volume(path: &str, volume: &Value, accounts: &Accounts) -> Result<(), Hold> {
     let Some(volume) = volume.as_object() else { return Ok(()) };
-    for (kind, message) in VOLUMES {
-        if get(volume, kind).is_some() {
-            return Err(Hold::new(format!("{path}.{kind}"), message));
-        }
-    }
     let Some(projected) = volume.get("projected") else { return Ok(()) };
     for (i, source) in list(projected, "sources").iter().enumerate() {
         let tokens = (*accounts == Accounts::None).then_some(("serviceAccountToken", TOKEN));
@@ -114,8 +104,6 @@ mod tests {
     #[test]
     fn volumes_that_need_home_hold_the_pod() {
         for (volume, field) in [
-            (json!({"persistentVolumeClaim": {"claimName": "p"}}), "persistentVolumeClaim"),
-            (json!({"ephemeral": {}}), "ephemeral"),
             (
                 json!({"projected": {"sources": [{"clusterTrustBundle": {}}]}}),
                 "projected.sources[0].clusterTrustBundle",
@@ -135,6 +123,7 @@ mod tests {
     fn volumes_of_other_kinds_pass() {
         let spec = json!({"volumes": [{"emptyDir": {}}, {"nfs": {"server": "s"}}, {"csi": {"driver": "d"}},
             {"inventedIn2031": {"x": 1}}, {"configMap": null}, {"image": {"reference": "r"}}, 7,
+            {"persistentVolumeClaim": {"claimName": "p"}}, {"ephemeral": {}},
             {"projected": {"sources": [{"downwardAPI": {"items": []}}, {"novel": {}}]}}]});
         assert_eq!(held(&spec), None);
     }

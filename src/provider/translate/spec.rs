@@ -10,11 +10,6 @@ pub(super) type Object = Map<String, Value>;
 /// The lists of containers with which a pod is created. Ephemeral ones are added later, through a subresource.
 pub(super) const CONTAINERS: [&str; 2] = ["initContainers", "containers"];
 
-/// The value of a field; null is as good as absent.
-pub(super) fn get<'a>(object: &'a Object, field: &str) -> Option<&'a Value> {
-    object.get(field).filter(|value| !value.is_null())
-}
-
 /// The text in a field.
 pub(super) fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
     object.get(field)?.as_str()

@@ -8,6 +8,7 @@ use crate::provider::names;
 
 fn site() -> Site {
     Site {
+        claims: [].into(),
         host_id: "home".into(),
         node_name: "virtual".into(),
         node_labels: [("type".to_owned(), "virtual-kubelet".to_owned())].into(),
@@ -266,8 +267,8 @@ proptest! {
         prop_assert_eq!(fingerprint(&proxy), fingerprint(&proxy.clone()));
         if let Ok(Translation { delegate, .. }) = once {
             prop_assert_eq!(sent(&delegate), Some(fingerprint(&proxy)));
-            let _ = update_patch(&delegate, &proxy);
-            let _ = update_patch(&proxy, &delegate);
+            let _ = Refreshed { delegate: delegate.clone(), held: None }.update(&proxy);
+            let _ = Refreshed { delegate: proxy.clone(), held: None }.update(&delegate);
             prop_assert!(translate(&delegate, &site()).is_ok(), "a delegate holds nothing that would be held");
         }
         let _ = crate::provider::feedback::provider_pod(&proxy, crate::provider::feedback::Addresses::Publish);

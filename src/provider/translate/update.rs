@@ -1,7 +1,8 @@
 //! How a live delegate follows a changed proxy.
 //!
-//! The API server lets little of a pod change: labels, annotations, images, the deadline, more tolerations. A patch of them
-//! is a three-way merge, as `kubectl apply` makes one: what was sent last (`Last`, in an annotation of the delegate), what
+//! The API server lets little of a pod change: labels, annotations, images, the deadline, more tolerations; through
+//! subresources of their own, ephemeral containers and the resources of containers. The patches are a three-way merge, as
+//! `kubectl apply` makes one: what was sent last (`Last`, in an annotation of the delegate), what
 //! is to be sent now, and what is there. Without the first, a label that vanished at home would stay for ever, and
 //! an image that the target's webhook has pointed to a mirror would be taken for a change and restart its container.
 
@@ -10,9 +11,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::fingerprint;
 use super::spec::{CONTAINERS, Object, containers, text};
 use crate::kubelet::document::PodDocument;
+use crate::provider::before::Before;
 use crate::provider::names;
+
+mod ephemeral;
+mod resize;
+
+pub use ephemeral::{Refreshed, created, refresh};
 
 /// What the next update has to know of the last one.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -22,10 +30,13 @@ pub(in crate::provider) struct Last {
     labels: BTreeSet<String>,
     /// The keys of the annotations that came from home, or were needed for its downward API.
     #[serde(default)]
-    annotations: BTreeSet<String>,
+    pub(in crate::provider) annotations: BTreeSet<String>,
     /// The image of each container, by its name, which is unique among containers of all kinds.
     #[serde(default)]
     pub(in crate::provider) images: BTreeMap<String, String>,
+    /// The resources of each container that asks for some, by its name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    resources: BTreeMap<String, Value>,
 }
 
 impl Last {
@@ -38,6 +49,7 @@ impl Last {
             labels: labels.keys().cloned().collect(),
             annotations: annotations.keys().cloned().collect(),
             images: images.collect(),
+            resources: resize::of(spec),
         }
     }
 
@@ -52,15 +64,49 @@ impl Last {
     }
 }
 
-/// The strategic-merge patch with which `live` becomes what `fresh`, the translation of the changed proxy, is now.
+/// The strategic-merge patches with which a live delegate becomes what the changed proxy asks for, in the order in which
+/// they are sent.
 ///
-/// It names the UID of `live` as a precondition, so that it never hits a namesake, and no resource version: it only touches
-/// what is ours. Late or twice, it does the same.
-pub fn update_patch(fresh: &PodDocument, live: &PodDocument) -> Value {
-    let last = Last::read(live).unwrap_or_default();
+/// Each names the UID of the delegate as a precondition, so that it never hits a namesake, and no resource version: it only
+/// touches what is ours. Late or twice, it does the same.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    /// For the subresource `ephemeralcontainers`.
+    pub ephemeral: Option<Value>,
+    /// For the subresource `resize`.
+    pub resize: Option<Value>,
+    /// For the pod itself, when all before it has worked: it says that the delegate follows.
+    pub whole: Value,
+    /// For the pod itself, when something has not: the next attempt begins anew with the rest.
+    pub part: Value,
+}
+
+impl Update {
+    fn new(fresh: &PodDocument, live: &PodDocument) -> Self {
+        let last = Last::read(live).unwrap_or_default();
+        let before = Before::read(live).unwrap_or_default();
+        let whole = patch(fresh, live, &last);
+        let mut part = whole.clone();
+        if let Some(annotations) = part["metadata"]["annotations"].as_object_mut() {
+            annotations.remove(names::SENT);
+            if let Some(next) = Last::read(fresh) {
+                annotations
+                    .insert(names::LAST.into(), Last { resources: last.resources.clone(), ..next }.print().into());
+            }
+        }
+        Self {
+            ephemeral: ephemeral::patch(fresh, live, &before),
+            resize: resize::patch(fresh, live, &last.resources),
+            whole,
+            part,
+        }
+    }
+}
+
+fn patch(fresh: &PodDocument, live: &PodDocument, last: &Last) -> Value {
     let mut spec = Object::new();
     for kind in CONTAINERS {
-        let images = images(kind, fresh, live, &last);
+        let images = images(kind, fresh, live, last);
         if !images.is_empty() {
             spec.insert(kind.into(), images.into());
         }
@@ -141,6 +187,10 @@ mod tests {
         translate(&proxy, &Site::default()).unwrap().delegate
     }
 
+    fn update_patch(fresh: &PodDocument, live: &PodDocument) -> Value {
+        Update::new(fresh, live).whole
+    }
+
     fn live(mut delegate: PodDocument) -> PodDocument {
         delegate.metadata.uid = Some("d-1".into());
         delegate
@@ -160,6 +210,20 @@ mod tests {
         assert_eq!(annotations[names::SENT], json!(fresh.annotation(names::SENT)));
         assert_eq!(annotations[names::LAST], json!(fresh.annotation(names::LAST)));
         assert_eq!(patch.get("spec"), None);
+    }
+
+    #[test]
+    fn what_does_not_work_is_not_said_to_be_done() {
+        let spec = |cpu: &str| json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": cpu}}}]});
+        let before = live(delegate(&json!({"a": "1"}), &json!({}), &spec("1")));
+        let fresh = delegate(&json!({"a": "2"}), &json!({}), &spec("2"));
+        let update = Update::new(&fresh, &before);
+        assert_eq!(update.part["metadata"]["labels"], update.whole["metadata"]["labels"], "the rest is sent");
+        assert_eq!(update.part["metadata"]["annotations"].get(names::SENT), None);
+        let mut halfway = before.clone();
+        let last = update.part["metadata"]["annotations"][names::LAST].as_str().unwrap().to_owned();
+        halfway.metadata.annotations.as_mut().unwrap().insert(names::LAST.into(), last);
+        assert_eq!(Update::new(&fresh, &halfway).resize, update.resize, "it is tried again");
     }
 
     #[test]

@@ -22,7 +22,7 @@ impl World {
             let complete: [bool; SIDES] = std::array::from_fn(|side| process.watches[side].complete);
             let begun: [bool; SIDES] = std::array::from_fn(|side| process.watches[side].begun);
             for entry in &mut process.entries {
-                tidy(entry, &complete, &begun, eager);
+                tidy(entry, complete, begun, eager);
             }
         }
         self.drop_strays();
@@ -203,7 +203,7 @@ fn visit_request(request: &mut Request, visit: &mut impl FnMut(u8) -> u8) {
 }
 
 /// What nobody will look at gets its first value.
-fn tidy(entry: &mut Entry, complete: &[bool; SIDES], begun: &[bool; SIDES], eager: bool) {
+fn tidy(entry: &mut Entry, complete: [bool; SIDES], begun: [bool; SIDES], eager: bool) {
     for side in HOST..SIDES {
         // A list that begins starts from nothing, and one that has ended has shown what there is.
         if complete[side] || !begun[side] {

@@ -40,7 +40,7 @@ pub(super) enum Move {
     Return(usize, Index),
     Welcome(usize, Index),
     /// A process finds that an instance cannot be scheduled where it is.
-    MoveOn(usize, Id),
+    Leave(usize, Id),
     /// The user does not wait any longer.
     GiveUp(usize, Id),
     /// A request that nobody waits for arrives.
@@ -211,7 +211,7 @@ impl Harbour {
             }
             if self.allows(Kind::Move) {
                 let stuck = process.entries.iter().filter(|entry| stuck(process, entry));
-                moves.extend(stuck.map(|entry| Move::MoveOn(p, entry.id)));
+                moves.extend(stuck.map(|entry| Move::Leave(p, entry.id)));
             }
             if !fresh && self.allows(Kind::Crash) {
                 moves.push(Move::Crash(p));
@@ -283,7 +283,7 @@ impl Harbour {
                 self.list(&mut w, p, SITE + usize::from(site));
             }
             Move::Welcome(p, site) => self.shell(&mut w.processes[p]).reach(site.into(), Reach::Fine),
-            Move::MoveOn(p, id) => {
+            Move::Leave(p, id) => {
                 w.name(id).truth[usize::from(id.life)].moved = true;
                 self.shell(&mut w.processes[p]).move_on(id);
             }
@@ -305,7 +305,7 @@ impl Harbour {
             | Move::Silence(p, _)
             | Move::Return(p, _)
             | Move::Welcome(p, _)
-            | Move::MoveOn(p, _)
+            | Move::Leave(p, _)
             | Move::GiveUp(p, _),
         ) = (self.eager, chosen)
         {
@@ -319,7 +319,7 @@ impl Harbour {
                 | Move::Break(..)
                 | Move::TimeOut(..)
                 | Move::Silence(..)
-                | Move::MoveOn(..)
+                | Move::Leave(..)
         ) {
             w.faults -= 1;
         }

@@ -62,12 +62,12 @@ pub(super) fn step(mutant: Option<Mutant>, record: &mut Record, mut event: Event
     let mut actions = step::step(record, event);
     match mutant {
         Mutant::NoTombstone => record.memo.buried = None,
-        Mutant::HastyMove => {
-            if record.memo.moving && record.instance.there().is_some_and(|known| known.deleting.is_some()) {
-                record.memo.buried = record.instance.there().map(|known| known.uid.clone());
-                record.instance = Presence::Absent;
-                actions = vec![Action::Place];
-            }
+        Mutant::HastyMove
+            if record.memo.moving && record.instance.there().is_some_and(|known| known.deleting.is_some()) =>
+        {
+            record.memo.buried = record.instance.there().map(|known| known.uid.clone());
+            record.instance = Presence::Absent;
+            actions = vec![Action::Place];
         }
         Mutant::ForgetsStart => record.memo.ran = false,
         Mutant::NoRetry => actions.retain(|action| !matches!(action, Action::RetryAfter(_))),
