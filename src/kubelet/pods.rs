@@ -264,8 +264,10 @@ impl Shell {
                 self.table.step(&uid, Event::Retry);
                 self.queue.add(&uid);
             }
-            PodNotice::Told(uid, told) => {
-                if let Some(key) = self.table.key(&uid) {
+            PodNotice::Told(uid, instance, told) => {
+                // Whoever calls his pod the instance of a proxy does not speak to its owner by it.
+                let theirs = self.table.instance(&uid).is_some_and(|known| known.uid == instance);
+                if let Some(key) = self.table.key(&uid).filter(|_| theirs) {
                     self.events.mirror(&key, *told);
                 }
             }

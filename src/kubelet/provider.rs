@@ -180,8 +180,9 @@ pub enum PodNotice {
     Wake(Arc<str>),
     /// The list is complete: what was not seen since [`PodNotice::Listing`] is gone.
     Listed,
-    /// Something was told about what runs for the proxy of this UID, for its owner to know.
-    Told(Arc<str>, Box<Told>),
+    /// Something was told about what runs for the proxy of the first UID, for its owner to know; the second is that of the
+    /// instance.
+    Told(Arc<str>, Arc<str>, Box<Told>),
 }
 
 /// An event about an instance.

@@ -43,9 +43,10 @@ const NOT_HOMES: [&str; 7] = [
     "extendedResourceClaimStatus",
 ];
 
-/// Annotations of a delegate that never reach home, beside those of Longshore and those that came from there: the manifest
-/// of somebody in the target, and those that the API server does not let anybody change on a pod
-/// (ValidatePodSpecificAnnotationUpdates in pkg/apis/core/validation). One that ends in `/` or `.` is a prefix.
+/// Annotations of a delegate that never reach home, beside those of Longshore, those that came from there, and those of
+/// Kubernetes itself, by which home's controllers decide which pods to delete or to evict: the manifest of somebody in the
+/// target, and those that the API server does not let anybody change on a pod (ValidatePodSpecificAnnotationUpdates in
+/// pkg/apis/core/validation). One that ends in `/` or `.` is a prefix.
 pub const NOT_RETURNED: [&str; 5] = [
     names::LAST_APPLIED,
     "kubernetes.io/config.",
@@ -113,7 +114,10 @@ pub fn returned(delegate: &PodDocument) -> BTreeMap<String, String> {
         let matches = |rule: &str| if rule.ends_with(['/', '.']) { key.starts_with(rule) } else { key == rule };
         let domain = key.split_once('/').map_or("", |(domain, _)| domain);
         let ours = format!("{domain}/").ends_with(names::PREFIX);
-        ours || last.annotations.contains(key) || NOT_RETURNED.iter().any(|rule| matches(rule))
+        let theirs = ["kubernetes.io", "k8s.io"].iter().any(|family| {
+            domain.strip_suffix(family).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        });
+        ours || theirs || last.annotations.contains(key) || NOT_RETURNED.iter().any(|rule| matches(rule))
     };
     let short = |key: &str, value: &str| key.len() + value.len() <= RETURNED_BYTES;
     all.iter()
@@ -239,7 +243,8 @@ mod tests {
     #[test]
     fn annotations_return_but_for_those_that_must_not() {
         let mut annotations = json!({"longshore.dev/last": "{\"annotations\": [\"mine\"]}", "mine": "changed there",
-            "cni.projectcalico.org/podIP": "10.1.0.1", "x.longshore.dev/own": "1", "long": "v".repeat(5 << 10),
+            "cni.projectcalico.org/podIP": "10.1.0.1",
+            "controller.kubernetes.io/pod-deletion-cost": "-9", "cluster-autoscaler.kubernetes.io/safe-to-evict": "true", "x.longshore.dev/own": "1", "long": "v".repeat(5 << 10),
             "kubectl.kubernetes.io/last-applied-configuration": "{}", "kubernetes.io/config.mirror": "1",
             "container.apparmor.security.beta.kubernetes.io/c": "unconfined"});
         let there = |annotations: &Value| pod(json!({"metadata": {"annotations": annotations}}));

@@ -216,7 +216,7 @@ fn losses(translation: &Translation) -> Vec<Obstacle> {
 }
 
 /// The namespace in the target for one of the host. The one mapping of this build is Same; others will differ here.
-fn mapped(home: &str) -> &str {
+pub(in crate::provider) fn mapped(home: &str) -> &str {
     home
 }
 

@@ -25,7 +25,7 @@ use crate::kubelet::queue::Queue;
 use crate::provider::fleet::Fleet;
 use crate::provider::names;
 use crate::provider::quantity::Quantity;
-use crate::provider::target::TargetProvider;
+use crate::provider::target::{TargetProvider, mapped};
 use crate::provider::teller::{self, Teller};
 
 mod provide;
@@ -245,6 +245,11 @@ impl Keeper {
     fn remote_seen(&self, claim: &PersistentVolumeClaim) {
         let annotation = |key: &str| claim.annotations().get(key).cloned();
         let (Some(namespace), Some(name)) = (annotation(names::NAMESPACE), annotation(names::NAME)) else { return };
+        let uid = claim.labels().get(names::UID).map_or("", String::as_str);
+        // Whoever may write claims in one namespace of the target must not speak for claims of another.
+        if claim.name_any() != plan::remote_name(&name, uid) || claim.namespace().as_deref() != Some(mapped(&namespace)) {
+            return;
+        }
         self.remotes.insert(claim.uid().unwrap_or_default(), (namespace.clone(), name.clone()));
         // Its size may have come to differ from what home shows.
         let has = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage")?.0.parse().ok());
