@@ -114,9 +114,9 @@ pub fn returned(delegate: &PodDocument) -> BTreeMap<String, String> {
         let matches = |rule: &str| if rule.ends_with(['/', '.']) { key.starts_with(rule) } else { key == rule };
         let domain = key.split_once('/').map_or("", |(domain, _)| domain);
         let ours = format!("{domain}/").ends_with(names::PREFIX);
-        let theirs = ["kubernetes.io", "k8s.io"].iter().any(|family| {
-            domain.strip_suffix(family).is_some_and(|before| before.is_empty() || before.ends_with('.'))
-        });
+        let theirs = ["kubernetes.io", "k8s.io"]
+            .iter()
+            .any(|family| domain.strip_suffix(family).is_some_and(|before| before.is_empty() || before.ends_with('.')));
         ours || theirs || last.annotations.contains(key) || NOT_RETURNED.iter().any(|rule| matches(rule))
     };
     let short = |key: &str, value: &str| key.len() + value.len() <= RETURNED_BYTES;

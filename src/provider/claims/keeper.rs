@@ -247,7 +247,8 @@ impl Keeper {
         let (Some(namespace), Some(name)) = (annotation(names::NAMESPACE), annotation(names::NAME)) else { return };
         let uid = claim.labels().get(names::UID).map_or("", String::as_str);
         // Whoever may write claims in one namespace of the target must not speak for claims of another.
-        if claim.name_any() != plan::remote_name(&name, uid) || claim.namespace().as_deref() != Some(mapped(&namespace)) {
+        if claim.name_any() != plan::remote_name(&name, uid) || claim.namespace().as_deref() != Some(mapped(&namespace))
+        {
             return;
         }
         self.remotes.insert(claim.uid().unwrap_or_default(), (namespace.clone(), name.clone()));
