@@ -7,7 +7,8 @@ use std::{
 };
 
 use e2e::{
-    Cluster, Context, IDLE, IMAGE, Pod, Result, Value, World, bail, container, ensure, json, kubelet_status, run, secs,
+    Cluster, Context, IMAGE, LegacySocket, Pod, Result, Value, World, bail, container, ensure, json, kubelet_status,
+    run, secs,
 };
 use lab::UpOptions;
 
@@ -18,6 +19,9 @@ const TARGET: &str = "lsthere";
 const ACCOUNT: &str = "longshore";
 
 const FOLLOW: &str = "longshore.dev/follow";
+
+/// Has something to say from time to time.
+const TICK: &str = "trap 'exit 0' TERM; while true; do echo tick; sleep 1 & wait $!; done";
 
 /// Everything that asks for rights.
 const TARGET_SPEC: &str = "serviceAccounts: {mode: Host}, events: All";
@@ -205,6 +209,7 @@ fn every_right_is_needed_and_none_is_missing() -> Result<()> {
     }
     let world = World::elsewhere("rights", HOST, TARGET, |options| {
         (options.host, options.target) = (files[0].clone(), files[1].clone());
+        options.heartbeat_seconds = 10;
         options.target_spec = TARGET_SPEC.to_owned();
         options.node_spec = NODE_SPEC.to_owned();
     })?;
@@ -254,7 +259,7 @@ fn live(world: &World) -> Result<()> {
         "spec": {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}}}))?;
 
     // What it waits for comes late, and is told.
-    let mut main = container("main", &format!("echo started; {IDLE}"));
+    let mut main = container("main", TICK);
     main["envFrom"] = json!([{"configMapRef": {"name": "words"}}, {"secretRef": {"name": "late"}}]);
     main["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}, {"name": "jewels", "mountPath": "/jewels"}]);
     main["resources"] = json!({"requests": {"cpu": "10m"}, "limits": {"cpu": "100m"}});
@@ -270,6 +275,7 @@ fn live(world: &World) -> Result<()> {
 
     streams(world, &proxy)?;
     changes(world)?;
+    partition(world)?;
 
     // Whoever starts anew asks home whether what is in the target is right.
     world.longshore().kill9()?;
@@ -284,7 +290,7 @@ fn live(world: &World) -> Result<()> {
 /// Streams of both protocols, and callers of the kubelet API.
 fn streams(world: &World, proxy: &Pod) -> Result<()> {
     let home = &world.host;
-    assert_eq!(home.kubectl(&["logs", "web"])?.ok()?, "started\n");
+    ensure!(home.kubectl(&["logs", "web"])?.ok()?.starts_with("tick\n"), "no logs");
     for web_sockets in ["true", "false"] {
         let command = |args: &[&str]| -> Result<_> {
             let mut command = home.kubectl_command(args)?;
@@ -295,17 +301,14 @@ fn streams(world: &World, proxy: &Pod) -> Result<()> {
         assert_eq!(run(&mut command(&["exec", "web", "--", "echo", "said"])?, b"")?.ok()?, "said\n");
         for args in [&["attach", "web"][..], &["port-forward", "web", ":8080"]] {
             let stream = e2e::Background::start(&mut command(args)?)?;
-            if args[0] == "port-forward" {
-                stream.wait_for_line("Forwarding from 127.0.0.1:", secs(30))?;
-            }
-            let (what, verb) = (args[0].replace('-', ""), if web_sockets == "true" { "get" } else { "create" });
-            home.wait(&format!("{what} to be asked for by {verb}"), secs(60), |_| {
-                let (used, _) = Audited::asked(TARGET)?;
-                let there = used.iter().any(|one| one.resource == format!("pods/{what}") && one.verb == verb);
-                ensure!(there, "not yet");
-                Ok(())
-            })?;
+            let line = if args[0] == "attach" { "tick" } else { "Forwarding from 127.0.0.1:" };
+            stream.wait_for_line(line, secs(30))?;
         }
+    }
+    // Clients of old come by GET, and are passed on so.
+    for stream in ["exec?command=true&stdout=true", "attach?stdout=true", "portforward?ports=8080"] {
+        let path = format!("/api/v1/namespaces/{}/pods/web/{stream}", world.namespace);
+        drop(LegacySocket::open(home, &path, "v4.channel.k8s.io")?);
     }
     let path = format!("/containerLogs/{}/web/main", world.namespace);
     let token = home.kubectl(&["create", "token", "default"])?.ok()?;
@@ -370,6 +373,20 @@ fn changes(world: &World) -> Result<()> {
     // It cannot grow there, which is told.
     home.patch("persistentvolumeclaims", "data", &json!({"spec": {"resources": {"requests": {"storage": "96Mi"}}}}))?;
     home.wait_for_event("data", "VolumeResizeFailed").map(drop)
+}
+
+/// The target does not answer for a while: the pod is kept from eviction.
+fn partition(world: &World) -> Result<()> {
+    let endless = |pod: &Pod| {
+        let all = pod.0["spec"]["tolerations"].as_array().cloned().unwrap_or_default();
+        let key = "node.kubernetes.io/unreachable";
+        all.iter().any(|one| one["key"] == key && one["tolerationSeconds"].is_null())
+    };
+    World::lab()?.cut(TARGET)?;
+    let kept = world.host.wait_for_pod("web", "kept from eviction", endless);
+    World::lab()?.heal(TARGET)?;
+    kept?;
+    world.host.wait_for_ready("web").map(drop)
 }
 
 /// Everything goes.
