@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use e2e::{
@@ -226,6 +227,95 @@ fn every_right_is_needed_and_none_is_missing() -> Result<()> {
         );
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    uninstall(&world)
+}
+
+/// Takes Longshore away from both clusters, although one does not answer at first. As the admin, and here, since nobody else
+/// has anything in these clusters.
+fn uninstall(world: &World) -> Result<()> {
+    let (home, there) = (&world.host, &world.east);
+    let data = tempfile::Builder::new().prefix("longshore-e2e-").tempdir()?;
+    volume(there, "near-1", data.path())?;
+    home.create(claim("more"))?;
+    let mut main = container("main", TICK);
+    main["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+    home.create(world.pod_of(
+        "last",
+        json!({"containers": [main],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "more"}}]}),
+    ))?;
+    let last = home.wait_for_ready("last")?;
+    world.longshore().stop()?;
+    home.delete_with("pods", "last", "gracePeriodSeconds=0")?;
+    home.wait_for_gone(&last)?;
+    home.delete("persistentvolumeclaims", "more")?;
+    home.wait("the volume to be released", secs(60), |home| {
+        let volumes = home.list("persistentvolumes", "")?;
+        ensure!(volumes.len() == 1 && volumes[0]["status"]["phase"] == "Released", "{volumes:?}");
+        Ok(())
+    })?;
+
+    let kubeconfig = |cluster| -> Result<String> { Ok(World::kubeconfig(cluster)?.to_string_lossy().into_owned()) };
+    let config = world.longshore().config();
+    let text = fs::read_to_string(&config)?;
+    let begin = text.find("file: ").context("no kubeconfig")? + 6;
+    let end = begin + text[begin..].find('}').context("no end")?;
+    fs::write(&config, format!("{}{}{}", &text[..begin], kubeconfig(TARGET)?, &text[end..]))?;
+    let (config, host) = (config.to_string_lossy().into_owned(), kubeconfig(HOST)?);
+    let doctor = |more: &[&str]| -> Result<(i32, Vec<String>)> {
+        let begin = Instant::now();
+        let args = ["doctor", "--provider-config", &config, "--kubeconfig", &host, "--output", "json", "--uninstall"];
+        let output = World::longshore_command(&[&args[..], more].concat())?;
+        ensure!(begin.elapsed() < secs(90), "it has a deadline: {:?}", begin.elapsed());
+        let found: Vec<Value> = serde_json::from_str(output.stdout.trim()).with_context(|| output.stderr.clone())?;
+        Ok((output.code, found.iter().map(|one| format!("{} {}", one["place"], one["object"])).collect()))
+    };
+    World::lab()?.cut(TARGET)?;
+    let cut = doctor(&["--fix"]).and_then(|(code, found)| {
+        ensure!(code == 1 && found.iter().any(|one| one.contains("everything")), "{code} {found:?}");
+        ensure!(home.find("nodes", world.longshore().node())?.is_none(), "the node is there");
+        ensure!(home.list("persistentvolumes", "")?.len() == 1, "nobody has said that its data are lost");
+        let (code, found) = doctor(&["--fix", "--lost-target", "east"])?;
+        ensure!(code == 0, "{code} {found:?}");
+        ensure!(home.list("persistentvolumes", "")?.is_empty(), "its finalizer holds it");
+        assert_eq!(doctor(&["--lost-target", "east"])?, (0, vec![]), "home is clean");
+        Ok(())
+    });
+    World::lab()?.heal(TARGET)?;
+    cut?;
+
+    // It comes back after all. Data are for people to give up.
+    there.wait("the target to be clean, but for data", secs(90), |_| {
+        let (_, found) = doctor(&["--fix"])?;
+        ensure!(
+            found.len() == 2 && found.iter().all(|one| one.contains("claim") || one.contains("namespace")),
+            "{found:?}"
+        );
+        Ok(())
+    })?;
+    for claim in there.list("persistentvolumeclaims", "")? {
+        there.delete("persistentvolumeclaims", claim["metadata"]["name"].as_str().unwrap_or_default())?;
+    }
+    there.wait("nothing to be left", secs(90), |_| {
+        let (code, found) = doctor(&["--fix"])?;
+        ensure!(code == 0 && found.is_empty(), "{found:?}");
+        Ok(())
+    })?;
+    let left = there.find("namespaces", &world.namespace)?;
+    ensure!(left.is_none_or(|one| !one["metadata"]["deletionTimestamp"].is_null()), "its namespace is there");
+    Ok(())
+}
+
+fn claim(name: &str) -> Value {
+    json!({"kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": {"storageClassName": "far",
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "16Mi"}}}})
+}
+
+/// A volume in the target.
+fn volume(there: &Cluster, name: &str, path: &Path) -> Result<()> {
+    there.create(json!({"kind": "PersistentVolume", "metadata": {"name": name}, "spec": {
+        "capacity": {"storage": "64Mi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "near",
+        "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": path}}}))?;
     Ok(())
 }
 
@@ -246,13 +336,8 @@ fn live(world: &World) -> Result<()> {
     there.create(json!({"kind": "StorageClass", "metadata": {"name": "near"},
         "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"}))?;
     let data = tempfile::Builder::new().prefix("longshore-e2e-").tempdir()?;
-    there.create(json!({"kind": "PersistentVolume", "metadata": {"name": "near-0"}, "spec": {
-        "capacity": {"storage": "64Mi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "near",
-        "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": data.path()}}}))?;
-    home.create(
-        json!({"kind": "PersistentVolumeClaim", "metadata": {"name": "data"}, "spec": {"storageClassName": "far",
-        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "16Mi"}}}}),
-    )?;
+    volume(there, "near-0", data.path())?;
+    home.create(claim("data"))?;
     home.create(json!({"kind": "Service", "metadata": {"name": "web", "annotations": {FOLLOW: "true"}},
         "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}}))?;
     home.create(json!({"kind": "Ingress", "metadata": {"name": "door", "annotations": {FOLLOW: "true"}},

@@ -1,6 +1,6 @@
 //! What is secret is not in the log, however much is logged and whatever goes wrong.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use e2e::{Cluster, Context, IDLE, Result, Value, World, container, ensure, json, kubelet_status, run, secs};
 
@@ -104,20 +104,7 @@ fn nothing_secret_is_ever_logged() -> Result<()> {
         assert_eq!(run(&mut exec, b"")?.ok()?, "said\n");
     }
     assert_eq!(world.host.kubectl(&["logs", "keeper"])?.ok()?, "started\n");
-    world.host.create(json!({"kind": "ServiceAccount", "metadata": {"name": "caller"}}))?;
-    let (url, path) = (world.longshore().kubelet_url(), format!("/containerLogs/{}/keeper/main", world.namespace));
-    let caller = world.host.kubectl(&["create", "token", "caller"])?.ok()?;
-    let stranger = world.east.kubectl(&["create", "token", "longshore"])?.ok()?;
-    let vault = world.host.kubectl(&["create", "token", "caller", "--audience", "vault"])?.ok()?;
-    for (what, token, status) in [
-        ("a caller without rights", caller.as_str(), 403),
-        ("a caller of another cluster", stranger.as_str(), 401),
-        ("a token for somebody else", vault.as_str(), 401),
-        ("rubbish", "a-token-that-nobody-has-ever-issued", 401),
-    ] {
-        needles.add(what, token);
-        assert_eq!(kubelet_status(&url, &path, Some(token.trim()))?, status, "{what}");
-    }
+    callers(&world, &mut needles)?;
 
     // The Secret changes, and everything fails that can.
     let second = secret_of(&mut needles, 2)?;
@@ -133,8 +120,6 @@ fn nothing_secret_is_ever_logged() -> Result<()> {
     needles.add_kubeconfig("a refused kubeconfig", &bad)?;
     let broken = "users: [{name: x, user: {token: a-bearer-token-in-broken-yaml, ]";
     needles.add("a broken kubeconfig", "a-bearer-token-in-broken-yaml");
-    let odd = "a-bearer-token\\u0007-that-no-header-can-carry";
-    needles.add("an odd token", "-that-no-header-can-carry");
     let logged = |words: &str| {
         world.host.wait(&format!("{words:?} in the log"), secs(90), |_| {
             ensure!(world.longshore().log().contains(words), "not yet");
@@ -149,33 +134,7 @@ fn nothing_secret_is_ever_logged() -> Result<()> {
         ensure!(host.kubectl(&["exec", "keeper", "--", "true"])?.code != 0, "with a refused token");
         Ok(())
     })?;
-    let start = |kubeconfig: &str, needles: &Needles| -> Result<()> {
-        let (file, config) = (dir.path().join("bad"), world.longshore().config());
-        fs::write(&file, kubeconfig)?;
-        for command in ["run", "check", "doctor"] {
-            let (file, config) = (file.to_string_lossy(), config.to_string_lossy());
-            let args = ["--log", "trace", command, "--kubeconfig", &file, "--provider-config", &config];
-            let output = World::longshore_command(&args)?;
-            ensure!(output.code != 0, "{command} with a bad kubeconfig: {output:?}");
-            needles.check("the output of a start that fails", &format!("{}\n{}", output.stdout, output.stderr));
-        }
-        Ok(())
-    };
-    start(broken, &needles)?;
-    start(&bad.to_string(), &needles)?;
-    let odd = bad.to_string().replace("a-bearer-token-that-is-refused", odd);
-    start(&odd, &needles)?;
-    let mut plugin = good.clone();
-    plugin["users"][0]["user"] = json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh",
-        "args": ["-c", "echo said-by-a-plugin-on-stdout; echo said-by-a-plugin-on-stderr >&2; exit 1"],
-        "env": [{"name": "PLUGIN", "value": "given-to-a-plugin-as-environment"}]}});
-    for (what, text) in [
-        ("what a plugin printed", "said-by-a-plugin-on-stdout"),
-        ("what a plugin was given", "given-to-a-plugin-as-environment"),
-    ] {
-        needles.add(what, text);
-    }
-    start(&plugin.to_string(), &needles)?;
+    starts_in_vain(&world, dir.path(), &mut needles, &good, [broken, &bad.to_string()])?;
 
     rotate(&good.to_string())?;
     world.host.wait("streams to work again", secs(90), |host| {
@@ -191,4 +150,63 @@ fn nothing_secret_is_ever_logged() -> Result<()> {
     needles.check("the log", &log);
     rotate(&world.east.admin_kubeconfig()?.to_string())?;
     world.east.delete("clusterrolebindings", &format!("{}-longshore", world.namespace))
+}
+
+/// Comes to the kubelet API with tokens of every kind.
+fn callers(world: &World, needles: &mut Needles) -> Result<()> {
+    world.host.create(json!({"kind": "ServiceAccount", "metadata": {"name": "caller"}}))?;
+    let (url, path) = (world.longshore().kubelet_url(), format!("/containerLogs/{}/keeper/main", world.namespace));
+    let caller = world.host.kubectl(&["create", "token", "caller"])?.ok()?;
+    let stranger = world.east.kubectl(&["create", "token", "longshore"])?.ok()?;
+    let vault = world.host.kubectl(&["create", "token", "caller", "--audience", "vault"])?.ok()?;
+    for (what, token, status) in [
+        ("a caller without rights", caller.as_str(), 403),
+        ("a caller of another cluster", stranger.as_str(), 401),
+        ("a token for somebody else", vault.as_str(), 401),
+        ("rubbish", "a-token-that-nobody-has-ever-issued", 401),
+    ] {
+        needles.add(what, token);
+        assert_eq!(kubelet_status(&url, &path, Some(token.trim()))?, status, "{what}");
+    }
+    Ok(())
+}
+
+/// Starts with kubeconfigs that are no good: broken ones, refused ones, and those of plugins that fail.
+fn starts_in_vain(
+    world: &World,
+    dir: &Path,
+    needles: &mut Needles,
+    good: &Value,
+    [broken, bad]: [&str; 2],
+) -> Result<()> {
+    let odd = "a-bearer-token\\u0007-that-no-header-can-carry";
+    needles.add("an odd token", "-that-no-header-can-carry");
+    let start = |kubeconfig: &str, needles: &Needles| -> Result<()> {
+        let (file, config) = (dir.join("bad"), world.longshore().config());
+        fs::write(&file, kubeconfig)?;
+        for command in ["run", "check", "doctor"] {
+            let (file, config) = (file.to_string_lossy(), config.to_string_lossy());
+            let args = ["--log", "trace", command, "--kubeconfig", &file, "--provider-config", &config];
+            let output = World::longshore_command(&args)?;
+            ensure!(output.code != 0, "{command} with a bad kubeconfig: {output:?}");
+            needles.check("the output of a start that fails", &format!("{}\n{}", output.stdout, output.stderr));
+        }
+        Ok(())
+    };
+    start(broken, needles)?;
+    start(bad, needles)?;
+    let odd = bad.replace("a-bearer-token-that-is-refused", odd);
+    start(&odd, needles)?;
+    let mut plugin = good.clone();
+    plugin["users"][0]["user"] = json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh",
+        "args": ["-c", "echo said-by-a-plugin-on-stdout; echo said-by-a-plugin-on-stderr >&2; exit 1"],
+        "env": [{"name": "PLUGIN", "value": "given-to-a-plugin-as-environment"}]}});
+    for (what, text) in [
+        ("what a plugin printed", "said-by-a-plugin-on-stdout"),
+        ("what a plugin was given", "given-to-a-plugin-as-environment"),
+    ] {
+        needles.add(what, text);
+    }
+    start(&plugin.to_string(), needles)?;
+    Ok(())
 }

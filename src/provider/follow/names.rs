@@ -9,7 +9,7 @@ use crate::provider::translate::fingerprint::{hex, of_text};
 
 /// Every namespace of every cluster has these, each with its own content. (RootCACertPublisher of kube-controller-manager,
 /// and OpenShift's)
-const EVERYWHERE: [&str; 2] = ["kube-root-ca.crt", "openshift-service-ca.crt"];
+pub const EVERYWHERE: [&str; 2] = ["kube-root-ca.crt", "openshift-service-ca.crt"];
 
 /// What the Secret with the tokens of a pod is called, before the UID of the proxy.
 pub const TOKENS: &str = "longshore-token-";
