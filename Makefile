@@ -33,6 +33,7 @@ $(DENY):
 	$(CARGO) install --quiet --locked cargo-deny@$(DENY_VERSION) --root $(CACHE)/tools
 
 unit: ## Unit tests: pure decisions, and the shells around them over fake services
+	hack/mutants/run --check
 	$(CARGO) test --workspace --exclude e2e --quiet
 
 mutants: ## Shows that the checkers can fail: each mistake in hack/mutants is found by the test that it names

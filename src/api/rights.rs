@@ -176,12 +176,17 @@ fn host_basics() -> Vec<Right> {
     .concat()
 }
 
-/// What is needed in the host for pods that refer to ConfigMaps and Secrets. It may be granted in their namespaces alone; a
+/// What is needed in the host for pods that refer to ConfigMaps and Secrets, or are told of Services. It may be granted in their namespaces alone; a
 /// pod elsewhere waits then, and says so.
 pub fn host_follow_rights() -> Vec<Right> {
     let follow = "let what pods refer to follow them to their target";
     let verbs = &["get", "list", "watch"];
-    [On("", "configmaps").verbs(verbs, follow), On("", "secrets").verbs(verbs, follow)].concat()
+    [
+        On("", "configmaps").verbs(verbs, follow),
+        On("", "secrets").verbs(verbs, follow),
+        On("", "services").verbs(verbs, "tell containers of the Services of their namespace"),
+    ]
+    .concat()
 }
 
 /// What is needed in a target that is used as `spec` says, and for this.
@@ -244,7 +249,11 @@ pub async fn missing(client: &Client, rights: &[Right]) -> Result<Vec<Right>, ku
 pub fn rules(rights: &[Right]) -> String {
     let mut verbs: BTreeMap<_, Vec<&str>> = BTreeMap::new();
     for right in rights {
-        verbs.entry((right.namespace, right.group, right.full_resource(), right.name)).or_default().push(right.verb);
+        let verbs = verbs.entry((right.namespace, right.group, right.full_resource(), right.name)).or_default();
+        // One may be needed for several things.
+        if !verbs.contains(&right.verb) {
+            verbs.push(right.verb);
+        }
     }
     let mut lines = Vec::new();
     let mut role = None;

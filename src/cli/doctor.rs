@@ -309,7 +309,7 @@ where
 fn object(kind: Kind, metadata: ObjectMeta) -> Object {
     let follows = metadata.annotations.as_ref().and_then(|all| all.get(names::FOLLOWS));
     let need = |need: Need| match need.kind.object() {
-        HostKind::ConfigMap => (Kind::ConfigMap, need.name),
+        HostKind::ConfigMap | HostKind::Service => (Kind::ConfigMap, need.name),
         HostKind::Secret => (Kind::Secret, need.name),
     };
     let needs = follows.map(|text| follow::names::parse(text).into_iter().map(need).collect()).unwrap_or_default();

@@ -18,7 +18,10 @@ use crate::api::virtual_node::VirtualNodeSpec;
 use crate::errors::chain;
 use crate::kubelet::sites::CHOICE;
 use crate::kubelet::tolerations;
+use crate::provider::claims::{claims_of, held_for_claims};
 use crate::provider::follow::names::Names;
+use crate::provider::follow::references;
+use crate::provider::names::FOLLOWS;
 use crate::provider::translate::{Site, namespace_owner, translate};
 use crate::run::rules::{accounts, node_labels, rules};
 
@@ -261,7 +264,20 @@ async fn of(
     if let Err(reason) = ask(&mut site, subject, target, &mut notes).await {
         notes.push(format!("target {} could not be asked for its classes: {reason}", target.name));
     }
-    Explanation::new(&subject.title, &site, translate(&subject.pod, &site), notes)
+    let translation = match held_for_claims(&subject.pod, &site.node_name).filter(|_| !node.spec.claims) {
+        Some(hold) => Err(hold),
+        None => translate(&subject.pod, &site),
+    };
+    let translation = translation.map(|mut translation| {
+        let needs = references::print(&translation.references, &site.names);
+        let annotations = translation.delegate.metadata.annotations.get_or_insert_default();
+        annotations.extend(needs.map(|needs| (FOLLOWS.to_owned(), needs)));
+        translation
+    });
+    if translation.is_ok() && !claims_of(&subject.pod).is_empty() {
+        notes.push("whether a claim can follow, and what it is called in the target, shows when it is bound".into());
+    }
+    Explanation::new(&subject.title, &site, translation, notes)
 }
 
 /// Completes a site with what the target knows.

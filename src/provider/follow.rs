@@ -39,6 +39,7 @@ pub mod copy;
 pub mod names;
 pub mod needs;
 pub mod references;
+pub mod variables;
 
 mod copies;
 mod vouch;
@@ -163,29 +164,9 @@ impl Follow {
             names: shared.names.clone(),
             annotations: vec![],
         };
-        let place = Place { pod, namespace: namespace.into(), namespace_uid };
-        let found = join_all(translation.references.iter().map(|reference| shared.copy_one(&place, reference))).await;
-        let mut needs = vec![];
-        let (mut missing, mut absent) = (vec![], vec![]);
-        let mut failed = None;
-        for (result, reference) in found.into_iter().zip(&translation.references) {
-            match result {
-                Ok(need) => {
-                    if need.name != need.home {
-                        prepared.names.suffix(reference.kind, &need.home);
-                    }
-                    needs.push(need);
-                }
-                Err(PodError::Waiting { reason, message }) if reason == MISSING => {
-                    missing.push(message);
-                    absent.push((reference.kind, reference.name.as_str()));
-                }
-                Err(error) => failed = Some(error),
-            }
-        }
-        if !missing.is_empty() {
-            failed = Some(PodError::Waiting { reason: MISSING.into(), message: missing.join("; ") });
-        }
+        let place = Place { pod, namespace: namespace.into(), namespace_uid: Some(namespace_uid) };
+        let Found { mut needs, mut failed, absent } =
+            shared.find_all(&place, &translation.references, &mut prepared.names).await;
         if let (None, Some(tokens)) = (&failed, &translation.tokens) {
             match shared.provide_tokens(&place, tokens).await {
                 Ok(need) => {
@@ -200,14 +181,7 @@ impl Follow {
         if let Some(error) = failed {
             // It counts for a while, so that home's watch goes on and can wake it.
             prepared.made = true;
-            shared.needs().wait(&who, Instant::now());
-            // What has appeared since it was looked for has told nobody.
-            for (kind, name) in absent {
-                let key = key(&place.namespace, kind.into(), &shared.names.of(kind, name));
-                if let Some(copy) = shared.copies.get(&key) {
-                    shared.look(copy.value(), DOUBT);
-                }
-            }
+            shared.wait(&place, absent);
             return Err(error);
         }
         if !needs.is_empty() {
@@ -215,6 +189,40 @@ impl Follow {
         }
         prepared.keys = needs.iter().map(|need| key(&place.namespace, need.kind, &need.name)).collect();
         Ok(prepared)
+    }
+
+    /// Sees to it that what a live delegate has come to refer to is there as well, in this namespace of the target, and
+    /// says what things are called.
+    ///
+    /// # Errors
+    /// As [`Follow::prepare`].
+    pub async fn extend(
+        &self,
+        pod: &PodDocument,
+        references: &[Reference],
+        namespace: &str,
+    ) -> Result<(Vec<Need>, Names), PodError> {
+        let shared = &self.shared;
+        let mut names = shared.names.clone();
+        let place = Place { pod, namespace: namespace.into(), namespace_uid: None };
+        let who = who(&pod.key());
+        shared.needs().begin(&who);
+        let Found { needs, failed, absent } = shared.find_all(&place, references, &mut names).await;
+        if let Some(error) = failed {
+            shared.wait(&place, absent);
+            return Err(error);
+        }
+        let keys: Vec<_> = needs.iter().map(|need| key(&place.namespace, need.kind, &need.name)).collect();
+        let known = shared.needs().knows(&who);
+        if known {
+            shared.needs().also(&who, &keys);
+            shared.needs().unpin(&who);
+        } else {
+            // The watch will show it, with what it says that it needs.
+            shared.needs().made(&who, &keys);
+        }
+        shared.sweep();
+        Ok((needs, names))
     }
 
     /// A list of the delegates begins.
@@ -250,7 +258,16 @@ impl Follow {
 struct Place<'a> {
     pod: &'a PodDocument,
     namespace: Arc<str>,
-    namespace_uid: &'a str,
+    /// `None` for a delegate that is there, and its namespace with it.
+    namespace_uid: Option<&'a str>,
+}
+
+/// What became of references.
+struct Found<'a> {
+    needs: Vec<Need>,
+    failed: Option<PodError>,
+    /// Those that home does not have.
+    absent: Vec<&'a Reference>,
 }
 
 /// The reason of a pod that waits for something that home does not have.
@@ -272,6 +289,49 @@ impl Shared {
             stop.run_until_cancelled(task).await;
         };
         tokio::spawn(task).abort_handle()
+    }
+
+    /// Copies all that a pod refers to, and takes in what things are called.
+    async fn find_all<'a>(
+        self: &Arc<Self>,
+        place: &Place<'_>,
+        references: &'a [Reference],
+        names: &mut Names,
+    ) -> Found<'a> {
+        let results = join_all(references.iter().map(|reference| self.copy_one(place, reference))).await;
+        let mut found = Found { needs: vec![], failed: None, absent: vec![] };
+        let mut missing = vec![];
+        for (result, reference) in results.into_iter().zip(references) {
+            match result {
+                Ok(need) => {
+                    if need.name != need.home {
+                        names.suffix(reference.kind, &need.home);
+                    }
+                    found.needs.push(need);
+                }
+                Err(PodError::Waiting { reason, message }) if reason == MISSING => {
+                    missing.push(message);
+                    found.absent.push(reference);
+                }
+                Err(error) => found.failed = Some(error),
+            }
+        }
+        if !missing.is_empty() {
+            found.failed = Some(PodError::Waiting { reason: MISSING.into(), message: missing.join("; ") });
+        }
+        found
+    }
+
+    /// A pod waits for what is not there.
+    fn wait(self: &Arc<Self>, place: &Place<'_>, absent: Vec<&Reference>) {
+        self.needs().wait(&who(&place.pod.key()), Instant::now());
+        // What has appeared since it was looked for has told nobody.
+        for reference in absent {
+            let key = key(&place.namespace, reference.kind.into(), &self.names.of(reference.kind, &reference.name));
+            if let Some(copy) = self.copies.get(&key) {
+                self.look(copy.value(), DOUBT);
+            }
+        }
     }
 
     /// Copies what a pod refers to, under the first name that can be had.
@@ -327,7 +387,7 @@ impl Shared {
         let (copy, _) = self.copy(key, Some(home));
         let mut state = copy.state.lock().await;
         let news = state.outcome != Some(Outcome::Present);
-        let outcome = self.bring(&copy, &mut state, Some(place.namespace_uid)).await?;
+        let outcome = self.bring(&copy, &mut state, place.namespace_uid).await?;
         state.attempts = 0;
         drop(state);
         if news && outcome == Outcome::Present {
@@ -449,6 +509,7 @@ fn missing(namespace: &str, reference: &Reference) -> PodError {
     let kind = match reference.kind {
         HostKind::ConfigMap => "configmap",
         HostKind::Secret => "secret",
+        HostKind::Service => "service",
     };
     PodError::Waiting {
         reason: MISSING.into(),

@@ -12,7 +12,7 @@ use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::claims::{Claims, claims_of};
+use super::claims::{Claims, held_for_claims};
 use super::feedback::Addresses;
 use super::follow::Follow;
 use super::follow::accounts::Accounts;
@@ -157,17 +157,9 @@ impl TargetProvider {
     async fn claims(&self, pod: &PodDocument) -> Result<BTreeMap<String, String>, PodError> {
         match &self.setup.claims {
             Some(claims) => claims.names(pod, &self.setup.name).await,
-            None => match claims_of(pod).pop() {
-                None => Ok(BTreeMap::new()),
-                Some(mount) => Err(PodError::Held {
-                    field: mount.field,
-                    message: format!(
-                        "claim {} does not follow the pod to its target; set spec.claims in the VirtualNode {}, or let \
-                         the pod run at home",
-                        mount.claim, self.setup.node_name
-                    ),
-                }),
-            },
+            None => {
+                held_for_claims(pod, &self.setup.node_name).map_or_else(|| Ok(BTreeMap::new()), |hold| Err(hold.into()))
+            }
         }
     }
 
@@ -257,8 +249,20 @@ impl PodLifecycleHandler for TargetProvider {
     }
 
     async fn update_pod(&self, pod: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let fresh = translate::refresh(pod, &self.site(mapped(pod.namespace())))?;
-        self.delegates.update(fresh, instance).await
+        let namespace = mapped(pod.namespace());
+        let mut fresh = translate::refresh(pod, &self.site(namespace))?;
+        let mut followed = Ok(vec![]);
+        if !fresh.references.is_empty() {
+            // In memory, as a rule.
+            match self.follow.extend(pod, &fresh.references, namespace).await {
+                Ok((needs, names)) => {
+                    fresh = translate::refresh(pod, &Site { names, ..self.site(namespace) })?;
+                    followed = Ok(needs);
+                }
+                Err(error) => followed = Err(error),
+            }
+        }
+        self.delegates.update(fresh, followed, instance).await
     }
 
     async fn delete_pod(&self, key: &PodKey, instance: &str, grace: Option<u32>) -> Result<Deletion, PodError> {

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use super::follow::accounts::{self, Accounts, Tokens};
 use super::follow::names::Names;
 use super::follow::references::{self, Reference};
+use super::follow::variables;
 use crate::kubelet::annotations::without_returned;
 use crate::kubelet::document::PodDocument;
 use crate::provider::names;
@@ -128,14 +129,14 @@ pub struct Translation {
 pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> {
     let proxy = &*without_returned(proxy);
     hold::check_metadata(proxy)?;
-    let Value::Object(spec) = &proxy.spec else {
+    let Value::Object(proxy_spec) = &proxy.spec else {
         return Err(Hold::new("spec", "the pod has no spec, so that there is nothing to run"));
     };
-    hold::check(spec, &site.accounts)?;
-    guardrails::check(proxy, spec, site)?;
+    hold::check(proxy_spec, &site.accounts)?;
+    guardrails::check(proxy, proxy_spec, site)?;
 
     let mut report = report::Report::default();
-    let mut spec = spec.clone();
+    let mut spec = proxy_spec.clone();
     let tokens = match &site.accounts {
         Accounts::Host(_) => accounts::provide(&mut spec, proxy, |path| {
             report.changed(path, "the token comes from home, by a Secret that is renewed");
@@ -152,7 +153,7 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
         report.changed(field, why);
     }
     let token_secret = accounts::secret_name(proxy.uid());
-    let references = references::redirect(
+    let mut references = references::redirect(
         &mut spec,
         &site.names,
         |name| name == token_secret,
@@ -160,6 +161,12 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
             report.changed(path, format!("its copy in the target is called {name}"));
         },
     );
+    if variables::wanted(proxy_spec) {
+        references.push(variables::refer(&mut spec, &site.names, |path| {
+            report
+                .changed(path, "variables of home's Services come first, and give way to all that the pod says itself");
+        }));
+    }
     if let Accounts::Host(server) = &site.accounts {
         accounts::introduce(&mut spec, server);
         report.changed("spec.containers", "variables of the environment name home's API server");

@@ -44,6 +44,8 @@ impl Names {
             HostKind::ConfigMap => EVERYWHERE.contains(&home),
             // Under the same name it would be one with the tokens of a pod.
             HostKind::Secret => home.starts_with(TOKENS),
+            // What tells of a host's Services is that host's alone.
+            HostKind::Service => true,
         }
     }
 
@@ -71,13 +73,17 @@ pub enum CopyKind {
     Secret,
     /// Tokens of a service account, in a Secret of one pod's own.
     Token,
+    /// The variables of the Services of a namespace, in a ConfigMap.
+    Services,
 }
 
 impl CopyKind {
+    const ALL: [Self; 4] = [Self::ConfigMap, Self::Secret, Self::Token, Self::Services];
+
     /// What it is in the target.
     pub fn object(self) -> HostKind {
         match self {
-            Self::ConfigMap => HostKind::ConfigMap,
+            Self::ConfigMap | Self::Services => HostKind::ConfigMap,
             Self::Secret | Self::Token => HostKind::Secret,
         }
     }
@@ -87,6 +93,7 @@ impl CopyKind {
             Self::ConfigMap => "configmap",
             Self::Secret => "secret",
             Self::Token => "token",
+            Self::Services => "services",
         }
     }
 }
@@ -96,6 +103,7 @@ impl From<HostKind> for CopyKind {
         match kind {
             HostKind::ConfigMap => Self::ConfigMap,
             HostKind::Secret => Self::Secret,
+            HostKind::Service => Self::Services,
         }
     }
 }
@@ -146,7 +154,7 @@ pub fn print(needs: &[Need]) -> String {
 pub fn parse(text: &str) -> Vec<Need> {
     let parse = |word: &str| {
         let (kind, names) = word.split_once('/')?;
-        let kind = [CopyKind::ConfigMap, CopyKind::Secret, CopyKind::Token].into_iter().find(|k| k.word() == kind)?;
+        let kind = CopyKind::ALL.into_iter().find(|known| known.word() == kind)?;
         let (name, home) = names.split_once('=').unwrap_or((names, names));
         (!name.is_empty()).then(|| Need { kind, name: name.into(), home: home.into() })
     };
@@ -179,8 +187,9 @@ mod tests {
             need(CopyKind::ConfigMap, "a.b", "a.b"),
             need(CopyKind::Secret, "s-1", "s"),
             need(CopyKind::Token, "t", "t"),
+            need(CopyKind::Services, "l-1", "l"),
         ];
-        assert_eq!(print(&needs), "configmap/a.b secret/s-1=s token/t");
+        assert_eq!(print(&needs), "configmap/a.b secret/s-1=s token/t services/l-1=l");
         assert_eq!(parse(&print(&needs)), needs);
         assert_eq!(parse("novel/x configmap secret/"), []);
     }

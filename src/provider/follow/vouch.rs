@@ -8,8 +8,9 @@ use std::sync::Arc;
 use super::accounts;
 use super::copies::Home;
 use super::names::{CopyKind, Key, Names, Need};
-use super::references;
+use super::{references, variables};
 use crate::kubelet::document::{PodDocument, PodKey};
+use crate::kubelet::provider::HostKind;
 use crate::kubelet::sites::CHOICE;
 use crate::provider::names;
 
@@ -69,6 +70,10 @@ impl Warrant {
         if *key.name != *claim.home && *key.name != *copies.suffixed(&claim.home) {
             return None;
         }
+        if key.kind == CopyKind::Services {
+            let told = variables::wanted(&spec) && *claim.home == *variables::NAME;
+            return told.then(|| Home::Object { kind: HostKind::Service, namespace, name: variables::NAME.into() });
+        }
         let found = references::redirect(&mut spec, copies, |_| false, |_, _| ());
         let meant = found.into_iter().find(|it| CopyKind::from(it.kind) == key.kind && *it.name == *claim.home)?;
         Some(Home::Object { kind: meant.kind, namespace, name: meant.name.into() })
@@ -78,7 +83,6 @@ impl Warrant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kubelet::provider::HostKind;
     use serde_json::{Value, json};
 
     fn proxy(node: &str, annotations: &Value) -> PodDocument {
@@ -112,6 +116,8 @@ mod tests {
         let expected = Home::Object { kind: HostKind::Secret, namespace: "shop".into(), name: "db".into() };
         let db = key(CopyKind::Secret, "db");
         assert_eq!(home(None, &claim("db"), &db, &proxy), Some(expected.clone()));
+        let services = key(CopyKind::Services, &Names::new("home").suffixed(variables::NAME));
+        assert!(home(None, &claim(variables::NAME), &services, &proxy).is_some(), "every pod is told of them");
         let suffixed = key(CopyKind::Secret, &Names::new("home").suffixed("db"));
         assert_eq!(home(None, &claim("db"), &suffixed, &proxy), Some(expected));
         for (claim, key) in [

@@ -16,7 +16,7 @@ use tokio::sync::broadcast;
 
 use super::copies::{Copy, Home, Seen};
 use super::names::{CopyKind, Key};
-use super::{LINGER, Shared, lock};
+use super::{LINGER, Shared, lock, variables};
 use crate::kubelet::provider::{HostChange, HostKind};
 use crate::provider::names;
 
@@ -82,6 +82,9 @@ impl Shared {
     }
 
     fn home_changed(self: &Arc<Self>, kind: HostKind, target: &Arc<str>, name: &Arc<str>, version: u64) {
+        // All Services of a namespace are in one.
+        let services = variables::NAME.into();
+        let name = if kind == HostKind::Service { &services } else { name };
         for name in [name.clone(), self.names.suffixed(name).into()] {
             let key = Key { namespace: target.clone(), kind: CopyKind::from(kind), name };
             if let Some(copy) = self.copies.get(&key).map(|copy| copy.clone()) {
@@ -105,7 +108,15 @@ impl Shared {
     }
 
     fn observe_home(self: &Arc<Self>, copy: &Arc<Copy>, version: u64) {
-        lock(&copy.observed).home = Some(version);
+        let mut observed = lock(&copy.observed);
+        observed.home = match observed.home {
+            // It comes from many, of which each has its own version, and one that has gone has none.
+            Some(before) if copy.key.kind == CopyKind::Services => {
+                Some(if before == 0 || version == 0 { 0 } else { before.max(version) })
+            }
+            _ => Some(version),
+        };
+        drop(observed);
         self.look(copy, Duration::ZERO);
     }
 
@@ -113,7 +124,7 @@ impl Shared {
     /// needed, and those that nobody needs go.
     pub(super) async fn watch_copies(self: Arc<Self>, kind: HostKind) {
         match kind {
-            HostKind::ConfigMap => self.watch::<ConfigMap>(kind).await,
+            HostKind::ConfigMap | HostKind::Service => self.watch::<ConfigMap>(kind).await,
             HostKind::Secret => self.watch::<Secret>(kind).await,
         }
     }
@@ -137,7 +148,7 @@ impl Shared {
             match stream.try_next().await {
                 Ok(Some(watcher::Event::Init)) => listed.clear(),
                 Ok(Some(watcher::Event::InitApply(found))) => {
-                    listed.insert(key_of(kind, &found.metadata));
+                    listed.insert(self.key_of(kind, &found.metadata));
                     self.copy_seen(kind, &found.metadata, false);
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
@@ -160,7 +171,7 @@ impl Shared {
     }
 
     fn copy_seen(self: &Arc<Self>, kind: HostKind, metadata: &ObjectMeta, gone: bool) {
-        let key = key_of(kind, metadata);
+        let key = self.key_of(kind, metadata);
         let copy = if gone {
             let Some(copy) = self.copies.get(&key).map(|copy| copy.clone()) else { return };
             copy
@@ -187,17 +198,18 @@ impl Shared {
 
     /// Looks whether a copy that was not listed is there: it may be younger than the list.
     async fn check(self: Arc<Self>, copy: Arc<Copy>) {
-        copy.state.lock().await.outcome = None;
+        copy.state.lock().await.doubt();
         self.look(&copy, Duration::ZERO);
     }
-}
 
-fn key_of(kind: HostKind, metadata: &ObjectMeta) -> Key {
-    let tokens = metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(names::UID));
-    let kind = if tokens && kind == HostKind::Secret { CopyKind::Token } else { CopyKind::from(kind) };
-    Key {
-        namespace: metadata.namespace.as_deref().unwrap_or_default().into(),
-        kind,
-        name: metadata.name.as_deref().unwrap_or_default().into(),
+    fn key_of(&self, kind: HostKind, metadata: &ObjectMeta) -> Key {
+        let name = metadata.name.as_deref().unwrap_or_default();
+        let tokens = metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(names::UID));
+        let kind = match kind {
+            HostKind::Secret if tokens => CopyKind::Token,
+            HostKind::ConfigMap if name == self.names.of(HostKind::Service, variables::NAME) => CopyKind::Services,
+            kind => kind.into(),
+        };
+        Key { namespace: metadata.namespace.as_deref().unwrap_or_default().into(), kind, name: name.into() }
     }
 }

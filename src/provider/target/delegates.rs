@@ -17,6 +17,7 @@ use super::tales::Events;
 use crate::kubelet::provider::{Deletion, Instance, PodDocument, PodError, PodKey, PodNotice, ProviderPod};
 use crate::provider::feedback::{Addresses, provider_pod};
 use crate::provider::follow::Follow;
+use crate::provider::follow::names::Need;
 use crate::provider::names;
 use crate::provider::services::Tracker;
 use crate::provider::translate::Refreshed;
@@ -106,16 +107,29 @@ impl Delegates {
     }
 
     /// Patches what may change of a live pod, and only of this one. What is refused keeps nothing else from following.
-    pub(super) async fn update(&self, fresh: Refreshed, instance: &Instance) -> Result<ProviderPod, PodError> {
+    /// `followed` says what it needs beside it as well, or why its new containers cannot be added yet.
+    pub(super) async fn update(
+        &self,
+        fresh: Refreshed,
+        followed: Result<Vec<Need>, PodError>,
+        instance: &Instance,
+    ) -> Result<ProviderPod, PodError> {
         let api = self.api(fresh.delegate.namespace());
         let name = fresh.delegate.name();
         let live = api.get(name).await.map_err(|error| refusal(error, "pods"))?;
         if live.uid() != &*instance.uid {
             return Err(PodError::Namesake(format!("{}/{}", live.namespace(), live.name())));
         }
-        let update = fresh.update(&live);
+        let mut update = fresh.update(&live);
         let params = PatchParams::default();
         let mut refused = fresh.held.map(PodError::from);
+        match followed {
+            Ok(needs) => update.follow(&live, &needs),
+            Err(error) => {
+                update.ephemeral = None;
+                refused = Some(error);
+            }
+        }
         for (subresource, patch) in [("ephemeralcontainers", update.ephemeral), ("resize", update.resize)] {
             let Some(patch) = patch else { continue };
             if let Err(error) = api.patch_subresource(subresource, name, &params, &Patch::Strategic(patch)).await {
