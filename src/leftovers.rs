@@ -38,8 +38,26 @@ pub struct Volume {
     pub node: String,
     /// The UID of the claim in the target.
     pub remote: String,
+    /// The target's claim, and the index of its target in the inventory.
+    pub claim: Option<RemoteClaim>,
+    /// What is in the target stays when the volume goes: its policy says so, or the target is gone for good.
+    pub retain: bool,
     /// Its claim at home has gone.
     pub released: bool,
+}
+
+/// A claim in a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemoteClaim {
+    /// The index of the target.
+    pub target: usize,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
 }
 
 /// A proxy pod.
@@ -160,6 +178,14 @@ pub enum Fix {
     RemoveNode(String),
     /// Removes the lease of leadership of a node that is no more.
     RemoveLeadership(String),
+    /// Removes a volume of the host, which waits for somebody to deal with its data.
+    ReleaseVolume {
+        /// Its name.
+        name: String,
+        /// The target's claim, which goes first, as the reclaim policy says.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        claim: Option<RemoteClaim>,
+    },
 }
 
 /// What is left over, targets last; in the order of their names on each side.
@@ -214,9 +240,21 @@ fn host_findings(inventory: &Inventory) -> Vec<Finding> {
         let kept = inventory.configured.contains(&volume.node) || inventory.nodes.get(&volume.node) == Some(&true);
         if !kept && volume.released {
             let problem = "its claim has gone, and nobody keeps its node who could deal with its data in the target";
-            let remedy =
-                "configure the node again, or delete the claim in the target and this volume, finalizer and all";
-            found.push(finding(format!("persistentvolume {}", volume.name), problem, remedy, None));
+            let (name, object) = (volume.name.clone(), format!("persistentvolume {}", volume.name));
+            found.push(match &volume.claim {
+                _ if volume.retain => {
+                    let fix = Some(Fix::ReleaseVolume { name, claim: None });
+                    finding(object, problem, "delete it, finalizer and all; what is in the target stays", fix)
+                }
+                Some(claim) => {
+                    let fix = Some(Fix::ReleaseVolume { name, claim: Some(claim.clone()) });
+                    finding(object, problem, "delete the claim in the target, as the policy says, and then it", fix)
+                }
+                None => {
+                    let remedy = "configure its target again, or say that it is lost for good";
+                    finding(object, problem, remedy, None)
+                }
+            });
         }
     }
     for (node, renewed) in &inventory.leaderships {
@@ -272,7 +310,7 @@ fn target_findings(inventory: &Inventory, index: usize, target: &str, objects: &
             // The next pod from home may come at any time.
             Kind::Namespace if inventory.namespaces.contains(&object.name) || object.terminating => continue,
             Kind::Namespace if object.busy => {
-                "it was made for delegates of a namespace that home has no more, and other pods or claims are in it now"
+                "it was made for delegates of a namespace that home has no more, and other people's things are in it now"
                     .to_owned()
             }
             Kind::Namespace => {
@@ -365,15 +403,27 @@ mod tests {
         assert_eq!(objects(&inventory(vec![claim("gone")])), [("persistentvolumeclaim ns/x".into(), false)]);
         assert_eq!(objects(&inventory(vec![claim("c")])), [], "its volume is about to be made");
         let mut known = inventory(vec![claim("gone")]);
-        let volume = Volume { name: "pvc-c".into(), node: "old".into(), remote: "u".into(), released: true };
+        let claim = RemoteClaim { target: 0, namespace: "ns".into(), name: "x".into(), uid: "u".into() };
+        let volume = Volume {
+            name: "pvc-c".into(),
+            node: "old".into(),
+            remote: "u".into(),
+            claim: Some(claim.clone()),
+            retain: false,
+            released: true,
+        };
         known.volumes = vec![volume.clone()];
         assert_eq!(objects(&known), []);
-        let of_host = |inventory: &Inventory| {
-            findings(inventory).iter().any(|one| one.object == "persistentvolume pvc-c" && one.fix.is_none())
+        let fix_of = |volume: Volume| {
+            let inventory = Inventory { volumes: vec![volume], ..known.clone() };
+            findings(&inventory).into_iter().find(|one| one.object == "persistentvolume pvc-c").map(|one| one.fix)
         };
-        assert!(of_host(&known));
-        known.volumes = vec![Volume { node: "east".into(), ..volume }];
-        assert!(!of_host(&known), "its keeper deals with it");
+        let fix = |claim| Some(Some(Fix::ReleaseVolume { name: "pvc-c".into(), claim }));
+        assert_eq!(fix_of(volume.clone()), fix(Some(claim)), "as its policy says");
+        assert_eq!(fix_of(Volume { retain: true, ..volume.clone() }), fix(None));
+        assert_eq!(fix_of(Volume { claim: None, ..volume.clone() }), Some(None), "its target is not configured");
+        assert_eq!(fix_of(Volume { released: false, ..volume.clone() }), None);
+        assert_eq!(fix_of(Volume { node: "east".into(), ..volume }), None, "its keeper deals with it");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The Kubernetes provider: all that knows of target clusters.
 
 mod before;
+pub mod bounds;
 pub mod capacity;
 pub mod claims;
 pub mod feedback;

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, ListParams, PartialObjectMeta, Preconditions};
+use kube::api::{Api, DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams, Preconditions};
 use kube::core::ObjectMeta;
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -23,9 +23,9 @@ use crate::api::target::{Scope, TargetSpec};
 use crate::errors::chain;
 use crate::kubelet::node::status::REACHABLE;
 use crate::kubelet::provider::HostKind;
-use crate::leftovers::{Finding, Fix, Inventory, Kind, Object, Proxy, TargetInventory, Volume, findings};
-use crate::provider::claims::DRIVER;
-use crate::provider::follow::names::Need;
+use crate::leftovers::{Finding, Fix, Inventory, Kind, Object, Proxy, RemoteClaim, TargetInventory, Volume, findings};
+use crate::provider::claims::{DRIVER, FINALIZER};
+use crate::provider::follow::names::{EVERYWHERE, Need};
 use crate::provider::reach::Reach;
 use crate::provider::target::marker;
 use crate::provider::{follow, names};
@@ -47,6 +47,12 @@ pub struct DoctorArgs {
     /// Remove what is certain to be left over
     #[arg(long)]
     fix: bool,
+    /// Longshore is not to come back: its virtual nodes are left over too, and all that it has made in targets
+    #[arg(long)]
+    uninstall: bool,
+    /// A target that is gone for good, so that nothing at home waits for it any more; may be repeated
+    #[arg(long, value_name = "TARGET")]
+    lost_target: Vec<String>,
     /// How to show what was found
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -75,6 +81,9 @@ pub enum DoctorError {
         /// Why.
         reason: String,
     },
+    /// There is no such target.
+    #[error("failed to find target {0} in the configuration; correct --lost-target")]
+    UnknownTarget(String),
     /// Something was found.
     #[error("{0} things are left over; `longshore doctor --fix` removes those that are certain")]
     Found(usize),
@@ -86,6 +95,10 @@ pub enum DoctorError {
 pub(super) async fn doctor(args: &DoctorArgs) -> Result<(), CliError> {
     let clusters = args.configuration.load().await?;
     let host = clients::client(&clusters.host).await.map_err(CliError::ConfigureHost)?;
+    let known = |name: &String| clusters.configuration.targets.iter().any(|target| target.name == *name);
+    if let Some(unknown) = args.lost_target.iter().find(|name| !known(name)) {
+        return Err(DoctorError::UnknownTarget(unknown.clone()).into());
+    }
     let targets = connect(&clusters).await;
     let found = findings(&look(args, &clusters, &host, &targets).await?);
     show(args.output, &found);
@@ -144,7 +157,8 @@ async fn look(
     let leases: Api<Lease> = Api::namespaced(host.clone(), &args.lease_namespace);
     let leases = within(leases.list(&ListParams::default())).await.map_err(|error| read("the leases", error))?;
     let leaderships: BTreeMap<_, _> = leases.items.iter().filter_map(leadership).collect();
-    let configured: BTreeSet<_> = clusters.configuration.nodes.iter().map(|node| node.name.clone()).collect();
+    let nodes_of_configuration = clusters.configuration.nodes.iter().map(|node| node.name.clone());
+    let mut configured: BTreeSet<_> = nodes_of_configuration.collect();
     let kept = |node: &str| leaderships.get(node) == Some(&true);
     let nodes: BTreeMap<_, _> =
         nodes.items.iter().filter(|node| ours(node)).map(|node| (node.name_any(), kept(&node.name_any()))).collect();
@@ -163,9 +177,14 @@ async fn look(
     let all = within(all.list_metadata(&ListParams::default())).await.map_err(|error| read("the namespaces", error))?;
     let system = all.items.iter().find(|namespace| namespace.name_any() == "kube-system");
     let host_id = system.and_then(ResourceExt::uid).unwrap_or_default();
-    let namespaces = all.items.iter().map(ResourceExt::name_any).collect();
+    let mut namespaces = all.items.iter().map(ResourceExt::name_any).collect();
+    if args.uninstall {
+        (configured, namespaces) = <_>::default();
+    }
+    let is_lost = |name: &String| args.lost_target.contains(name);
     let inventories = clusters.configuration.targets.iter().zip(targets).map(|(target, client)| async {
         let objects = match client {
+            _ if is_lost(&target.name) => Ok(vec![]),
             Ok(client) => objects(client, &target.spec, &host_id).await,
             Err(error) => Err(error.clone()),
         };
@@ -173,12 +192,17 @@ async fn look(
     });
     // All at once: each may take its whole deadline.
     let targets = futures::future::join_all(inventories).await;
-    let (claims, volumes) = storage(host).await.map_err(|error| read("the volumes and claims", error))?;
+    let (claims, volumes) =
+        storage(args, clusters, host).await.map_err(|error| read("the volumes and claims", error))?;
     Ok(Inventory { configured, nodes, namespaces, proxies, leaderships, claims, volumes, targets })
 }
 
 /// The UIDs of the host's claims, and its volumes that stand for claims in targets.
-async fn storage(host: &Client) -> Result<(BTreeSet<String>, Vec<Volume>), String> {
+async fn storage(
+    args: &DoctorArgs,
+    clusters: &Clusters,
+    host: &Client,
+) -> Result<(BTreeSet<String>, Vec<Volume>), String> {
     let volumes: Api<PersistentVolume> = Api::all(host.clone());
     let volumes = match within(volumes.list(&ListParams::default().labels(names::NODE))).await {
         Ok(list) => list.items,
@@ -190,10 +214,24 @@ async fn storage(host: &Client) -> Result<(BTreeSet<String>, Vec<Volume>), Strin
     let claims = within(claims.list_metadata(&ListParams::default())).await?;
     let volume = |volume: &PersistentVolume| {
         let csi = volume.spec.as_ref()?.csi.as_ref().filter(|csi| csi.driver == DRIVER)?;
+        let attribute = |key: &str| csi.volume_attributes.as_ref()?.get(key).cloned();
+        let target = attribute("target")?;
+        let remote = attribute("uid")?;
+        let claim = || {
+            Some(RemoteClaim {
+                target: clusters.configuration.targets.iter().position(|known| known.name == target)?,
+                namespace: attribute("namespace")?,
+                name: attribute("claim")?,
+                uid: remote.clone(),
+            })
+        };
+        let policy = volume.spec.as_ref()?.persistent_volume_reclaim_policy.as_deref();
         Some(Volume {
+            claim: claim(),
+            retain: policy != Some("Delete") || args.lost_target.contains(&target),
             name: volume.name_any(),
             node: volume.labels().get(names::NODE).cloned().unwrap_or_default(),
-            remote: csi.volume_attributes.as_ref()?.get("uid")?.clone(),
+            remote,
             released: volume.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Released"),
         })
     };
@@ -227,7 +265,10 @@ async fn objects(client: &Client, spec: &TargetSpec, host_id: &str) -> Result<Ve
     for found in within(namespaces.list_metadata(&params)).await?.items {
         let pods: Api<Pod> = Api::namespaced(client.clone(), &found.name_any());
         let busy = !within(pods.list_metadata(&ListParams::default().limit(1))).await?.items.is_empty()
-            || has_claims(client, &found.name_any()).await?;
+            || has_claims(client, &found.name_any()).await?
+            || has_others::<ConfigMap>(client, &found.name_any(), host_id).await?
+            || has_others::<Secret>(client, &found.name_any(), host_id).await?
+            || has_others::<Service>(client, &found.name_any(), host_id).await?;
         objects.push(Object { busy, ..object(Kind::Namespace, found.metadata) });
     }
     Ok(objects)
@@ -238,6 +279,21 @@ async fn has_claims(client: &Client, namespace: &str) -> Result<bool, String> {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     match within(claims.list_metadata(&ListParams::default().limit(1))).await {
         Ok(list) => Ok(!list.items.is_empty()),
+        Err(error) if error.contains("forbidden") => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether somebody else has put something into a namespace.
+async fn has_others<K>(client: &Client, namespace: &str, host_id: &str) -> Result<bool, String>
+where
+    K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    K::DynamicType: Default,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let params = ListParams::default().labels(&format!("{}!={host_id}", names::HOST));
+    match within(api.list_metadata(&params)).await {
+        Ok(list) => Ok(list.items.iter().any(|found| !EVERYWHERE.contains(&found.name_any().as_str()))),
         Err(error) if error.contains("forbidden") => Ok(false),
         Err(error) => Err(error),
     }
@@ -295,6 +351,15 @@ async fn remove(args: &DoctorArgs, host: &Client, targets: &[Result<Client, Stri
             remove_leadership(args, host, node).await
         }
         Fix::RemoveLeadership(node) => remove_leadership(args, host, node).await,
+        Fix::ReleaseVolume { name, claim } => {
+            if let Some(RemoteClaim { target, namespace, name, uid }) = claim {
+                let (kind, target) = (Kind::Claim, *target);
+                let (namespace, name, uid) = (namespace.clone(), name.clone(), uid.clone());
+                let fix = Fix::Remove { target, kind, namespace, name, uid };
+                Box::pin(remove(args, host, targets, &fix)).await?;
+            }
+            release_volume(host, name).await
+        }
         Fix::Remove { target, kind, namespace, name, uid } => {
             let Some(Ok(client)) = targets.get(*target) else { return Err("the target cannot be reached".into()) };
             let params = DeleteParams {
@@ -316,6 +381,19 @@ async fn remove(args: &DoctorArgs, host: &Client, targets: &[Result<Client, Stri
             gone(deleted)
         }
     }
+}
+
+/// Lets a volume go that waits for us, and for nobody else.
+async fn release_volume(host: &Client, name: &str) -> Result<(), String> {
+    let volumes: Api<PersistentVolume> = Api::all(host.clone());
+    let Some(found) = within(volumes.get_opt(name)).await? else { return Ok(()) };
+    let finalizers: Vec<&String> = found.finalizers().iter().filter(|one| *one != FINALIZER).collect();
+    let patch = serde_json::json!({"metadata": {"uid": found.uid(), "resourceVersion": found.resource_version(),
+        "finalizers": finalizers}});
+    gone(within(volumes.patch(name, &PatchParams::default(), &Patch::Merge(patch))).await)?;
+    let only = Preconditions { uid: found.uid(), ..Preconditions::default() };
+    let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
+    gone(within(volumes.delete(name, &params)).await)
 }
 
 async fn remove_leadership(args: &DoctorArgs, host: &Client, node: &str) -> Result<(), String> {

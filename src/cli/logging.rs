@@ -1,7 +1,7 @@
 //! The log: to standard error, for people or for machines.
 
 use std::env;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -51,10 +51,10 @@ impl LogArgs {
             // The HTTP client logs every failed connection without saying to where; we say that ourselves.
             format!("{default_level},kube_client::client::builder=off")
         });
-        let filter = parse(filter)?;
+        let filter = parse(&filter)?;
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
-            .with_writer(io::stderr)
+            .with_writer(|| OneLine(io::stderr()))
             .with_ansi(io::stderr().is_terminal());
         match self.log_format {
             LogFormat::Text => log.try_init(),
@@ -64,8 +64,47 @@ impl LogArgs {
     }
 }
 
-fn parse(filter: String) -> Result<EnvFilter, LogError> {
-    EnvFilter::try_new(&filter).map_err(|source| LogError::ParseFilter { filter, source })
+/// Never logged, whatever the filter says: the client prints whole answers that it cannot read, and among them may be a Secret,
+/// or the review of a caller's token.
+const SILENCED: &str = "kube_client::client";
+
+fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+    let failed = |source| LogError::ParseFilter { filter: filter.to_owned(), source };
+    let silenced = format!("{SILENCED}=off").parse().map_err(failed)?;
+    Ok(EnvFilter::try_new(filter).map_err(failed)?.add_directive(silenced))
+}
+
+/// Writes each event as one line. Much of what is logged was said by targets, and a line break in it would let them write
+/// lines that look like ours.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    /// The subscriber calls it once for each event, with the break at its end.
+    fn write_all(&mut self, event: &[u8]) -> io::Result<()> {
+        let text = event.strip_suffix(b"\n").unwrap_or(event);
+        if !text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+            return self.0.write_all(event);
+        }
+        let mut line = Vec::with_capacity(event.len() + 8);
+        for byte in text {
+            match byte {
+                b'\n' => line.extend_from_slice(b"\\n"),
+                b'\r' => line.extend_from_slice(b"\\r"),
+                other => line.push(*other),
+            }
+        }
+        line.push(b'\n');
+        self.0.write_all(&line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 #[cfg(test)]
@@ -75,8 +114,26 @@ mod tests {
     #[test]
     fn levels_and_filters_are_understood() {
         for good in ["info", "warn,longshore=debug", "longshore::kubelet=trace"] {
-            assert!(parse(good.to_owned()).is_ok(), "{good}");
+            assert!(parse(good).is_ok(), "{good}");
         }
-        assert!(parse("longshore=loud".to_owned()).is_err());
+        assert!(parse("longshore=loud").is_err());
+    }
+
+    #[test]
+    fn what_may_hold_secrets_is_silent_whatever_is_asked_for() {
+        for filter in ["trace", "info,kube_client=trace", "kube_client::client=trace"] {
+            let parsed = parse(filter).unwrap().to_string();
+            assert!(parsed.contains("kube_client::client=off"), "{parsed}");
+            assert!(!parsed.contains("kube_client::client=trace"), "{parsed}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_is_in_it() {
+        let mut written = vec![];
+        let mut log = OneLine(&mut written);
+        log.write_all(b"INFO plain\n").unwrap();
+        log.write_all(b"WARN it said a\r\nINFO forged\n\n").unwrap();
+        assert_eq!(String::from_utf8(written).unwrap(), "INFO plain\nWARN it said a\\r\\nINFO forged\\n\n");
     }
 }

@@ -114,6 +114,10 @@ fn readable(pod: PodDocument) -> Result<PodDocument, kube::Error> {
 
 #[async_trait]
 impl HostView for Host {
+    async fn proxy(&self, key: &PodKey) -> Result<Option<PodDocument>, Source> {
+        Ok(self.pod(key).await?)
+    }
+
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, Source> {
         Ok(Api::namespaced(self.client.clone(), namespace).get_opt(name).await?)
     }

@@ -72,6 +72,8 @@ struct Shell {
     relist_after: Option<Duration>,
     /// A site is to be listed anew; by its index.
     relist: Vec<Notify>,
+    /// The host has been listed once.
+    home: watch::Sender<bool>,
 }
 
 /// What a pod controller is made of.
@@ -113,6 +115,7 @@ impl PodController {
             table: Arc::new(Table::new(count, unsure)),
             queue: Queue::default(),
             relist: (0..count).map(|_| Notify::new()).collect(),
+            home: watch::Sender::new(false),
         };
         Self { shell: Arc::new(shell) }
     }
@@ -195,6 +198,11 @@ impl Shell {
     /// Follows the pods of a site, by its notifier or by asking.
     async fn watch_site(self: Arc<Self>, site: Index, provider: &dyn Provider) {
         let Some(relist) = self.relist.get(usize::from(site)) else { return };
+        // Proxies come first: what a site shows can then be told from what only claims to be an instance of one.
+        let mut home = self.home.subscribe();
+        if home.wait_for(|listed| *listed).await.is_err() {
+            return;
+        }
         let (sender, mut receiver) = mpsc::channel(NOTICES);
         let told = async {
             while let Some(notice) = receiver.recv().await {
@@ -256,8 +264,10 @@ impl Shell {
                 self.table.step(&uid, Event::Retry);
                 self.queue.add(&uid);
             }
-            PodNotice::Told(uid, told) => {
-                if let Some(key) = self.table.key(&uid) {
+            PodNotice::Told(uid, instance, told) => {
+                // Whoever calls his pod the instance of a proxy does not speak to its owner by it.
+                let theirs = self.table.instance(&uid).is_some_and(|known| known.uid == instance);
+                if let Some(key) = self.table.key(&uid).filter(|_| theirs) {
                     self.events.mirror(&key, *told);
                 }
             }
@@ -282,6 +292,9 @@ impl Shell {
 
     fn listed(self: &Arc<Self>, side: Side) {
         let pods = self.table.listed(side);
+        if side == Side::Host {
+            self.home.send_replace(true);
+        }
         tracing::debug!(node = self.node, ?side, pods = pods.len(), "listed");
         for (uid, actions) in pods {
             self.start_timers(&uid, &actions);

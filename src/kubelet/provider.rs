@@ -195,8 +195,9 @@ pub enum PodNotice {
     Wake(Arc<str>),
     /// The list is complete: what was not seen since [`PodNotice::Listing`] is gone.
     Listed,
-    /// Something was told about what runs for the proxy of this UID, for its owner to know.
-    Told(Arc<str>, Box<Told>),
+    /// Something was told about what runs for the proxy of the first UID, for its owner to know; the second is that of the
+    /// instance.
+    Told(Arc<str>, Arc<str>, Box<Told>),
 }
 
 /// An event about an instance.
@@ -466,6 +467,9 @@ pub enum HostChange {
 /// The only way in which a provider sees the host: the things that its pods refer to.
 #[async_trait]
 pub trait HostView: Send + Sync + 'static {
+    /// A proxy, as the host has it now; `None` where it is gone or another has its name. Not for the undisturbed way.
+    async fn proxy(&self, key: &PodKey) -> Result<Option<PodDocument>, Source>;
+
     /// A ConfigMap; `None` where there is none.
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, Source>;
 

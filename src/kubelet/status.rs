@@ -180,8 +180,9 @@ fn from_instance(facts: &Facts<'_>) -> Value {
     });
     conditions.extend(["PodResizePending", "PodResizeInProgress"].into_iter().filter_map(theirs).map(copy));
     conditions.extend(readiness(facts, phase, theirs("ContainersReady").or_else(|| theirs("Ready")), &status));
+    // Our own word, by which a proxy is removed, is nobody else's to say.
     if phase.terminal()
-        && let Some(c) = theirs(DISRUPTION)
+        && let Some(c) = theirs(DISRUPTION).filter(|c| text(c, "reason") != UNREACHABLE)
     {
         conditions.push(copy(c));
     }

@@ -270,6 +270,11 @@ impl Table {
         let (uid, view) = (Uid::from(pod.uid()), proxy_view(&pod, want, site));
         self.names.insert((pod.namespace().into(), pod.name().into()), uid.clone());
         let mut entry = self.entry(&uid, || pod.key());
+        if entry.key != pod.key() {
+            // Somebody's pod at a site has claimed to be its instance.
+            *entry = Entry::new(pod.key());
+            self.conclude(&mut entry.record);
+        }
         entry.seen_host = self.host.epoch.load(Ordering::SeqCst);
         entry.see_proxy(pod, view, Event::ProxySeen);
         uid
@@ -310,7 +315,11 @@ impl Table {
         let view = instance_view(&pod, site);
         let epoch = self.epoch(Side::Site(site));
         let mut entry = self.entry(&uid, || pod.key.clone());
-        entry.see_instance(pod, epoch, &view.clone(), Event::InstanceSeen(view));
+        if entry.key == pod.key {
+            entry.see_instance(pod, epoch, &view.clone(), Event::InstanceSeen(view));
+        } else {
+            tracing::warn!(pod = %pod.key, proxy = %entry.key, "somebody's pod claims to be the instance of another proxy");
+        }
         uid
     }
 
@@ -320,6 +329,9 @@ impl Table {
         let uid = Uid::from(key.uid.as_str());
         let actions = {
             let mut entry = self.entry(&uid, || key.clone());
+            if entry.key != *key {
+                return (uid.clone(), None, vec![]);
+            }
             entry.gone = entry.gone.wrapping_add(1);
             step(&mut entry.record, Event::InstanceGone(instance.clone()))
         };

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::before::Before;
-use super::names;
 use super::translate::{self, update::Last};
+use super::{bounds, names};
 use crate::kubelet::document::{PodDocument, PodKey};
 use crate::kubelet::provider::{Instance, Obstacle, ProviderPod};
 
@@ -43,9 +43,10 @@ const NOT_HOMES: [&str; 7] = [
     "extendedResourceClaimStatus",
 ];
 
-/// Annotations of a delegate that never reach home, beside those of Longshore and those that came from there: the manifest
-/// of somebody in the target, and those that the API server does not let anybody change on a pod
-/// (ValidatePodSpecificAnnotationUpdates in pkg/apis/core/validation). One that ends in `/` or `.` is a prefix.
+/// Annotations of a delegate that never reach home, beside those of Longshore, those that came from there, and those of
+/// Kubernetes itself, by which home's controllers decide which pods to delete or to evict: the manifest of somebody in the
+/// target, and those that the API server does not let anybody change on a pod (ValidatePodSpecificAnnotationUpdates in
+/// pkg/apis/core/validation). One that ends in `/` or `.` is a prefix.
 pub const NOT_RETURNED: [&str; 5] = [
     names::LAST_APPLIED,
     "kubernetes.io/config.",
@@ -113,7 +114,10 @@ pub fn returned(delegate: &PodDocument) -> BTreeMap<String, String> {
         let matches = |rule: &str| if rule.ends_with(['/', '.']) { key.starts_with(rule) } else { key == rule };
         let domain = key.split_once('/').map_or("", |(domain, _)| domain);
         let ours = format!("{domain}/").ends_with(names::PREFIX);
-        ours || last.annotations.contains(key) || NOT_RETURNED.iter().any(|rule| matches(rule))
+        let theirs = ["kubernetes.io", "k8s.io"]
+            .iter()
+            .any(|family| domain.strip_suffix(family).is_some_and(|before| before.is_empty() || before.ends_with('.')));
+        ours || theirs || last.annotations.contains(key) || NOT_RETURNED.iter().any(|rule| matches(rule))
     };
     let short = |key: &str, value: &str| key.len() + value.len() <= RETURNED_BYTES;
     all.iter()
@@ -159,6 +163,11 @@ pub fn obstacle(delegate: &PodDocument) -> Option<Obstacle> {
     Some(Obstacle { reason: "WaitingForScheduler".into(), message })
 }
 
+fn bounded(mut status: Value) -> Value {
+    bounds::bound(&mut status);
+    status
+}
+
 /// A delegate as the core sees it.
 pub fn provider_pod(delegate: &PodDocument, addresses: Addresses) -> Result<ProviderPod, NotADelegate> {
     let has = |value: Option<&str>, missing: &'static str| match value {
@@ -178,9 +187,12 @@ pub fn provider_pod(delegate: &PodDocument, addresses: Addresses) -> Result<Prov
             // Without the annotation, whatever is sent differs, and is sent again.
             sent: translate::sent(delegate).unwrap_or_default(),
             deleting: delegate.deleting(),
-            obstacle: obstacle(delegate),
+            obstacle: obstacle(delegate).map(|mut obstacle| {
+                bounds::text(&mut obstacle.message);
+                obstacle
+            }),
         },
-        status: home_status(delegate, addresses),
+        status: bounded(home_status(delegate, addresses)),
         annotations: returned(delegate),
     })
 }
@@ -231,7 +243,8 @@ mod tests {
     #[test]
     fn annotations_return_but_for_those_that_must_not() {
         let mut annotations = json!({"longshore.dev/last": "{\"annotations\": [\"mine\"]}", "mine": "changed there",
-            "cni.projectcalico.org/podIP": "10.1.0.1", "x.longshore.dev/own": "1", "long": "v".repeat(5 << 10),
+            "cni.projectcalico.org/podIP": "10.1.0.1",
+            "controller.kubernetes.io/pod-deletion-cost": "-9", "cluster-autoscaler.kubernetes.io/safe-to-evict": "true", "x.longshore.dev/own": "1", "long": "v".repeat(5 << 10),
             "kubectl.kubernetes.io/last-applied-configuration": "{}", "kubernetes.io/config.mirror": "1",
             "container.apparmor.security.beta.kubernetes.io/c": "unconfined"});
         let there = |annotations: &Value| pod(json!({"metadata": {"annotations": annotations}}));

@@ -29,11 +29,12 @@ use self::copy::Owner;
 use self::names::{CopyKind, Key, Names, Need};
 use self::needs::Needs;
 use self::references::Reference;
+use self::vouch::{Claim, Warrant};
 use super::names as annotations;
 use super::places::Places;
 use super::reach::Reach;
 use super::translate::Translation;
-use crate::kubelet::provider::{HostKind, HostView, Obstacle, PodDocument, PodError, PodNotice};
+use crate::kubelet::provider::{HostKind, HostView, Obstacle, PodDocument, PodError, PodKey, PodNotice};
 
 pub mod accounts;
 pub mod copy;
@@ -43,6 +44,7 @@ pub mod references;
 pub mod variables;
 
 mod copies;
+mod vouch;
 mod watches;
 
 /// How long a copy outlives the last pod that needs it: the next pod often comes at once.
@@ -80,6 +82,7 @@ struct Shared {
     places: Places,
     view: Arc<dyn HostView>,
     owner: Owner,
+    warrant: Warrant,
     names: Names,
     needs: Mutex<Needs>,
     copies: DashMap<Key, Arc<Copy>>,
@@ -93,7 +96,7 @@ struct Shared {
 /// What a pod that can be created now has in the target. Unless it is said to be made, its needs end with this.
 pub struct Prepared<'a> {
     shared: &'a Arc<Shared>,
-    uid: String,
+    who: String,
     keys: Vec<Key>,
     made: bool,
     /// What its copies are called.
@@ -108,7 +111,7 @@ impl Prepared<'_> {
     /// The delegate was created.
     pub fn made(mut self) {
         self.made = true;
-        self.shared.needs().made(&self.uid, &self.keys);
+        self.shared.needs().made(&self.who, &self.keys);
         self.shared.sweep();
     }
 }
@@ -116,15 +119,15 @@ impl Prepared<'_> {
 impl Drop for Prepared<'_> {
     fn drop(&mut self) {
         if !self.made {
-            self.shared.needs().unpin(&self.uid);
+            self.shared.needs().unpin(&self.who);
             self.shared.sweep();
         }
     }
 }
 
 impl Follow {
-    /// Begins to look after the copies of this owner in a target.
-    pub fn start(there: There, view: Arc<dyn HostView>, owner: Owner) -> Self {
+    /// Begins to look after the copies of this owner in a target; `choice` is the target's name, where pods have a choice.
+    pub fn start(there: There, view: Arc<dyn HostView>, owner: Owner, choice: Option<String>) -> Self {
         let There { client, reach, places } = there;
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
@@ -133,6 +136,7 @@ impl Follow {
             places,
             view,
             names: Names::new(&owner.host_id),
+            warrant: Warrant { node: owner.node.clone(), target: choice },
             owner,
             needs: Mutex::default(),
             copies: DashMap::new(),
@@ -170,10 +174,11 @@ impl Follow {
     ) -> Result<Prepared<'_>, PodError> {
         let shared = &self.shared;
         let names = shared.names_in(pod.namespace());
-        shared.needs().begin(pod.uid());
+        let who = who(&pod.key());
+        shared.needs().begin(&who);
         let mut prepared = Prepared {
             shared,
-            uid: pod.uid().into(),
+            who: who.clone(),
             keys: vec![],
             made: false,
             names,
@@ -222,20 +227,21 @@ impl Follow {
         let shared = &self.shared;
         let mut names = shared.names_in(pod.namespace());
         let place = Place { pod, namespace: namespace.into(), namespace_uid: None };
-        shared.needs().begin(pod.uid());
+        let who = who(&pod.key());
+        shared.needs().begin(&who);
         let Found { needs, failed, absent, .. } = shared.find_all(&place, references, &mut names).await;
         if let Some(error) = failed {
             shared.wait(&place, absent);
             return Err(error);
         }
         let keys: Vec<_> = needs.iter().map(|need| key(&place.namespace, need.kind, &need.name)).collect();
-        let known = shared.needs().knows(pod.uid());
+        let known = shared.needs().knows(&who);
         if known {
-            shared.needs().also(pod.uid(), &keys);
-            shared.needs().unpin(pod.uid());
+            shared.needs().also(&who, &keys);
+            shared.needs().unpin(&who);
         } else {
             // The watch will show it, with what it says that it needs.
-            shared.needs().made(pod.uid(), &keys);
+            shared.needs().made(&who, &keys);
         }
         shared.sweep();
         Ok((needs, names))
@@ -252,8 +258,8 @@ impl Follow {
     }
 
     /// The delegate of this proxy has gone.
-    pub fn gone(&self, proxy_uid: &str) {
-        self.shared.needs().gone(proxy_uid);
+    pub fn gone(&self, proxy: &PodKey) {
+        self.shared.needs().gone(&who(proxy));
         self.shared.sweep();
     }
 
@@ -355,7 +361,7 @@ impl Shared {
 
     /// A pod waits for what is not there.
     fn wait(self: &Arc<Self>, place: &Place<'_>, absent: Vec<&Reference>) {
-        self.needs().wait(place.pod.uid(), Instant::now());
+        self.needs().wait(&who(&place.pod.key()), Instant::now());
         // What has appeared since it was looked for has told nobody.
         let names = self.names_in(place.pod.namespace());
         for reference in absent {
@@ -418,7 +424,7 @@ impl Shared {
     /// Sees to it that a copy is as home has it. The usual answer needs no request.
     async fn ensure(self: &Arc<Self>, place: &Place<'_>, key: &Key, home: Home) -> Result<Outcome, Trouble> {
         // Before it is looked up: what is needed is not removed.
-        self.needs().pin(place.pod.uid(), key);
+        self.needs().pin(&who(&place.pod.key()), key);
         let (copy, _) = self.copy(key, Some(home));
         let mut state = copy.state.lock().await;
         let news = state.outcome != Some(Outcome::Present);
@@ -436,6 +442,7 @@ impl Shared {
         let copy = self.copies.entry(key.clone()).or_insert_with(|| Arc::new(Copy::new(key.clone()))).clone();
         let Some(home) = home else { return (copy, false) };
         let news = lock(&copy.home).replace(home.clone()).is_none();
+        lock(&copy.claims).clear();
         // After it is said where the copy comes from: a watch that nothing needs ends.
         if let Home::Object { kind, namespace, .. } = &home {
             self.follow_home(*kind, namespace, &key.namespace);
@@ -443,22 +450,33 @@ impl Shared {
         (copy, news)
     }
 
+    /// The copy of this name, and whether a delegate's word of where it comes from is news.
+    fn claimed(self: &Arc<Self>, key: &Key, claim: Claim) -> (Arc<Copy>, bool) {
+        let (copy, _) = self.copy(key, None);
+        let news = lock(&copy.home).is_none();
+        if news {
+            lock(&copy.claims).push(claim);
+        }
+        (copy, news)
+    }
+
     fn delegate_seen(self: &Arc<Self>, delegate: &PodDocument) {
-        let Some(uid) = delegate.label(annotations::UID) else { return };
+        let Some(proxy) = vouch::proxy(delegate) else { return };
+        let who = who(&proxy);
         let phase = delegate.status.get("phase").and_then(serde_json::Value::as_str);
         if matches!(phase, Some("Succeeded" | "Failed")) {
-            self.needs().ended(uid);
+            self.needs().ended(&who);
             return self.sweep();
         }
-        if self.needs().knows(uid) {
-            return self.needs().seen(uid, Vec::new);
+        if self.needs().knows(&who) {
+            return self.needs().seen(&who, Vec::new);
         }
         let needs = names::parse(delegate.annotation(annotations::FOLLOWS).unwrap_or_default());
         let namespace: Arc<str> = delegate.namespace().into();
         let keys: Vec<Key> = needs.iter().map(|need| key(&namespace, need.kind, &need.name)).collect();
-        self.needs().seen(uid, || keys.clone());
+        self.needs().seen(&who, || keys.clone());
         for (need, key) in needs.iter().zip(&keys) {
-            let (copy, news) = self.copy(key, home_of(delegate, need));
+            let (copy, news) = self.claimed(key, Claim::new(&proxy, need));
             if news {
                 self.look(&copy, Duration::ZERO);
             }
@@ -496,7 +514,8 @@ impl Shared {
         let notices = lock(&self.notices).clone();
         if let (false, Some(notices)) = (waiting.is_empty(), notices) {
             self.spawn(async move {
-                for uid in waiting {
+                for who in waiting {
+                    let uid = who.split(' ').next().unwrap_or_default().into();
                     // Nobody may listen any more; then there is nobody who waits.
                     let _ = notices.send(PodNotice::Wake(uid)).await;
                 }
@@ -521,21 +540,10 @@ impl Shared {
     }
 }
 
-/// Where a copy comes from, as the delegate that needs it says.
-fn home_of(delegate: &PodDocument, need: &Need) -> Option<Home> {
-    let namespace: Arc<str> = delegate.annotation(annotations::NAMESPACE)?.into();
-    let kind = match need.kind {
-        CopyKind::ConfigMap => HostKind::ConfigMap,
-        CopyKind::Secret => HostKind::Secret,
-        CopyKind::Services => HostKind::Service,
-        CopyKind::Token => {
-            let tokens = serde_json::from_str(delegate.annotation(annotations::TOKENS)?).ok()?;
-            let pod = delegate.annotation(annotations::NAME)?.into();
-            let uid = delegate.label(annotations::UID)?.into();
-            return Some(Home::Token { namespace, pod, uid, tokens: Arc::new(tokens) });
-        }
-    };
-    Some(Home::Object { kind, namespace, name: need.home.as_str().into() })
+/// By what a pod is known among [`Needs`]. The UID alone would do, were it not that anybody in the target can write it on a pod
+/// elsewhere.
+fn who(proxy: &PodKey) -> String {
+    format!("{} {proxy}", proxy.uid)
 }
 
 fn missing(namespace: &str, reference: &Reference) -> PodError {

@@ -85,6 +85,8 @@ pub struct TargetSetup {
     pub addresses: Addresses,
     /// Which events of the delegates are shown at home.
     pub tales: Tales,
+    /// Pods of its node are given to one of several targets, by name.
+    pub chosen: bool,
     /// Somebody wants to know what the delegates ask for.
     pub count_load: bool,
     /// Home, for what pods refer to.
@@ -151,9 +153,10 @@ impl TargetProvider {
             }
             CapacitySource::Static => quotas::fixed(&setup.ceiling.limits, &health),
         }
+        let choice = setup.chosen.then(|| setup.name.clone());
         let owner = Owner { host_id: setup.host_id.clone(), node: setup.node_name.clone() };
         let there = There { client: client.clone(), reach: setup.reach.clone(), places: setup.places.clone() };
-        let follow = Arc::new(Follow::start(there, setup.view.clone(), owner));
+        let follow = Arc::new(Follow::start(there, setup.view.clone(), owner, choice));
         let delegates = Delegates::new(&setup, health.clone(), follow.clone());
         Self {
             meters: Meters::new(client.clone(), &setup.name, delegates.selector()),
@@ -182,6 +185,11 @@ impl TargetProvider {
     /// Whether a delegate of this proxy was seen there.
     pub fn has(&self, proxy_uid: &str) -> bool {
         self.delegates.load().has(proxy_uid)
+    }
+
+    /// Where in it things are.
+    pub(in crate::provider) fn places(&self) -> &Places {
+        &self.setup.places
     }
 
     /// How to reach it.

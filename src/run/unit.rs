@@ -290,6 +290,7 @@ async fn connect(
             MirroredEvents::All => Tales::All,
             MirroredEvents::None => Tales::None,
         },
+        chosen: node.several,
         count_load: true,
         claims,
         tracker,

@@ -169,6 +169,21 @@ fn a_leaving_instance_is_not_ready_but_not_over() {
 }
 
 #[test]
+fn nobody_else_says_that_a_pod_was_given_up() {
+    let home = Home::of(&proxy(one_container(), json!({"phase": "Running"})));
+    let said = |reason: &str| {
+        let instance = json!({"phase": "Failed", "reason": reason, "conditions": [
+            {"type": "DisruptionTarget", "status": "True", "reason": reason}]});
+        desired(&Evidence::Instance, &facts(&home, &Value::Null, &instance))
+    };
+    assert!(find(&said("PreemptionByScheduler"), "DisruptionTarget").is_some(), "a disruption is told");
+    let forged = said("TargetUnreachable");
+    assert_eq!(find(&forged, "DisruptionTarget"), None);
+    let shown = PodDocument::new(proxy(one_container(), Value::Null).metadata, one_container(), forged);
+    assert!(!crate::kubelet::view::proxy_view(&shown, 0, None).given_up, "so that no proxy is removed for it");
+}
+
+#[test]
 fn addresses_are_one_of_each_family() {
     let home = Home::of(&proxy(one_container(), json!({})));
     let mut instance = running();

@@ -276,3 +276,26 @@ fn that_one_site_has_nothing_says_nothing_of_another() {
     table.proxy_seen(leaving, 0, Some(1));
     assert_eq!(table.missing(&uid("a"), asked), [Action::FindInstance], "now the other one");
 }
+
+/// A pod at a site that has somebody else's UID on it.
+fn forged(uid: &str) -> ProviderPod {
+    let key = PodKey { namespace: "other".into(), ..instance(uid, "forged").key };
+    ProviderPod { key, ..instance(uid, "forged") }
+}
+
+#[test]
+fn a_pod_elsewhere_with_the_uid_of_a_proxy_is_nothing_to_it() {
+    let table = listed();
+    table.proxy_seen(pod("a", 1), 0, Some(0));
+    table.instance_seen(0, instance("a", "i"));
+    table.instance_seen(0, forged("a"));
+    assert_eq!(&*table.instance(&uid("a")).unwrap().uid, "i");
+    table.instance_gone(&forged("a").key, &"i".into());
+    assert!(table.instance(&uid("a")).is_some(), "nor can it take it away");
+
+    table.instance_seen(0, forged("b"));
+    table.proxy_seen(pod("b", 1), 0, Some(0));
+    assert_eq!(table.key(&uid("b")).unwrap().namespace, "ns");
+    assert!(table.instance(&uid("b")).is_none());
+    assert_eq!(table.step(&uid("b"), Event::Look), [Action::Create]);
+}

@@ -231,7 +231,9 @@ impl Keeper {
         let mut stream = crate::relist::watch_all(all, config, None).boxed();
         loop {
             match stream.try_next().await {
-                Ok(Some(watcher::Event::InitApply(claim) | watcher::Event::Apply(claim))) => self.remote_seen(&claim),
+                Ok(Some(watcher::Event::InitApply(claim) | watcher::Event::Apply(claim))) => {
+                    self.remote_seen(site, &claim);
+                }
                 Ok(Some(watcher::Event::Delete(claim))) => {
                     self.remotes.remove(&claim.uid().unwrap_or_default());
                     self.remote_lost(site, &claim);
@@ -243,9 +245,15 @@ impl Keeper {
         }
     }
 
-    fn remote_seen(&self, claim: &PersistentVolumeClaim) {
+    fn remote_seen(&self, site: &Site, claim: &PersistentVolumeClaim) {
         let annotation = |key: &str| claim.annotations().get(key).cloned();
         let (Some(namespace), Some(name)) = (annotation(names::NAMESPACE), annotation(names::NAME)) else { return };
+        let uid = claim.labels().get(names::UID).map_or("", String::as_str);
+        // Whoever may write claims in one namespace of the target must not speak for claims of another.
+        let place = site.provider.places().namespace(&namespace);
+        if claim.name_any() != plan::remote_name(&name, uid) || claim.namespace().as_deref() != Some(&*place) {
+            return;
+        }
         self.remotes.insert(claim.uid().unwrap_or_default(), (namespace.clone(), name.clone()));
         // Its size may have come to differ from what home shows.
         let has = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage")?.0.parse().ok());

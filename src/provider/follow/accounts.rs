@@ -53,7 +53,7 @@ const OLDEST: i64 = 24 * 3600;
 
 /// The Secret with the tokens of a pod.
 pub fn secret_name(proxy_uid: &str) -> String {
-    format!("longshore-token-{proxy_uid}")
+    format!("{}{proxy_uid}", super::names::TOKENS)
 }
 
 /// The key of a token in that Secret.

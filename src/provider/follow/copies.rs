@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::accounts::{self, Tokens};
 use super::copy::{self, Content, Holder, Origin};
 use super::names::{CopyKind, Key};
+use super::vouch::Claim;
 use super::{Shared, lock, variables};
 use crate::errors::chain;
 use crate::kubelet::provider::{HostKind, PodError, Source};
@@ -22,7 +23,7 @@ use crate::kubelet::provider::{HostKind, PodError, Source};
 const TRIES: usize = 4;
 
 /// Where a copy comes from.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Home {
     /// An object of home.
     Object { kind: HostKind, namespace: Arc<str>, name: Arc<str> },
@@ -60,8 +61,10 @@ pub(super) struct Seen {
 /// A copy, or what may become one.
 pub(super) struct Copy {
     pub(super) key: Key,
-    /// `None` for one that was found, as long as no delegate says where it comes from.
+    /// `None` for one that was found, as long as no proxy has said where it comes from.
     pub(super) home: Mutex<Option<Home>>,
+    /// What delegates say that need one that was found; nothing is done on their word alone.
+    pub(super) claims: Mutex<Vec<Claim>>,
     pub(super) observed: Mutex<Observed>,
     pub(super) queued: AtomicBool,
     /// When tokens are to be renewed, in seconds of the epoch.
@@ -99,6 +102,7 @@ impl Copy {
         Self {
             key,
             home: Mutex::default(),
+            claims: Mutex::default(),
             observed: Mutex::default(),
             queued: AtomicBool::new(false),
             renewal: AtomicI64::new(i64::MAX),
@@ -174,12 +178,35 @@ impl Shared {
                     self.wake(&copy.key);
                 }
             }
+            // The next delegate that needs it may have a better word.
+            Err(Trouble::Unknown) => tracing::debug!(copy = %copy.key, "it is not known where a copy comes from"),
             Err(error) => {
                 state.attempts = state.attempts.saturating_add(1);
                 tracing::warn!(copy = %copy.key, error = chain(&error), "a copy in the target is not as it should be");
                 let pause = Duration::from_millis(500 << state.attempts.min(7)).min(Duration::from_secs(60));
                 self.look(copy, pause);
             }
+        }
+    }
+
+    /// Where a copy comes from that was found. Delegates can be forged by whoever may create pods in the target, who could so
+    /// have any Secret of home copied there, or tokens of any pod made: their proxies at home are asked.
+    async fn vouched(self: &Arc<Self>, copy: &Copy) -> Result<Home, Trouble> {
+        loop {
+            let Some(claim) = lock(&copy.claims).last().cloned() else { return Err(Trouble::Unknown) };
+            let proxy = self.view.proxy(&claim.proxy).await.map_err(PodError::NoAnswer)?;
+            let home =
+                proxy.and_then(|proxy| self.warrant.home(&claim, &copy.key, &self.names_in(proxy.namespace()), &proxy));
+            if let Some(home) = home {
+                lock(&copy.home).replace(home.clone());
+                lock(&copy.claims).clear();
+                if let Home::Object { kind, namespace, .. } = &home {
+                    self.follow_home(*kind, namespace, &copy.key.namespace);
+                }
+                return Ok(home);
+            }
+            tracing::warn!(copy = %copy.key, pod = %claim.proxy, "a delegate needs what its proxy does not refer to");
+            lock(&copy.claims).retain(|other| *other != claim);
         }
     }
 
@@ -204,7 +231,11 @@ impl Shared {
         if let Some(outcome) = state.outcome {
             return Ok(outcome);
         }
-        let home = lock(&copy.home).clone().ok_or(Trouble::Unknown)?;
+        let known = lock(&copy.home).clone();
+        let home = match known {
+            Some(home) => home,
+            None => self.vouched(copy).await?,
+        };
         let outcome = match &home {
             Home::Object { kind, namespace, name } => {
                 let origin = Origin { namespace, name, pod: None, renewal: None };

@@ -10,7 +10,10 @@ use crate::provider::translate::fingerprint::{hex, of_text};
 
 /// Every namespace of every cluster has these, each with its own content. (RootCACertPublisher of kube-controller-manager,
 /// and OpenShift's)
-const EVERYWHERE: [&str; 2] = ["kube-root-ca.crt", "openshift-service-ca.crt"];
+pub const EVERYWHERE: [&str; 2] = ["kube-root-ca.crt", "openshift-service-ca.crt"];
+
+/// What the Secret with the tokens of a pod is called, before the UID of the proxy.
+pub const TOKENS: &str = "longshore-token-";
 
 /// Which name in the target stands for a name at home.
 ///
@@ -52,8 +55,13 @@ impl Names {
 
     /// Whether the same name can never be had.
     pub fn is_reserved(kind: HostKind, home: &str) -> bool {
-        // What tells of a host's Services is that host's alone.
-        kind == HostKind::Service || kind == HostKind::ConfigMap && EVERYWHERE.contains(&home)
+        match kind {
+            HostKind::ConfigMap => EVERYWHERE.contains(&home),
+            // Under the same name it would be one with the tokens of a pod.
+            HostKind::Secret => home.starts_with(TOKENS),
+            // What tells of a host's Services is that host's alone.
+            HostKind::Service => true,
+        }
     }
 
     /// From now on, this one has the suffix.
@@ -179,6 +187,8 @@ mod tests {
         assert_eq!(names.of(HostKind::Secret, "kube-root-ca.crt"), "kube-root-ca.crt", "no Secret is called so");
         let root = names.of(HostKind::ConfigMap, "kube-root-ca.crt");
         assert!(root.starts_with("kube-root-ca.crt-") && root.len() == "kube-root-ca.crt-".len() + 8, "{root}");
+        let tokens = names.of(HostKind::Secret, "longshore-token-u-1");
+        assert_ne!(tokens, "longshore-token-u-1", "no Secret of home is taken for the tokens of a pod");
         names.suffix(HostKind::Secret, "settings");
         assert_eq!(names.of(HostKind::ConfigMap, "settings"), "settings");
         assert_eq!(names.of(HostKind::Secret, "settings"), names.suffixed("settings"));

@@ -20,9 +20,9 @@ type Keys = Arc<[Key]>;
 /// All needs of one virtual node in one target.
 #[derive(Debug, Default)]
 pub struct Needs {
-    /// Delegates by the UID of their proxy.
+    /// Delegates by their proxy: its UID and name.
     delegates: HashMap<Box<str>, Keys>,
-    /// Pods that have no delegate that was seen, by their UID.
+    /// Pods that have no delegate that was seen, in the same way.
     pins: HashMap<Box<str>, Pin>,
     count: HashMap<Key, u32>,
     known: HashSet<Keys>,

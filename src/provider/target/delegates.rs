@@ -19,6 +19,7 @@ use crate::provider::feedback::{Addresses, provider_pod};
 use crate::provider::follow::Follow;
 use crate::provider::follow::names::Need;
 use crate::provider::names;
+use crate::provider::places::Places;
 use crate::provider::reach::Reach;
 use crate::provider::services::Tracker;
 use crate::provider::translate::Refreshed;
@@ -36,6 +37,8 @@ pub(super) struct Delegates {
     load: Load,
     /// The places that may be read.
     reach: Reach,
+    /// Where delegates have to be.
+    places: Places,
     tracker: Option<Arc<Tracker>>,
     events: Events,
     follow: Arc<Follow>,
@@ -50,6 +53,7 @@ impl Delegates {
             selector: format!("{}={host_id},{}={}", names::HOST, names::NODE, setup.node_name),
             events: Events::new(client.clone(), reach.clone(), &setup.name, setup.tales),
             addresses: setup.addresses,
+            places: setup.places.clone(),
             load: Load::new(setup.count_load),
             relist_after: setup.relist_after,
             tracker: setup.tracker.clone(),
@@ -77,7 +81,13 @@ impl Delegates {
 
     fn read(&self, delegate: &PodDocument) -> Result<ProviderPod, PodError> {
         readable(delegate)?;
-        provider_pod(delegate, self.addresses).map_err(|error| PodError::Stranger(error.to_string()))
+        let pod = provider_pod(delegate, self.addresses).map_err(|error| PodError::Stranger(error.to_string()))?;
+        if is_in_place(&self.places, delegate, &pod.key) {
+            return Ok(pod);
+        }
+        let (namespace, name) = (delegate.namespace(), delegate.name());
+        let message = format!("pod {namespace}/{name} of the target calls itself the delegate of {}", pod.key);
+        Err(PodError::Stranger(message))
     }
 
     /// Creates a delegate; `None` where its namespace is missing. One that is there already for the same proxy is
@@ -207,11 +217,14 @@ impl Delegates {
                     None
                 }
                 Ok(Some(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
-                    self.load.seen(&pod);
-                    self.track(|tracker| tracker.seen(&pod));
-                    self.follow.seen(&pod);
+                    let read = self.read_or_tell(&pod);
+                    if read.is_some() || pod.unreadable.is_some() {
+                        self.load.seen(&pod);
+                        self.track(|tracker| tracker.seen(&pod));
+                        self.follow.seen(&pod);
+                    }
                     let unclear = PodNotice::Unclear(pod.uid().into());
-                    Some(self.read_or_tell(&pod).map_or(unclear, |pod| {
+                    Some(read.map_or(unclear, |pod| {
                         self.events.seen(&pod);
                         if let Some(listed) = &mut listed {
                             listed.insert(pod.instance.uid.clone());
@@ -253,15 +266,16 @@ impl Delegates {
     /// A delegate left the selection: it has gone, or somebody has taken our labels off it. The second would leave a pod
     /// that runs and that nobody knows, so where the object was not being deleted we look, and put the labels back.
     async fn gone(&self, pod: PodDocument) -> Option<PodNotice> {
+        let read = self.read_or_tell(&pod)?;
         if pod.metadata.deletion_timestamp.is_none()
             && let Some(restored) = self.restore(&pod).await
         {
             return self.read_or_tell(&restored).map(|pod| PodNotice::Seen(Box::new(pod)));
         }
         self.track(|tracker| tracker.gone(pod.uid()));
-        let pod = self.read_or_tell(&pod)?;
+        let pod = read;
         self.load.gone(&pod.key.uid);
-        self.follow.gone(&pod.key.uid);
+        self.follow.gone(&pod.key);
         self.events.gone(&pod.instance.uid);
         Some(PodNotice::Gone { key: pod.key, instance: pod.instance.uid })
     }
@@ -282,6 +296,13 @@ impl Delegates {
         );
         api.patch(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await.ok()
     }
+}
+
+/// Whether a pod is where the delegate of this proxy has to be. Labels are written easily, and whoever may do so in one
+/// namespace must not speak for pods of another.
+fn is_in_place(places: &Places, pod: &PodDocument, proxy: &PodKey) -> bool {
+    let name = places.name(&proxy.namespace, &proxy.name);
+    (&*places.namespace(&proxy.namespace), &*name) == (pod.namespace(), pod.name())
 }
 
 /// Nothing may be concluded from a pod that can only be read in part, not even that it is somebody else's.

@@ -130,7 +130,8 @@ impl Events {
 
     /// `false` if nobody listens any more.
     async fn tell(&self, proxy: Arc<str>, event: &Event, notices: &mpsc::Sender<PodNotice>) -> bool {
-        notices.send(PodNotice::Told(proxy, Box::new(told(&self.target, event)))).await.is_ok()
+        let instance = event.involved_object.uid.as_deref().unwrap_or_default().into();
+        notices.send(PodNotice::Told(proxy, instance, Box::new(told(&self.target, event)))).await.is_ok()
     }
 }
 
