@@ -336,6 +336,7 @@ impl Shared {
     /// A pod waits for what is not there.
     fn wait(self: &Arc<Self>, place: &Place<'_>, absent: Vec<&Reference>) {
         self.needs().wait(place.pod.uid(), Instant::now());
+        let names = self.names_in(place.pod.namespace());
         // What has appeared since it was looked for has told nobody.
         let names = self.names_in(place.pod.namespace());
         for reference in absent {
