@@ -230,8 +230,8 @@ fn namespaces_are_enough_and_exactly_the_rights_that_are_asked_for() -> Result<(
     assert!(delegate.name().starts_with("web-"), "{delegate}");
     assert_eq!(delegate.0["metadata"]["ownerReferences"][0]["kind"], "ConfigMap");
     assert!(world.host.kubectl(&["logs", "web"])?.ok()?.contains("I am here, red, sesame"));
-    // Copies are the namespace's own among those of all, and follow home.
-    let copy = delegate.0["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"].as_str().unwrap_or_default();
+    // Copies are the namespace's own among those of all, and follow home. Before them come the variables of Services.
+    let copy = delegate.0["spec"]["containers"][0]["envFrom"][1]["configMapRef"]["name"].as_str().unwrap_or_default();
     assert!(copy.starts_with("settings-"), "{copy}");
     world.host.patch("configmaps", "settings", &json!({"data": {"COLOR": "blue"}}))?;
     world.east.wait("the change to follow", secs(30), |east| {
