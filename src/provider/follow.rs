@@ -223,7 +223,7 @@ impl Follow {
         let mut names = shared.names_in(pod.namespace());
         let place = Place { pod, namespace: namespace.into(), namespace_uid: None };
         shared.needs().begin(pod.uid());
-        let Found { needs, failed, absent } = shared.find_all(&place, references, &mut names).await;
+        let Found { needs, failed, absent, .. } = shared.find_all(&place, references, &mut names).await;
         if let Some(error) = failed {
             shared.wait(&place, absent);
             return Err(error);
