@@ -14,13 +14,16 @@
 
 pub mod clients;
 pub mod configuration;
+pub mod crds;
 mod decode;
 pub mod diagnosis;
 mod document;
 pub mod field;
 pub mod guardrails;
 pub mod names;
+pub mod resource;
 pub mod rights;
+pub mod status;
 pub mod target;
 pub mod virtual_node;
 

@@ -39,12 +39,14 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve the virtual nodes of a configuration until told to stop
+    /// Serve the Targets and VirtualNodes of the host, or those of a file, until told to stop
     Run(RunArgs),
     /// Tell whether a configuration and the clusters in it can be used
     Check(ConfigurationArgs),
     /// Find what Longshore has left behind on either side, explain it, and remove it with --fix
     Doctor(DoctorArgs),
+    /// Print the CustomResourceDefinitions of Target and VirtualNode, for kubectl apply
+    Crds,
     /// Show what a pod would be in a target, and why it differs; nothing is changed
     Explain(ExplainArgs),
     /// Print the version
@@ -57,12 +59,27 @@ pub struct ConfigurationArgs {
     /// The file that declares targets and virtual nodes
     #[arg(long, value_name = "FILE", env = "LONGSHORE_PROVIDER_CONFIG")]
     provider_config: PathBuf,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+/// Where the host cluster is.
+#[derive(Args, Clone)]
+pub struct HostArgs {
     /// The kubeconfig of the host cluster [default: as kubectl, else the service account of the pod]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// The context of the host's kubeconfig [default: its current one]
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
+}
+
+impl HostArgs {
+    /// Reads its kubeconfig, and connects to nothing.
+    pub(crate) async fn load(&self) -> Result<Access, CliError> {
+        let host = clients::host(self.kubeconfig.as_deref(), self.context.as_deref());
+        host.await.map_err(CliError::ConfigureHost)
+    }
 }
 
 /// Why a command failed.
@@ -80,6 +97,9 @@ pub enum CliError {
     /// The host's kubeconfig is bad.
     #[error("failed to configure the host cluster")]
     ConfigureHost(#[source] ClientsError),
+    /// The definitions could not be written as YAML.
+    #[error("failed to print the CustomResourceDefinitions")]
+    PrintCrds(#[source] serde_saphyr::ser::Error),
     /// A check found trouble, and has told it.
     #[error("failed to find everything in order: {0} of the checks above failed")]
     Check(usize),
@@ -100,9 +120,12 @@ impl CliError {
         match self {
             Self::Explain(error) if error.is_usage() => ExitCode::from(2),
             Self::Log(_) | Self::Configure(_) | Self::ConfigureHost(_) => ExitCode::from(2),
-            Self::StartRuntime(_) | Self::Check(_) | Self::Doctor(_) | Self::Explain(_) | Self::Run(_) => {
-                ExitCode::from(1)
-            }
+            Self::StartRuntime(_)
+            | Self::PrintCrds(_)
+            | Self::Check(_)
+            | Self::Doctor(_)
+            | Self::Explain(_)
+            | Self::Run(_) => ExitCode::from(1),
         }
     }
 }
@@ -113,6 +136,10 @@ impl Cli {
         let (default_level, work) = match self.command {
             Command::Version => {
                 println!("longshore {}", env!("CARGO_PKG_VERSION"));
+                return Ok(());
+            }
+            Command::Crds => {
+                print!("{}", crate::api::crds::yaml().map_err(CliError::PrintCrds)?);
                 return Ok(());
             }
             // What a check finds is its output; the log is for the rest.
@@ -157,12 +184,19 @@ impl ConfigurationArgs {
     /// Reads the configuration and every kubeconfig, and connects to nothing.
     pub(crate) async fn load(&self) -> Result<Clusters, CliError> {
         let configuration = configuration::load(&self.provider_config)?;
-        let host = clients::host(self.kubeconfig.as_deref(), self.context.as_deref());
-        let host = host.await.map_err(CliError::ConfigureHost)?;
+        let host = self.host.load().await?;
         let (mut targets, mut problems) = (Vec::new(), Vec::new());
         for target in &configuration.targets {
             let source = &target.spec.kubeconfig;
-            match clients::target(&source.file, source.context.as_deref()).await {
+            let Some(file) = &source.file else {
+                problems.push(target.problem(Finding::new(
+                    FieldPath::of("spec.kubeconfig.secretRef"),
+                    "Secrets are for Targets in the API",
+                    "use `file` here, or create this Target in the host and run without --provider-config",
+                )));
+                continue;
+            };
+            match clients::target(file, source.context.as_deref()).await {
                 Ok(config) => targets.push(config),
                 Err(error) => problems.push(kubeconfig_problem(target, &error)),
             }

@@ -4,6 +4,8 @@
 //! the watch can be resumed, which may be for ever. A complete list makes good for it.
 
 use std::fmt::Debug;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::stream::{BoxStream, unfold};
@@ -26,7 +28,29 @@ pub(crate) fn watch<K>(
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let begin = move || watcher(api.clone(), config.clone()).backoff(crate::backoff::of_watches()).boxed();
+    watch_all(vec![api], config, after)
+}
+
+/// The same in several places, as if they were one: a list is complete when it is of all of them, and where one of them has to
+/// be listed anew, all are.
+pub(crate) fn watch_all<K>(
+    places: Vec<Api<K>>,
+    config: watcher::Config,
+    after: Option<Duration>,
+) -> impl Stream<Item = Item<K>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let begin = move || {
+        let one = |api: Api<K>| {
+            let config = config.clone();
+            move || watcher(api.clone(), config.clone()).backoff(crate::backoff::of_watches()).boxed()
+        };
+        match places.as_slice() {
+            [only] => one(only.clone())(),
+            places => together(places.iter().cloned().map(one).collect()),
+        }
+    };
     unfold((begin(), begin, deadline(after), true), move |(mut stream, begin, mut due, mut listing)| async move {
         loop {
             let Some(item) = next(&mut stream, due.filter(|_| !listing)).await else {
@@ -44,6 +68,88 @@ where
     })
 }
 
+/// How far the list of one of several places is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing was heard of it.
+    Unheard,
+    /// It has begun, and nothing was shown yet.
+    Begun,
+    /// A part of it was shown.
+    Shown,
+    /// It is complete.
+    Done,
+}
+
+/// Several watches that are one.
+struct Together<K, B> {
+    begin: Vec<B>,
+    streams: Vec<BoxStream<'static, Item<K>>>,
+    stages: Vec<Stage>,
+    /// Which one is asked first, so that all have their turn.
+    turn: usize,
+}
+
+fn together<K, B>(begin: Vec<B>) -> BoxStream<'static, Item<K>>
+where
+    K: Send + 'static,
+    B: Fn() -> BoxStream<'static, Item<K>> + Send + 'static,
+{
+    let streams = begin.iter().map(|begin| begin()).collect();
+    let stages = vec![Stage::Unheard; begin.len()];
+    unfold(Together { begin, streams, stages, turn: 0 }, |mut all| async move { Some((all.next().await?, all)) })
+        .boxed()
+}
+
+impl<K, B: Fn() -> BoxStream<'static, Item<K>>> Together<K, B> {
+    async fn next(&mut self) -> Option<Item<K>> {
+        loop {
+            let (place, item) = poll_fn(|context| self.poll(context)).await;
+            let listing = self.stages.iter().any(|stage| *stage != Stage::Done);
+            match item? {
+                Ok(watcher::Event::Init) => {
+                    let first = self.stages.iter().all(|stage| *stage == Stage::Unheard);
+                    // What was shown of it, or of others, may have gone meanwhile. One that was refused before it showed
+                    // anything makes nobody else begin again.
+                    let anew = matches!(self.stages[place], Stage::Shown | Stage::Done);
+                    self.stages[place] = Stage::Begun;
+                    for other in (0..self.stages.len()).filter(|other| anew && *other != place) {
+                        self.streams[other] = self.begin[other]();
+                        self.stages[other] = Stage::Unheard;
+                    }
+                    if first || anew {
+                        return Some(Ok(watcher::Event::Init));
+                    }
+                }
+                Ok(watcher::Event::InitApply(object)) => {
+                    self.stages[place] = Stage::Shown;
+                    return Some(Ok(watcher::Event::InitApply(object)));
+                }
+                Ok(watcher::Event::InitDone) => {
+                    self.stages[place] = Stage::Done;
+                    if self.stages.iter().all(|stage| *stage == Stage::Done) {
+                        return Some(Ok(watcher::Event::InitDone));
+                    }
+                }
+                // It belongs to the list that is not complete yet.
+                Ok(watcher::Event::Apply(object)) if listing => return Some(Ok(watcher::Event::InitApply(object))),
+                other => return Some(other),
+            }
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<(usize, Option<Item<K>>)> {
+        let count = self.streams.len();
+        for place in (0..count).map(|step| (self.turn + step) % count) {
+            if let Poll::Ready(item) = self.streams[place].poll_next_unpin(context) {
+                self.turn = place + 1;
+                return Poll::Ready((place, item));
+            }
+        }
+        Poll::Pending
+    }
+}
+
 /// The next item; `None` if it does not come in time.
 async fn next<K>(stream: &mut BoxStream<'static, Item<K>>, due: Option<Instant>) -> Option<Option<Item<K>>> {
     match due {
@@ -54,4 +160,101 @@ async fn next<K>(stream: &mut BoxStream<'static, Item<K>>, due: Option<Instant>)
 
 fn deadline(after: Option<Duration>) -> Option<Instant> {
     Some(Instant::now() + after?)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+    use watcher::Event;
+
+    use super::*;
+
+    type Sender = UnboundedSender<Item<&'static str>>;
+
+    /// Two places, each of which is what is sent to it since it last began.
+    struct Places {
+        senders: std::sync::mpsc::Receiver<(usize, Sender)>,
+        current: [Option<Sender>; 2],
+        stream: BoxStream<'static, Item<&'static str>>,
+    }
+
+    impl Places {
+        fn new() -> Self {
+            let (sender, senders) = std::sync::mpsc::channel();
+            let begin = |place: usize| {
+                let sender = sender.clone();
+                move || {
+                    let (items, stream): (_, UnboundedReceiver<_>) = unbounded();
+                    sender.send((place, items)).unwrap();
+                    stream.boxed()
+                }
+            };
+            let stream = together(vec![begin(0), begin(1)]);
+            Self { senders, current: [None, None], stream }
+        }
+
+        /// Sends to a place; answers what the whole has made of it, and which places have begun anew.
+        fn send(&mut self, place: usize, item: Item<&'static str>) -> String {
+            self.renew();
+            self.current[place].as_ref().unwrap().unbounded_send(item).unwrap();
+            let mut seen = vec![];
+            while let Some(Some(item)) = futures::FutureExt::now_or_never(self.stream.next()) {
+                seen.push(match item {
+                    Ok(Event::Init) => "init".to_owned(),
+                    Ok(Event::InitDone) => "done".to_owned(),
+                    Ok(Event::InitApply(name)) => format!("+{name}"),
+                    Ok(Event::Apply(name)) => name.to_owned(),
+                    Ok(Event::Delete(name)) => format!("-{name}"),
+                    Err(_) => "error".to_owned(),
+                });
+            }
+            seen.extend(self.renew().into_iter().map(|place| format!("anew {place}")));
+            seen.join(" ")
+        }
+
+        fn renew(&mut self) -> Vec<usize> {
+            let begun: Vec<_> = self.senders.try_iter().collect();
+            let places = begun.iter().map(|(place, _)| *place).collect();
+            for (place, sender) in begun {
+                self.current[place] = Some(sender);
+            }
+            places
+        }
+    }
+
+    #[test]
+    fn a_list_of_several_places_is_complete_when_it_is_of_all() {
+        let mut places = Places::new();
+        assert_eq!(places.send(0, Ok(Event::Init)), "init");
+        assert_eq!(places.send(0, Ok(Event::InitApply("a"))), "+a");
+        assert_eq!(places.send(0, Ok(Event::InitDone)), "");
+        assert_eq!(places.send(0, Ok(Event::Apply("b"))), "+b", "the list is not complete");
+        // Refused again and again: the other is not asked for that.
+        for _ in 0..3 {
+            assert_eq!(places.send(1, Ok(Event::Init)), "");
+            assert_eq!(places.send(1, Err(watcher::Error::NoResourceVersion)), "error");
+        }
+        assert_eq!(places.send(1, Ok(Event::Init)), "");
+        assert_eq!(places.send(1, Ok(Event::InitDone)), "done");
+        assert_eq!(places.send(0, Ok(Event::Apply("c"))), "c");
+        assert_eq!(places.send(1, Ok(Event::Delete("d"))), "-d");
+    }
+
+    #[test]
+    fn where_one_place_is_listed_anew_all_are() {
+        let mut places = Places::new();
+        for place in 0..2 {
+            places.send(place, Ok(Event::Init));
+            places.send(place, Ok(Event::InitDone));
+        }
+        assert_eq!(places.send(1, Ok(Event::Init)), "init anew 0");
+        assert_eq!(places.send(1, Ok(Event::InitDone)), "");
+        assert_eq!(places.send(0, Ok(Event::Init)), "");
+        assert_eq!(places.send(0, Ok(Event::InitApply("a"))), "+a");
+        // It breaks off in the middle: what it has shown may have gone.
+        assert_eq!(places.send(0, Ok(Event::Init)), "init anew 1");
+        assert_eq!(places.send(0, Ok(Event::InitDone)), "");
+        assert_eq!(places.send(1, Ok(Event::Init)), "");
+        assert_eq!(places.send(1, Ok(Event::InitDone)), "done");
+    }
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::clients::{self, Access, ClientsError};
+use crate::api::clients::{self, Access, ClientsError, Link};
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{Placement, Taint};
 use crate::kubelet::host::Host;
@@ -18,13 +18,19 @@ use crate::kubelet::node::NodeError;
 use crate::kubelet::server::{ClientTrust, ServerError, TlsError, TrustError};
 use crate::leader::Replica;
 
+mod board;
+mod drain;
+mod keeper;
+mod plan;
+mod resources;
 pub(crate) mod rules;
+mod targets;
 mod unit;
+mod verdict;
+mod watches;
 
-use unit::Unit;
-
-/// How long a node rests that could not be started, or was lost.
-const REST: Duration = Duration::from_secs(1);
+use board::Board;
+use keeper::keep;
 
 /// Everything that a run needs, resolved and checked. It has no `Debug` because that would show credentials.
 #[derive(Clone)]
@@ -33,8 +39,10 @@ pub struct Setup {
     pub host: Access,
     /// Which cluster the host is, for ever: the UID of its namespace `kube-system`.
     pub host_id: String,
-    /// The virtual nodes; at least one.
+    /// The virtual nodes of a configuration file; none where the resources of the host are served.
     pub nodes: Vec<NodeSetup>,
+    /// Which resources of the host are served, instead of a file.
+    pub watch: Option<WatchSetup>,
     /// The address of the virtual nodes.
     pub node_ip: IpAddr,
     /// The address on which the kubelet API listens.
@@ -50,6 +58,15 @@ pub struct Setup {
     pub identity: String,
 }
 
+/// Which resources of the host are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchSetup {
+    /// A label selector; empty for all.
+    pub selector: String,
+    /// The port of the first node's kubelet API.
+    pub first_port: u16,
+}
+
 /// One virtual node, resolved and checked. It has no `Debug` because that would show credentials.
 #[derive(Clone)]
 pub struct NodeSetup {
@@ -57,6 +74,8 @@ pub struct NodeSetup {
     pub name: String,
     /// Its targets; at least one.
     pub targets: Vec<NodeTarget>,
+    /// Its pods say which target they are in, even if there is one now.
+    pub several: bool,
     /// Which of several targets gets a pod.
     pub placement: Placement,
     /// Labels that the user wants on the node, beside those that every node has.
@@ -80,6 +99,11 @@ pub struct NodeTarget {
     pub spec: TargetSpec,
     /// How to reach it.
     pub config: Access,
+    /// Clients that are there already, whose credentials somebody exchanges. Without, clients follow what [`Self::config`] was
+    /// read from.
+    pub link: Option<Link>,
+    /// It takes no new pods.
+    pub leaving: bool,
     /// Its weight among the targets of this node.
     pub weight: u32,
 }
@@ -118,6 +142,7 @@ struct Shared {
     view: Host,
     trust: Arc<ClientTrust>,
     replica: Replica,
+    board: Board,
 }
 
 /// Runs all virtual nodes until it is told to stop; then every action that is under way is finished.
@@ -126,7 +151,7 @@ struct Shared {
 ///
 /// # Errors
 /// When something is wrong that time will not cure.
-pub async fn start(setup: Setup, shutdown: CancellationToken) -> Result<(), StartError> {
+pub async fn start(mut setup: Setup, shutdown: CancellationToken) -> Result<(), StartError> {
     let host = client(&setup.host, "the host").await?;
     let trust = ClientTrust::load(&host).await?;
     let replica = Replica::new(&setup.host, &setup.lease_namespace, setup.identity.clone())
@@ -139,13 +164,21 @@ pub async fn start(setup: Setup, shutdown: CancellationToken) -> Result<(), Star
         let listener = TcpListener::bind(address).await.map_err(|source| ServerError::Bind { address, source })?;
         nodes.push((node.clone(), Arc::new(listener)));
     }
-    let shared = Arc::new(Shared { setup, view: Host::new(host.clone()), host, trust, replica });
+    let (watch, view) = (setup.watch.take(), Host::new(host.clone()));
+    let shared = Arc::new(Shared { setup, host, view, trust, replica, board: Board::default() });
     let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
     let (follow, follower, stop) = (shared.trust.clone(), shared.host.clone(), shutdown.clone());
     tasks.spawn(async move {
         follow.follow(follower, stop).await;
         Ok(())
     });
+    if let Some(watch) = watch {
+        let (shared, stop) = (shared.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            resources::serve(shared, watch, stop).await;
+            Ok(())
+        });
+    }
     for (node, listener) in nodes {
         tasks.spawn(keep(shared.clone(), node, listener, shutdown.clone()));
     }
@@ -161,39 +194,6 @@ pub async fn start(setup: Setup, shutdown: CancellationToken) -> Result<(), Star
         outcome = outcome.and(Err(failed));
     }
     outcome
-}
-
-/// Keeps one node whenever its leadership is ours.
-async fn keep(
-    shared: Arc<Shared>,
-    node: NodeSetup,
-    listener: Arc<TcpListener>,
-    shutdown: CancellationToken,
-) -> Result<(), StartError> {
-    while let Some(mut term) = shared.replica.claim(&node.name, &shutdown).await {
-        let stop = shutdown.child_token();
-        let unit = Unit::build(&shared, &node, &listener).await?;
-        let mut running = tokio::spawn(unit.run(shared.setup.workers, stop.clone()));
-        let ended = tokio::select! {
-            ended = &mut running => Some(ended),
-            () = term.hold() => None,
-        };
-        stop.cancel();
-        let ended = match ended {
-            Some(ended) => ended,
-            // Nobody else can be kept from beginning meanwhile, and need not be.
-            None => running.await,
-        };
-        match ended {
-            Ok(outcome) => outcome?,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
-        term.release().await;
-        if !shutdown.is_cancelled() {
-            tokio::time::sleep(REST).await;
-        }
-    }
-    Ok(())
 }
 
 async fn client(access: &Access, what: &str) -> Result<Client, StartError> {

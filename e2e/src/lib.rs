@@ -21,6 +21,7 @@ mod berth;
 mod bespoke;
 mod cluster;
 mod command;
+mod declared;
 mod history;
 mod https;
 mod injector;
@@ -45,6 +46,7 @@ pub use crate::{
     bespoke::{Bespoke, write_json},
     cluster::Cluster,
     command::{Background, Output, run},
+    declared::Declared,
     history::{Change, History, Observation},
     injector::{Injector, SIDECAR},
     longshore::{Frozen, Longshore, Options},

@@ -15,11 +15,11 @@ const CORE: &[&str] = &[
     "services",
     "namespaces",
     "nodes",
-    "resourcequotas",
     "limitranges",
 ];
 const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
 const RBAC: &[&str] = &["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
+const OURS: &[&str] = &["targets", "virtualnodes"];
 const ADMISSION: &[&str] = &[
     "validatingadmissionpolicies",
     "validatingadmissionpolicybindings",
@@ -35,6 +35,8 @@ const CLUSTER_SCOPED: &[&str] = &[
     "clusterrolebindings",
     "priorityclasses",
     "runtimeclasses",
+    "targets",
+    "virtualnodes",
     "validatingadmissionpolicies",
     "validatingadmissionpolicybindings",
     "mutatingwebhookconfigurations",
@@ -47,6 +49,7 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
         _ if CORE.contains(&plural) => "/api/v1",
         _ if APPS.contains(&plural) => "/apis/apps/v1",
         _ if RBAC.contains(&plural) => "/apis/rbac.authorization.k8s.io/v1",
+        _ if OURS.contains(&plural) => "/apis/longshore.dev/v1alpha1",
         _ if ADMISSION.contains(&plural) => "/apis/admissionregistration.k8s.io/v1",
         "horizontalpodautoscalers" => "/apis/autoscaling/v2",
         "jobs" => "/apis/batch/v1",

@@ -57,6 +57,15 @@ fn a_manifest_is_explained_before_anything_is_created() -> Result<()> {
         assert!(output.stdout.contains(words), "{words:?} in {}", output.stdout);
     }
 
+    let claim = json!({"name": "data", "persistentVolumeClaim": {"claimName": "data"}});
+    let kept = world.pod_of("kept", json!({"containers": [container("main", IDLE)], "volumes": [claim]}));
+    let kept = write_json(&dir, "kept.yaml", &kept)?;
+    let output = explain(&world, &["-f", &kept.to_string_lossy(), "-n", &world.namespace])?;
+    assert_eq!(output.code, 1, "{}", output.stderr);
+    for words in ["HELD  spec.volumes[0].persistentVolumeClaim", "set spec.claims"] {
+        assert!(output.stdout.contains(words), "{words:?} in {}", output.stdout);
+    }
+
     let mut held = world.pod("held", &[container("main", IDLE)]);
     held["spec"]["hostNetwork"] = true.into();
     let held = write_json(&dir, "held.yaml", &held)?;

@@ -81,8 +81,9 @@ fn what_a_pod_refers_to_is_there_when_it_starts_and_goes_after_it() -> Result<()
     assert_eq!(Some(exec(&world.host, "one", "cat /all/ca.crt")?.trim()), home_ca.as_str().map(str::trim));
 
     let maps = copies(&world.east, "configmaps")?;
-    assert_eq!(maps.len(), 2, "{maps:?}");
-    assert!(maps[0].starts_with("kube-root-ca.crt-") && maps[1] == "settings", "{maps:?}");
+    assert_eq!(maps.len(), 3, "{maps:?}");
+    assert!(maps[0].starts_with("kube-root-ca.crt-") && maps[2] == "settings", "{maps:?}");
+    assert!(maps[1].starts_with("longshore-services-"), "{maps:?}");
     assert_eq!(copies(&world.east, "secrets")?, ["login", "registry"], "those and no other");
     ensure!(
         world.east.find("configmaps", "bystander")?.is_none() && world.east.find("secrets", "bystander")?.is_none()

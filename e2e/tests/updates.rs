@@ -1,6 +1,6 @@
 //! What changes of a live pod reaches its delegate, and what changes there comes back.
 
-use e2e::{Context, IDLE, IMAGE, PATIENCE, Pod, Result, Value, World, container, ensure, json, secs};
+use e2e::{Context, IDLE, IMAGE, PATIENCE, Pod, Result, Value, World, container, ensure, json, secs, write_json};
 
 /// Waits until home has seen its own newest generation, as a kubelet would have.
 fn wait_until_observed(world: &World, name: &str) -> Result<Pod> {
@@ -49,6 +49,38 @@ fn kubectl_debug_works_on_an_offloaded_pod() -> Result<()> {
     assert!(ephemeral(&shown, "stranger").is_null(), "{}", shown.0["status"]);
     assert!(runs(&shown), "{}", shown.0["status"]);
     Ok(())
+}
+
+#[test]
+fn what_an_ephemeral_container_refers_to_follows_it() -> Result<()> {
+    let world = World::new("debugenv")?;
+    world.host.create(json!({"kind": "Service", "metadata": {"name": "foo"}, "spec": {"ports": [{"port": 80}]}}))?;
+    world.host.create(world.pod("sick", &[container("main", IDLE)]))?;
+    let proxy = world.host.wait_for_ready("sick")?;
+    let dir = tempfile::tempdir()?;
+    let custom = write_json(&dir, "custom", &json!({"envFrom": [{"configMapRef": {"name": "tools"}}]}))?;
+    let image = format!("--image={IMAGE}");
+    let custom = format!("--custom={}", custom.display());
+    let debug = ["debug", "sick", &image, "--image-pull-policy=IfNotPresent", "--container=doctor", &custom];
+    let script = format!("echo $TOOL $FOO_SERVICE_PORT; {IDLE}");
+    world.host.kubectl(&[&debug[..], &["--", "sh", "-c", &script]].concat())?.ok()?;
+    world.host.wait_for_pod("sick", "waiting for what is missing", |pod| {
+        let message = pod.condition("longshore.dev/UpToDate")["message"].as_str().unwrap_or_default();
+        message.contains("spec.ephemeralContainers[0].envFrom[0].configMapRef") && message.contains("tools")
+    })?;
+    ensure!(world.delegate(&proxy)?.0["spec"]["ephemeralContainers"].is_null(), "it has not started without");
+
+    world.host.create(json!({"kind": "ConfigMap", "metadata": {"name": "tools"}, "data": {"TOOL": "hammer"}}))?;
+    world.host.wait_for_pod("sick", "debugged", |pod| ephemeral(pod, "doctor")["state"]["running"].is_object())?;
+    assert_eq!(world.host.kubectl(&["logs", "sick", "-c", "doctor"])?.ok()?, "hammer 80\n");
+    wait_until_observed(&world, "sick")?;
+    let follows = world.delegate(&proxy)?.0["metadata"]["annotations"]["longshore.dev/follows"].clone();
+    ensure!(follows.as_str().is_some_and(|all| all.contains("configmap/tools")), "{follows}");
+    world.host.delete("pods", "sick")?;
+    world.east.wait("the copy to go with the pod", secs(60), |east| {
+        ensure!(east.find("configmaps", "tools")?.is_none());
+        Ok(())
+    })
 }
 
 #[test]

@@ -14,9 +14,11 @@ mod connect;
 #[cfg(feature = "crash-points")]
 mod crash;
 mod follow;
+mod link;
 
 pub use follow::Access;
 use follow::{Files, Origin};
+pub use link::Link;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,16 @@ pub enum ClientsError {
         context: String,
         /// Why.
         source: KubeconfigError,
+    },
+    /// A kubeconfig from a Secret asks for what only a file may.
+    #[error("failed to accept the kubeconfig {origin}: {field} is not allowed in a Secret; {remedy}")]
+    RefuseField {
+        /// The Secret.
+        origin: String,
+        /// The field.
+        field: String,
+        /// What to write instead.
+        remedy: &'static str,
     },
     /// There is neither a kubeconfig nor a service account.
     #[error(
@@ -141,6 +153,52 @@ fn usual_files() -> Vec<PathBuf> {
     }
 }
 
+/// How to reach the cluster of `context` in a kubeconfig that was kept in a Secret, as `origin` says. It is complete in
+/// itself: whoever writes a Secret must not make Longshore run a program, or send a file of its own somewhere.
+pub async fn secret(origin: &str, text: &str, context: Option<&str>) -> Result<Access, ClientsError> {
+    let kubeconfig = Kubeconfig::from_yaml(text).map_err(|error| unread(origin, error))?;
+    if let Some((field, remedy)) = refused_field(&kubeconfig) {
+        return Err(ClientsError::RefuseField { origin: origin.to_owned(), field, remedy });
+    }
+    resolve(origin.to_owned(), kubeconfig, context).await.map(Access::from)
+}
+
+/// The first field that a Secret may not have, whichever context it belongs to.
+fn refused_field(kubeconfig: &Kubeconfig) -> Option<(String, &'static str)> {
+    for (index, user) in kubeconfig.auth_infos.iter().enumerate() {
+        let Some(user) = &user.auth_info else { continue };
+        let fields = [
+            ("exec", user.exec.is_some(), "put a token or a client certificate in it"),
+            ("auth-provider", user.auth_provider.is_some(), "put a token or a client certificate in it"),
+            ("tokenFile", user.token_file.is_some(), "put the token itself into `token`"),
+            ("client-certificate", user.client_certificate.is_some(), "use `client-certificate-data`"),
+            ("client-key", user.client_key.is_some(), "use `client-key-data`"),
+        ];
+        if let Some((field, _, remedy)) = fields.into_iter().find(|(_, there, _)| *there) {
+            return Some((format!("users[{index}].user.{field}"), remedy));
+        }
+    }
+    let clusters = kubeconfig.clusters.iter().enumerate();
+    let path = |cluster: &kube::config::NamedCluster| cluster.cluster.as_ref()?.certificate_authority.clone();
+    let mut refused = clusters.filter(|(_, cluster)| path(cluster).is_some());
+    let (index, _) = refused.next()?;
+    Some((format!("clusters[{index}].cluster.certificate-authority"), "use `certificate-authority-data`"))
+}
+
+/// When the client certificate of a configuration ends, in seconds since 1970, if it has one.
+pub fn certificate_end(config: &Config) -> Option<i64> {
+    let data = config.auth_info.client_certificate_data.as_ref()?;
+    let pem = base64_decoded(data)?;
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).ok()?;
+    Some(pem.parse_x509().ok()?.validity().not_after.timestamp())
+}
+
+fn base64_decoded(text: &str) -> Option<Vec<u8>> {
+    // The one decoder that is there anyway.
+    let value = serde_json::Value::String(text.trim().to_owned());
+    serde_json::from_value::<k8s_openapi::ByteString>(value).ok().map(|bytes| bytes.0)
+}
+
 /// How long an API server may take until it begins to answer: longer than its own limit for admission webhooks.
 const ANSWER: Duration = Duration::from_secs(35);
 
@@ -169,6 +227,11 @@ pub async fn streaming_client(access: &Access) -> Result<Client, ClientsError> {
         Ok(connect::builder(config)?.build())
     })
     .await
+}
+
+/// Both clients: for requests and watches, and for streams.
+pub async fn both(access: &Access) -> Result<[Client; 2], ClientsError> {
+    link::pair(access).await
 }
 
 /// The API server's address, for people. An address that carries a password loses it.

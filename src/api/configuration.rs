@@ -188,7 +188,9 @@ impl Reader {
                     Kind::Target => {
                         if let Some(mut target) = self.declare(origin, TargetSpec::findings) {
                             let folder = target.origin.file.parent().unwrap_or(Path::new(""));
-                            target.spec.kubeconfig.file = folder.join(&target.spec.kubeconfig.file);
+                            if let Some(file) = &mut target.spec.kubeconfig.file {
+                                *file = folder.join(&file);
+                            }
                             self.targets.push(target);
                         }
                     }
@@ -237,6 +239,7 @@ impl Reader {
 
     fn finish(mut self) -> Result<Configuration, ConfigErrors> {
         self.check_references();
+        self.check_pairs();
         self.check_ports();
         self.complete_nodes();
         if self.problems.is_empty() {
@@ -261,6 +264,14 @@ impl Reader {
                 let finding = Finding::new(path, format!("there is no Target `{}`", target.name), remedy);
                 self.problems.push(node.problem(finding));
             }
+        }
+    }
+
+    fn check_pairs(&mut self) {
+        for node in &self.nodes {
+            let named = |target: &&Declared<TargetSpec>| node.spec.targets.iter().any(|one| one.name == target.name);
+            let clashes = self.targets.iter().filter(named).filter_map(|one| node.spec.clash(&one.name, &one.spec));
+            self.problems.extend(clashes.map(|finding| node.problem(finding)));
         }
     }
 

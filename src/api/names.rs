@@ -14,6 +14,14 @@ pub fn check_name(name: &str) -> Result<(), String> {
     check_subdomain(name, MAX_NODE_NAME)
 }
 
+/// Why `name` cannot name a namespace, if it cannot: DNS-1123 label.
+pub fn check_label_name(name: &str) -> Result<(), String> {
+    if name.contains('.') {
+        return Err("contains '.'".to_owned());
+    }
+    check_subdomain(name, MAX_LABEL_PART)
+}
+
 /// Why `key` cannot be the key of a label or a taint, if it cannot.
 pub fn check_key(key: &str) -> Result<(), String> {
     let name = match key.split_once('/') {

@@ -2,16 +2,18 @@
 //!
 //! Asked before anything runs: a right that is missing shows otherwise hours later, as one verb that fails.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::api::{Api, PostParams};
 use kube::{Client, core::ObjectMeta};
 
 use super::configuration::Declared;
-use super::target::{Events, TargetSpec};
+use super::target::{CapacitySource, Events, Scope, TargetSpec};
 use super::virtual_node::VirtualNodeSpec;
 
 /// So many questions at a time: quick on a remote cluster, and no flood there.
@@ -28,21 +30,22 @@ pub struct Features {
 
 impl Features {
     /// What these nodes use.
-    pub fn of_nodes<'a>(nodes: impl IntoIterator<Item = &'a Declared<VirtualNodeSpec>>) -> Self {
+    pub fn of<'a>(nodes: impl IntoIterator<Item = &'a VirtualNodeSpec>) -> Self {
         nodes.into_iter().fold(Self::default(), |all, node| Self {
-            claims: all.claims || node.spec.claims,
-            services: all.services || node.spec.services,
+            claims: all.claims || node.claims,
+            services: all.services || node.services,
         })
     }
 
     /// What those of these nodes use that have this target.
     pub fn of_target(nodes: &[Declared<VirtualNodeSpec>], target: &str) -> Self {
-        Self::of_nodes(nodes.iter().filter(|node| node.spec.targets.iter().any(|one| one.name == target)))
+        let nodes = nodes.iter().map(|node| &node.spec);
+        Self::of(nodes.filter(|node| node.targets.iter().any(|one| one.name == target)))
     }
 }
 
 /// One verb on one resource, and what it is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Right {
     /// The API group; empty for the core group.
     pub group: &'static str,
@@ -51,7 +54,7 @@ pub struct Right {
     /// The subresource, or empty.
     pub subresource: &'static str,
     /// The only namespace in which it is needed; empty for all, and for resources that have none.
-    pub namespace: &'static str,
+    pub namespace: Cow<'static, str>,
     /// The only object on which it is needed; empty for all.
     pub name: &'static str,
     /// The verb.
@@ -76,7 +79,7 @@ impl Right {
             group: given(self.group),
             resource: given(self.resource),
             subresource: given(self.subresource),
-            namespace: given(self.namespace),
+            namespace: given(&self.namespace),
             name: given(self.name),
             verb: given(self.verb),
             ..ResourceAttributes::default()
@@ -115,13 +118,13 @@ struct On(&'static str, &'static str);
 impl On {
     fn verbs(&self, verbs: &[&'static str], why: &'static str) -> Vec<Right> {
         let (resource, subresource) = self.1.split_once('/').unwrap_or((self.1, ""));
-        let right = |&verb| Right { group: self.0, resource, subresource, namespace: "", name: "", verb, why };
+        let right = |&verb| Right { group: self.0, resource, subresource, namespace: "".into(), name: "", verb, why };
         verbs.iter().map(right).collect()
     }
 }
 
 fn only(rights: Vec<Right>, namespace: &'static str, name: &'static str) -> Vec<Right> {
-    rights.into_iter().map(|right| Right { namespace, name, ..right }).collect()
+    rights.into_iter().map(|right| Right { namespace: namespace.into(), name, ..right }).collect()
 }
 
 /// What claims need in the host cluster.
@@ -176,43 +179,76 @@ fn host_basics() -> Vec<Right> {
     .concat()
 }
 
-/// What is needed in the host for pods that refer to ConfigMaps and Secrets. It may be granted in their namespaces alone; a
+/// What is needed in the host beside [`host_rights`] where Targets and VirtualNodes of the host are served. Secrets are read
+/// one by one, where Targets name them; that they may be is found out there.
+pub fn resource_rights() -> Vec<Right> {
+    let group = "longshore.dev";
+    [
+        On(group, "targets").verbs(&["get", "list", "watch"], "know the targets"),
+        On(group, "virtualnodes").verbs(&["get", "list", "watch"], "know the virtual nodes"),
+        On(group, "targets/status").verbs(&["patch"], "say how the targets are"),
+        On(group, "virtualnodes/status").verbs(&["patch"], "say how the virtual nodes are"),
+        On("", "nodes").verbs(&["delete"], "remove the node of a VirtualNode that was removed"),
+        On("", "pods/eviction").verbs(&["create"], "empty a node whose VirtualNode or Target was removed"),
+    ]
+    .concat()
+}
+
+/// What is needed in the host for pods that refer to ConfigMaps and Secrets, or are told of Services. It may be granted in their namespaces alone; a
 /// pod elsewhere waits then, and says so.
 pub fn host_follow_rights() -> Vec<Right> {
     let follow = "let what pods refer to follow them to their target";
     let verbs = &["get", "list", "watch"];
-    [On("", "configmaps").verbs(verbs, follow), On("", "secrets").verbs(verbs, follow)].concat()
+    [
+        On("", "configmaps").verbs(verbs, follow),
+        On("", "secrets").verbs(verbs, follow),
+        On("", "services").verbs(verbs, "tell containers of the Services of their namespace"),
+    ]
+    .concat()
 }
 
-/// What is needed in a target that is used as `spec` says, and for this.
+/// What is needed in a target that is used as `spec` says, and for this: with the scope `Cluster` in all of it, with
+/// `Namespaces` in each of them and nowhere else.
 pub fn target_rights(spec: &TargetSpec, features: Features) -> Vec<Right> {
+    let mut rights = pod_rights(spec, features);
+    if spec.scope == Scope::Cluster {
+        rights.extend(cluster_rights(spec));
+        return rights;
+    }
+    if spec.capacity.source_in(spec.scope) == CapacitySource::Quota {
+        rights.extend(On("", "resourcequotas").verbs(&["list", "watch"], "know how much may be used"));
+    }
+    let within = |namespace: &String| {
+        rights.iter().map(|right| Right { namespace: namespace.clone().into(), ..right.clone() }).collect::<Vec<_>>()
+    };
+    spec.namespaces.names.iter().flat_map(within).collect()
+}
+
+/// What is needed in every namespace that pods go to.
+fn pod_rights(spec: &TargetSpec, features: Features) -> Vec<Right> {
     let both = &["get", "create"];
-    let copies = &["get", "list", "watch", "create", "patch", "delete"];
+    let all = &["get", "list", "watch", "create", "patch", "delete"];
     let mut rights = [
-        On("", "pods").verbs(&["get", "list", "watch", "create", "patch", "delete"], "run delegate pods"),
+        On("", "pods").verbs(all, "run delegate pods"),
         On("", "pods/ephemeralcontainers").verbs(&["patch"], "serve kubectl debug"),
         On("", "pods/resize").verbs(&["patch"], "resize pods in place"),
         On("", "pods/log").verbs(&["get"], "serve kubectl logs"),
         On("", "pods/exec").verbs(both, "serve kubectl exec"),
         On("", "pods/attach").verbs(both, "serve kubectl attach"),
         On("", "pods/portforward").verbs(both, "serve kubectl port-forward"),
-        On("", "namespaces").verbs(&["get", "list", "watch"], "find the delegates' namespaces"),
-        On("", "nodes").verbs(&["list", "watch"], "know the target's capacity"),
-        On("", "configmaps").verbs(copies, "hold copies of what pods refer to"),
-        On("", "secrets").verbs(copies, "hold copies of what pods refer to"),
+        On("", "configmaps").verbs(all, "hold copies of what pods refer to"),
+        On("", "secrets").verbs(all, "hold copies of what pods refer to"),
         On("metrics.k8s.io", "pods").verbs(&["list"], "serve kubectl top and autoscalers"),
     ]
     .concat();
+    let watch = &["list", "watch"];
     if spec.events != Events::None {
-        rights.extend(On("", "events").verbs(&["list", "watch"], "show warnings about delegates on their proxies"));
+        rights.extend(On("", "events").verbs(watch, "show warnings about delegates on their proxies"));
+    } else if features.claims {
+        rights.extend(On("", "events").verbs(watch, "tell home what goes wrong with claims"));
     }
-    if spec.namespaces.create {
-        rights.extend(On("", "namespaces").verbs(&["create"], "create the delegates' namespaces"));
-    }
-    let all = &["get", "list", "watch", "create", "patch", "delete"];
     if features.claims {
         rights.extend(On("", "persistentvolumeclaims").verbs(all, "keep claims of home"));
-        rights.extend(On("", "events").verbs(&["list", "watch"], "tell home what goes wrong with claims"));
     }
     if features.services {
         let (all, why) =
@@ -221,6 +257,44 @@ pub fn target_rights(spec: &TargetSpec, features: Features) -> Vec<Right> {
         rights.extend(On("networking.k8s.io", "ingresses").verbs(all, why));
     }
     rights
+}
+
+/// What is needed beside that where all of a target is used.
+fn cluster_rights(spec: &TargetSpec) -> Vec<Right> {
+    let mut rights = On("", "namespaces").verbs(&["get", "list", "watch"], "find the delegates' namespaces");
+    if spec.namespaces.create {
+        rights.extend(On("", "namespaces").verbs(&["create"], "create the delegates' namespaces"));
+    }
+    if spec.capacity.source_in(spec.scope) == CapacitySource::Nodes {
+        rights.extend(On("", "nodes").verbs(&["list", "watch"], "know the target's capacity"));
+    }
+    rights
+}
+
+/// The rules that grant `rights`, by the namespace of their Role; those of the ClusterRole have none.
+pub fn roles(rights: &[Right]) -> BTreeMap<Option<String>, Vec<PolicyRule>> {
+    let mut roles: BTreeMap<Option<String>, Vec<PolicyRule>> = BTreeMap::new();
+    for right in rights {
+        let namespace = (!right.namespace.is_empty()).then(|| right.namespace.clone().into_owned());
+        let granted = roles.entry(namespace).or_default();
+        let names = (!right.name.is_empty()).then(|| vec![right.name.to_owned()]);
+        let same = |rule: &&mut PolicyRule| {
+            rule.api_groups.as_deref() == Some(&[right.group.to_owned()])
+                && rule.resources.as_deref() == Some(&[right.full_resource()])
+                && rule.resource_names == names
+        };
+        match granted.iter_mut().find(same) {
+            Some(rule) => rule.verbs.push(right.verb.to_owned()),
+            None => granted.push(PolicyRule {
+                api_groups: Some(vec![right.group.to_owned()]),
+                resources: Some(vec![right.full_resource()]),
+                resource_names: names,
+                verbs: vec![right.verb.to_owned()],
+                ..PolicyRule::default()
+            }),
+        }
+    }
+    roles
 }
 
 /// Those of `rights` that the API server does not grant.
@@ -234,7 +308,7 @@ pub async fn missing(client: &Client, rights: &[Right]) -> Result<Vec<Right>, ku
         }
     };
     // In order: the user compares the list with a ClusterRole.
-    stream::iter(rights.iter().copied().map(ask))
+    stream::iter(rights.iter().cloned().map(ask))
         .buffered(CONCURRENCY)
         .try_filter_map(|right| async move { Ok(right) })
         .try_collect()
@@ -245,7 +319,11 @@ pub async fn missing(client: &Client, rights: &[Right]) -> Result<Vec<Right>, ku
 pub fn rules(rights: &[Right]) -> String {
     let mut verbs: BTreeMap<_, Vec<&str>> = BTreeMap::new();
     for right in rights {
-        verbs.entry((right.namespace, right.group, right.full_resource(), right.name)).or_default().push(right.verb);
+        let verbs = verbs.entry((&*right.namespace, right.group, right.full_resource(), right.name)).or_default();
+        // One may be needed for several things.
+        if !verbs.contains(&right.verb) {
+            verbs.push(right.verb);
+        }
     }
     let mut lines = Vec::new();
     let mut role = None;
@@ -296,5 +374,18 @@ mod tests {
         assert!(claims.contains(&"create persistentvolumes".to_owned()), "{claims:?}");
         let services = names(Features { claims: false, services: true });
         assert!(services.contains(&"watch ingresses.networking.k8s.io".to_owned()), "{services:?}");
+    }
+
+    #[test]
+    fn in_namespaces_nothing_is_needed_outside_of_them() {
+        let text = r#"{"kubeconfig": {"file": "x"}, "scope": "Namespaces", "namespaces": {"names": ["a", "b"]}}"#;
+        let all = Features { claims: true, services: true };
+        let rights = target_rights(&serde_json::from_str(text).unwrap(), all);
+        assert!(rights.iter().all(|right| ["a", "b"].contains(&&*right.namespace)));
+        let roles = roles(&rights);
+        let pods =
+            roles[&Some("a".to_owned())].iter().find(|rule| rule.resources == Some(vec!["pods".into()])).unwrap();
+        assert_eq!(pods.verbs, ["get", "list", "watch", "create", "patch", "delete"]);
+        assert_eq!(roles.len(), 2);
     }
 }

@@ -1,21 +1,38 @@
 //! `Target`: one remote cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kube::CustomResource;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::field::{FieldPath, Finding};
 use super::guardrails::{self, Guardrails};
+use super::names;
+use super::status::TargetStatus;
 use crate::kubelet::partition::Policy;
+use crate::provider::quantity::Quantity;
 
 /// What the user wants of one remote cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, CustomResource)]
+#[kube(
+    group = "longshore.dev",
+    version = "v1alpha1",
+    kind = "Target",
+    plural = "targets",
+    status = "TargetStatus",
+    doc = "A remote cluster that runs pods of this one.",
+    category = "longshore"
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TargetSpec {
     /// How to reach it.
     pub kubeconfig: KubeconfigSource,
+    /// How much of it the credentials reach.
+    #[serde(default)]
+    pub scope: Scope,
     /// Where in it the delegates go.
     #[serde(default)]
     pub namespaces: Namespaces,
@@ -31,6 +48,12 @@ pub struct TargetSpec {
     /// What becomes of its pods while it is out of reach.
     #[serde(default)]
     pub partition: Partition,
+    /// How much of it the virtual node offers.
+    #[serde(default)]
+    pub capacity: Capacity,
+    /// What becomes of its pods when the Target, or the VirtualNode, is removed.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
     /// Whose tokens its pods have.
     #[serde(default)]
     pub service_accounts: ServiceAccounts,
@@ -48,44 +71,138 @@ pub struct TargetSpec {
     pub schedulers: BTreeMap<String, String>,
 }
 
-/// Where the credentials of a target are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How much of a target the credentials reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Scope {
+    /// The whole cluster: a ClusterRole.
+    #[default]
+    Cluster,
+    /// The namespaces in `namespaces.names`, which exist: a Role in each. Nothing else is read.
+    Namespaces,
+}
+
+/// What becomes of the pods of a Target or VirtualNode that is removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// Its pods are evicted in order, then the Node is deleted. The credentials in use are kept until then.
+    #[default]
+    Drain,
+    /// Nothing is touched any more: delegates run on, and the Node turns NotReady.
+    Abandon,
+}
+
+/// Where the credentials of a target are: either `secretRef` or `file`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KubeconfigSource {
-    /// A kubeconfig file. Relative paths start at the folder of the file that declares the target; once loaded, the
-    /// path is resolved.
-    pub file: PathBuf,
-    /// Which of its contexts; the file's current one if not given.
+    /// A Secret of the host with a kubeconfig that holds all credentials itself: whoever writes the Secret must not make
+    /// Longshore run a program or read a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretReference>,
+    /// A kubeconfig file. In a file that declares the target, relative paths start at the folder of that file; in the API, it
+    /// is a whole path on Longshore's own file system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// Which of its contexts; the current one if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<String>,
 }
 
+/// A key of a Secret of the host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretReference {
+    /// Its namespace; that of Longshore's leases if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// The key.
+    #[serde(default = "kubeconfig_key")]
+    pub key: String,
+}
+
+fn kubeconfig_key() -> String {
+    "kubeconfig".to_owned()
+}
+
 /// Which namespaces of a target the delegates go to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Namespaces {
     /// From the proxy's namespace to the delegate's.
     pub mapping: Mapping,
-    /// Whether missing namespaces are created; otherwise their pods wait until someone does.
+    /// Whether missing namespaces are created; otherwise their pods wait until someone does. With the scope `Namespaces`
+    /// none is.
     pub create: bool,
+    /// With the mapping `Prefixed`, what comes before the name of the proxy's namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// With the mapping `Single`, the namespace of all delegates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub single: Option<String>,
+    /// With the scope `Namespaces`, the namespaces of the target that may be used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
 }
 
 impl Default for Namespaces {
     fn default() -> Self {
-        Self { mapping: Mapping::default(), create: true }
+        Self { mapping: Mapping::default(), create: true, prefix: None, single: None, names: Vec::new() }
     }
 }
 
 /// From the proxy's namespace to the delegate's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Mapping {
     /// The namespace of the same name.
     #[default]
     Same,
+    /// The namespace of the same name with `prefix` before it.
+    Prefixed,
+    /// The namespace `single` for all; delegates' names get a suffix that tells their namespaces apart.
+    Single,
+}
+
+/// How much of a target the virtual node offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Capacity {
+    /// Where the numbers come from; `Nodes` if not given, with the scope `Namespaces` `Quota`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<CapacitySource>,
+    /// At most so much of each resource: `cpu: "16"`. With the source `Static`, exactly so much.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, String>,
+    /// So many percent are kept free.
+    #[schemars(range(max = 90))]
+    pub headroom_percent: u32,
+}
+
+/// Where the numbers of a target's capacity come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum CapacitySource {
+    /// From its nodes.
+    #[default]
+    Nodes,
+    /// From the ResourceQuotas of the namespaces in `namespaces.names`.
+    Quota,
+    /// From `limits` alone.
+    Static,
+}
+
+impl Capacity {
+    /// Where the numbers come from.
+    pub fn source_in(&self, scope: Scope) -> CapacitySource {
+        self.source.unwrap_or(match scope {
+            Scope::Cluster => CapacitySource::Nodes,
+            Scope::Namespaces => CapacitySource::Quota,
+        })
+    }
 }
 
 /// Whether addresses of delegates are shown at home.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PodIps {
     /// Proxies have no address: the networks may overlap, and a Service at home would send traffic to a stranger.
     #[default]
@@ -95,7 +212,7 @@ pub enum PodIps {
 }
 
 /// Which events of delegates are shown at home.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Events {
     /// Those of type Warning.
     #[default]
@@ -107,10 +224,11 @@ pub enum Events {
 }
 
 /// When a target counts as out of reach.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Heartbeat {
     /// After this long without an answer, the target is out of reach and its node not ready.
+    #[schemars(range(min = 10, max = 3600))]
     pub timeout_seconds: u32,
 }
 
@@ -132,7 +250,7 @@ impl Default for Heartbeat {
 }
 
 /// What becomes of a target's pods while it is out of reach; a pod's or a namespace's annotation wins over it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Partition {
     /// Whether they wait or are replaced.
@@ -142,7 +260,7 @@ pub struct Partition {
 }
 
 /// What becomes of a target's pods while it is out of reach.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PartitionPolicy {
     /// They are left as they are, however long.
     #[default]
@@ -169,7 +287,7 @@ impl Partition {
 }
 
 /// Whose tokens the pods of a target have.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ServiceAccounts {
     /// Where their account is.
@@ -184,7 +302,7 @@ pub struct ServiceAccounts {
 }
 
 /// Where the account of a pod is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AccountMode {
     /// Nowhere: no token is mounted.
     #[default]
@@ -251,18 +369,9 @@ fn api_server(url: &str) -> Result<(String, u16), String> {
 impl TargetSpec {
     /// What is wrong with it, beyond its shape.
     pub fn findings(&self) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        let file = FieldPath::of("spec.kubeconfig.file");
-        if self.kubeconfig.file.as_os_str().is_empty() {
-            findings.push(Finding::new(file, "is empty", "name the kubeconfig file of this target"));
-        } else if self.kubeconfig.file.starts_with("~") {
-            let remedy = "write the whole path, or one relative to the folder of this file";
-            findings.push(Finding::new(file, "begins with `~`, which only shells understand", remedy));
-        }
-        if self.kubeconfig.context.as_deref() == Some("") {
-            let remedy = "name a context of the kubeconfig, or remove the field to use its current one";
-            findings.push(Finding::new(FieldPath::of("spec.kubeconfig.context"), "is empty", remedy));
-        }
+        let mut findings = self.check_kubeconfig();
+        findings.extend(self.check_namespaces());
+        findings.extend(self.check_capacity());
         if !Heartbeat::BOUNDS.contains(&self.heartbeat.timeout_seconds) {
             findings.push(Finding::new(
                 FieldPath::of("spec.heartbeat.timeoutSeconds"),
@@ -286,6 +395,122 @@ impl TargetSpec {
             ("schedulers", &self.schedulers),
         ] {
             findings.extend(guardrails::mapping_findings(field, mapping));
+        }
+        findings
+    }
+
+    fn check_kubeconfig(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let path = FieldPath::of("spec.kubeconfig");
+        let KubeconfigSource { secret_ref, file, context } = &self.kubeconfig;
+        match (secret_ref, file) {
+            (None, None) => {
+                findings.push(Finding::new(path.clone(), "names no kubeconfig", "add either `secretRef` or `file`"));
+            }
+            (Some(_), Some(_)) => {
+                let remedy = "keep either `secretRef` or `file`";
+                findings.push(Finding::new(path.clone(), "names two kubeconfigs", remedy));
+            }
+            (Some(secret), None) => {
+                for (field, value) in [("name", &secret.name), ("key", &secret.key)] {
+                    if value.is_empty() {
+                        let remedy = "name the Secret, and its key with the kubeconfig";
+                        findings.push(Finding::new(path.key("secretRef").key(field), "is empty", remedy));
+                    }
+                }
+            }
+            (None, Some(file)) if file.as_os_str().is_empty() => {
+                let remedy = "name the kubeconfig file of this target";
+                findings.push(Finding::new(path.key("file"), "is empty", remedy));
+            }
+            (None, Some(file)) if file.starts_with("~") => {
+                let remedy = "write the whole path, or one relative to the folder of this file";
+                findings.push(Finding::new(path.key("file"), "begins with `~`, which only shells understand", remedy));
+            }
+            (None, Some(_)) => {}
+        }
+        if context.as_deref() == Some("") {
+            let remedy = "name a context of the kubeconfig, or remove the field to use its current one";
+            findings.push(Finding::new(path.key("context"), "is empty", remedy));
+        }
+        findings
+    }
+
+    fn check_namespaces(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let path = FieldPath::of("spec.namespaces");
+        let Namespaces { mapping, prefix, single, names, .. } = &self.namespaces;
+        let mut belongs = |field: &str, given: bool, wanted: bool, to: &str| {
+            if wanted && !given {
+                findings.push(Finding::new(path.key(field), format!("is missing with {to}"), "add it"));
+            } else if given && !wanted {
+                let message = format!("means nothing without {to}");
+                findings.push(Finding::new(path.key(field), message, format!("remove it, or set {to}")));
+            }
+        };
+        belongs("prefix", prefix.is_some(), *mapping == Mapping::Prefixed, "mapping: Prefixed");
+        belongs("single", single.is_some(), *mapping == Mapping::Single, "mapping: Single");
+        belongs("names", !names.is_empty(), self.scope == Scope::Namespaces, "scope: Namespaces");
+        let remedy = "use lower-case letters, digits and `-`, at most 63";
+        // What follows a prefix is a name, so that a prefix may end in `-`.
+        let texts = prefix.iter().map(|prefix| (path.key("prefix"), format!("{prefix}x")));
+        let texts = texts.chain(single.iter().map(|name| (path.key("single"), name.clone())));
+        let listed = names.iter().enumerate().map(|(i, name)| (path.key("names").index(i), name.clone()));
+        for (field, text) in texts.chain(listed) {
+            if let Err(why) = names::check_label_name(&text) {
+                findings.push(Finding::new(field, format!("`{text}` {why}"), remedy));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for (index, name) in names.iter().enumerate() {
+            if !seen.insert(name) {
+                let field = path.key("names").index(index);
+                findings.push(Finding::new(field, format!("`{name}` is in the list already"), "remove it"));
+            }
+        }
+        if let Some(single) = single
+            && self.scope == Scope::Namespaces
+            && !names.is_empty()
+            && !names.contains(single)
+        {
+            let remedy = "add it to spec.namespaces.names";
+            findings.push(Finding::new(path.key("single"), format!("`{single}` is not among the names"), remedy));
+        }
+        findings
+    }
+
+    fn check_capacity(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let path = FieldPath::of("spec.capacity");
+        let source = self.capacity.source_in(self.scope);
+        if source == CapacitySource::Nodes && self.scope == Scope::Namespaces {
+            let remedy = "use Quota or Static";
+            findings.push(Finding::new(path.key("source"), "nodes cannot be read with scope: Namespaces", remedy));
+        }
+        if source == CapacitySource::Quota && self.scope == Scope::Cluster {
+            let remedy = "use Nodes or Static, or set scope: Namespaces";
+            findings.push(Finding::new(path.key("source"), "quotas are read with scope: Namespaces only", remedy));
+        }
+        if source == CapacitySource::Static && self.capacity.limits.is_empty() {
+            findings.push(Finding::new(
+                path.key("limits"),
+                "is missing with source: Static",
+                "give cpu, memory and pods",
+            ));
+        }
+        for (name, amount) in &self.capacity.limits {
+            if amount.parse::<Quantity>().is_err() {
+                let field = path.key("limits").key(name);
+                findings.push(Finding::new(
+                    field,
+                    format!("`{amount}` is no quantity"),
+                    "write it like `500m` or `16Gi`",
+                ));
+            }
+        }
+        if self.capacity.headroom_percent > 90 {
+            let message = format!("{} is out of bounds", self.capacity.headroom_percent);
+            findings.push(Finding::new(path.key("headroomPercent"), message, "give 0 to 90"));
         }
         findings
     }

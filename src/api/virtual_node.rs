@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kube::CustomResource;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::field::{FieldPath, Finding};
 use super::names;
+use super::status::VirtualNodeStatus;
+use super::target::{Mapping, TargetSpec};
 
 /// The key of the taint that keeps pods off which did not ask.
 pub const TAINT_KEY: &str = "longshore.dev/virtual-node";
@@ -14,7 +18,17 @@ pub const TAINT_KEY: &str = "longshore.dev/virtual-node";
 const MAX_TARGETS: usize = 64;
 
 /// What the user wants of one virtual node; its name is the node's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, CustomResource)]
+#[kube(
+    group = "longshore.dev",
+    version = "v1alpha1",
+    kind = "VirtualNode",
+    plural = "virtualnodes",
+    shortname = "vnode",
+    status = "VirtualNodeStatus",
+    doc = "A node of this cluster that stands for one or more targets.",
+    category = "longshore"
+)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VirtualNodeSpec {
     /// The targets that it stands for, at least one, each once. Their order counts for the strategy `Ordered`.
@@ -25,7 +39,8 @@ pub struct VirtualNodeSpec {
     /// Labels for the node, beside those that every node has.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Taints of the node. None given means [the default](Self::taints_of); an empty list means no taint.
+    /// Taints of the node. None given means one of its own, `longshore.dev/virtual-node=NAME:NoSchedule`; an empty list means
+    /// no taint: pods then go there without asking.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taints: Option<Vec<Taint>>,
     /// The port of its kubelet API; a free one is chosen if none is given.
@@ -40,7 +55,7 @@ pub struct VirtualNodeSpec {
 }
 
 /// A target, by name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TargetReference {
     /// The name of a `Target`.
@@ -56,7 +71,7 @@ fn one() -> u32 {
 }
 
 /// Which of several targets gets a pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Placement {
     /// What is preferred among those in which it fits.
@@ -74,7 +89,7 @@ impl Default for Placement {
 }
 
 /// What is preferred among targets in which a pod fits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Strategy {
     /// The one with the fewest pods for its weight.
     #[default]
@@ -86,7 +101,7 @@ pub enum Strategy {
 }
 
 /// A taint of the node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Taint {
     /// Its key, as of a label.
@@ -99,7 +114,7 @@ pub struct Taint {
 }
 
 /// What a taint does to pods that do not tolerate it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum TaintEffect {
     /// None is scheduled here.
     NoSchedule,
@@ -110,6 +125,17 @@ pub enum TaintEffect {
 }
 
 impl VirtualNodeSpec {
+    /// What is wrong with it together with one of its targets.
+    pub fn clash(&self, name: &str, target: &TargetSpec) -> Option<Finding> {
+        (self.services && target.namespaces.mapping == Mapping::Single).then(|| {
+            let message = format!(
+                "cannot be had with Target `{name}`, whose namespaces.mapping is Single: Services of several namespaces would \
+                 meet there, and select each other's pods"
+            );
+            Finding::new(FieldPath::of("spec.services"), message, "remove it, or let the Target map namespaces otherwise")
+        })
+    }
+
     /// The node that a target gets which no virtual node names.
     pub fn for_target(target: &str) -> Self {
         Self {

@@ -8,7 +8,7 @@ use super::{CliError, ConfigurationArgs};
 pub(super) async fn check(args: &ConfigurationArgs) -> Result<(), CliError> {
     let clusters = args.load().await?;
     let nodes = &clusters.configuration.nodes;
-    let needed = [host_rights(Features::of_nodes(nodes)), host_follow_rights()].concat();
+    let needed = [host_rights(Features::of(nodes.iter().map(|node| &node.spec))), host_follow_rights()].concat();
     let host = async { ("host".to_owned(), diagnose_config(&clusters.host, &needed).await) };
     let targets = clusters.configuration.targets.iter().zip(&clusters.targets).map(|(target, config)| async move {
         let title = format!("target {}", target.name);

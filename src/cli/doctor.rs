@@ -19,13 +19,17 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::api::clients;
+use crate::api::target::{Scope, TargetSpec};
 use crate::errors::chain;
 use crate::kubelet::node::status::REACHABLE;
 use crate::kubelet::provider::HostKind;
 use crate::leftovers::{Finding, Fix, Inventory, Kind, Object, Proxy, TargetInventory, Volume, findings};
 use crate::provider::claims::DRIVER;
 use crate::provider::follow::names::Need;
+use crate::provider::reach::Reach;
+use crate::provider::target::marker;
 use crate::provider::{follow, names};
+use crate::run::rules::reach;
 
 use super::{CliError, Clusters, ConfigurationArgs};
 
@@ -162,7 +166,7 @@ async fn look(
     let namespaces = all.items.iter().map(ResourceExt::name_any).collect();
     let inventories = clusters.configuration.targets.iter().zip(targets).map(|(target, client)| async {
         let objects = match client {
-            Ok(client) => objects(client, &host_id).await,
+            Ok(client) => objects(client, &target.spec, &host_id).await,
             Err(error) => Err(error.clone()),
         };
         TargetInventory { name: target.name.clone(), objects }
@@ -204,14 +208,20 @@ fn leadership(lease: &Lease) -> Option<(String, bool)> {
     Some((node, spec.holder_identity.is_some() && age < ABANDONED))
 }
 
-/// All that is ours in a target.
-async fn objects(client: &Client, host_id: &str) -> Result<Vec<Object>, String> {
-    let mut objects = list::<Pod>(client, Kind::Pod, host_id).await?;
-    objects.extend(list::<ConfigMap>(client, Kind::ConfigMap, host_id).await?);
-    objects.extend(list::<Secret>(client, Kind::Secret, host_id).await?);
-    objects.extend(list::<PersistentVolumeClaim>(client, Kind::Claim, host_id).await?);
-    objects.extend(list::<Service>(client, Kind::Service, host_id).await?);
-    objects.extend(list::<Ingress>(client, Kind::Ingress, host_id).await?);
+/// All that is ours in a target, as far as it may be read.
+async fn objects(client: &Client, spec: &TargetSpec, host_id: &str) -> Result<Vec<Object>, String> {
+    let reach = reach(spec);
+    let mut objects = list::<Pod>(client, &reach, Kind::Pod, host_id).await?;
+    objects.extend(list::<ConfigMap>(client, &reach, Kind::ConfigMap, host_id).await?);
+    // It owns delegates, and goes with its namespace.
+    objects.retain(|object| object.kind != Kind::ConfigMap || object.name != marker(host_id));
+    objects.extend(list::<Secret>(client, &reach, Kind::Secret, host_id).await?);
+    objects.extend(list::<PersistentVolumeClaim>(client, &reach, Kind::Claim, host_id).await?);
+    objects.extend(list::<Service>(client, &reach, Kind::Service, host_id).await?);
+    objects.extend(list::<Ingress>(client, &reach, Kind::Ingress, host_id).await?);
+    if spec.scope == Scope::Namespaces {
+        return Ok(objects);
+    }
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let params = ListParams::default().labels(&format!("{}={host_id}", names::HOST));
     for found in within(namespaces.list_metadata(&params)).await?.items {
@@ -233,27 +243,30 @@ async fn has_claims(client: &Client, namespace: &str) -> Result<bool, String> {
     }
 }
 
-async fn list<K>(client: &Client, kind: Kind, host_id: &str) -> Result<Vec<Object>, String>
+async fn list<K>(client: &Client, reach: &Reach, kind: Kind, host_id: &str) -> Result<Vec<Object>, String>
 where
-    K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
-    K::DynamicType: Default,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
-    let api: Api<K> = Api::all(client.clone());
+    let mut objects = vec![];
     let params = ListParams::default().labels(&format!("{}={host_id}", names::HOST));
-    match within(api.list_metadata(&params)).await {
-        Ok(list) => {
-            Ok(list.items.into_iter().map(|found: PartialObjectMeta<K>| object(kind, found.metadata)).collect())
+    for api in reach.apis::<K>(client) {
+        match within(api.list_metadata(&params)).await {
+            Ok(list) => {
+                let found = list.items.into_iter();
+                objects.extend(found.map(|found: PartialObjectMeta<K>| object(kind, found.metadata)));
+            }
+            // Who may not read them has made none.
+            Err(error) if kind != Kind::Pod && error.contains("forbidden") => {}
+            Err(error) => return Err(error),
         }
-        // Who may not read them has made none.
-        Err(error) if kind != Kind::Pod && error.contains("forbidden") => Ok(vec![]),
-        Err(error) => Err(error),
     }
+    Ok(objects)
 }
 
 fn object(kind: Kind, metadata: ObjectMeta) -> Object {
     let follows = metadata.annotations.as_ref().and_then(|all| all.get(names::FOLLOWS));
     let need = |need: Need| match need.kind.object() {
-        HostKind::ConfigMap => (Kind::ConfigMap, need.name),
+        HostKind::ConfigMap | HostKind::Service => (Kind::ConfigMap, need.name),
         HostKind::Secret => (Kind::Secret, need.name),
     };
     let needs = follows.map(|text| follow::names::parse(text).into_iter().map(need).collect()).unwrap_or_default();

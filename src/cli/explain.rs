@@ -18,9 +18,12 @@ use crate::api::virtual_node::VirtualNodeSpec;
 use crate::errors::chain;
 use crate::kubelet::sites::CHOICE;
 use crate::kubelet::tolerations;
+use crate::provider::claims::{claims_of, held_for_claims};
 use crate::provider::follow::names::Names;
+use crate::provider::follow::references;
+use crate::provider::names::FOLLOWS;
 use crate::provider::translate::{Site, namespace_owner, translate};
-use crate::run::rules::{accounts, node_labels, rules};
+use crate::run::rules::{accounts, node_labels, places, rules};
 
 use super::{CliError, ConfigurationArgs};
 
@@ -161,15 +164,16 @@ fn read(path: &Path) -> Result<String, ExplainError> {
 }
 
 async fn connect_host(args: &ExplainArgs) -> Result<Client, String> {
-    let (kubeconfig, context) = (args.configuration.kubeconfig.as_deref(), args.configuration.context.as_deref());
-    let config = clients::host(kubeconfig, context).await.map_err(|error| chain(&error))?;
+    let host = &args.configuration.host;
+    let config =
+        clients::host(host.kubeconfig.as_deref(), host.context.as_deref()).await.map_err(|error| chain(&error))?;
     clients::client(&config).await.map_err(|error| chain(&error))
 }
 
 /// The address of the host's API server.
 async fn host_url(args: &ExplainArgs) -> String {
-    let (kubeconfig, context) = (args.configuration.kubeconfig.as_deref(), args.configuration.context.as_deref());
-    let config = clients::host(kubeconfig, context).await;
+    let host = &args.configuration.host;
+    let config = clients::host(host.kubeconfig.as_deref(), host.context.as_deref()).await;
     config.map_or_else(|_| format!("https://{UNKNOWN}"), |config| config.cluster_url.to_string())
 }
 
@@ -245,23 +249,38 @@ async fn of(
         notes.push(format!("the id of the host is not known: {reason}"));
         UNKNOWN.into()
     });
-    let namespace = subject.pod.namespace();
+    let places = places(&target.spec.namespaces);
+    let namespace = places.namespace(subject.pod.namespace());
     let mut site = Site {
-        names: Names::new(&host_id),
+        names: Names::new(&host_id).within(&places, subject.pod.namespace()),
         accounts: accounts(&target.spec, host_url),
         host_id,
         node_name: node.name.clone(),
         node_labels: node_labels(&node.spec.labels),
         target: target.name.clone(),
         rules: rules(&target.spec).into(),
-        namespace: namespace.into(),
-        owner: Some(namespace_owner(namespace, UNKNOWN)),
+        name: places.name(subject.pod.namespace(), subject.pod.name()).into_owned(),
+        owner: Some(namespace_owner(&namespace, UNKNOWN)),
+        namespace: namespace.into_owned(),
         ..Site::default()
     };
     if let Err(reason) = ask(&mut site, subject, target, &mut notes).await {
         notes.push(format!("target {} could not be asked for its classes: {reason}", target.name));
     }
-    Explanation::new(&subject.title, &site, translate(&subject.pod, &site), notes)
+    let translation = match held_for_claims(&subject.pod, &site.node_name).filter(|_| !node.spec.claims) {
+        Some(hold) => Err(hold),
+        None => translate(&subject.pod, &site),
+    };
+    let translation = translation.map(|mut translation| {
+        let needs = references::print(&translation.references, &site.names);
+        let annotations = translation.delegate.metadata.annotations.get_or_insert_default();
+        annotations.extend(needs.map(|needs| (FOLLOWS.to_owned(), needs)));
+        translation
+    });
+    if translation.is_ok() && !claims_of(&subject.pod).is_empty() {
+        notes.push("whether a claim can follow, and what it is called in the target, shows when it is bound".into());
+    }
+    Explanation::new(&subject.title, &site, translation, notes)
 }
 
 /// Completes a site with what the target knows.
@@ -272,7 +291,8 @@ async fn ask(
     notes: &mut Vec<String>,
 ) -> Result<(), String> {
     let source = &target.spec.kubeconfig;
-    let config = clients::target(&source.file, source.context.as_deref()).await.map_err(|error| chain(&error))?;
+    let file = source.file.as_ref().ok_or("it has no kubeconfig file")?;
+    let config = clients::target(file, source.context.as_deref()).await.map_err(|error| chain(&error))?;
     let client = clients::client(&config).await.map_err(|error| chain(&error))?;
     let namespaces: Api<Namespace> = Api::all(client.clone());
     match get(&namespaces, &site.namespace).await? {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,22 +15,34 @@ use crate::api::clients::{self, Access, ClientsError};
 use crate::api::configuration::{Configuration, Declared};
 use crate::api::diagnosis::{self, Trouble, diagnose, diagnose_config};
 use crate::api::field::{FieldPath, Finding};
-use crate::api::rights::{Features, host_rights, target_rights};
+use crate::api::rights::{Features, host_rights, resource_rights, target_rights};
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
 
-use crate::run::{self, NodeSetup, NodeTarget, Setup};
+use crate::run::{self, NodeSetup, NodeTarget, Setup, WatchSetup};
 
 use super::node_ip::{self, NodeIpError};
-use super::{CliError, Clusters, ConfigurationArgs, check};
+use super::{CliError, Clusters, ConfigurationArgs, HostArgs, check};
 
 mod signals;
 
 /// The flags of `run`.
 #[derive(Args)]
 pub struct RunArgs {
+    /// A file that declares targets and virtual nodes, instead of the resources in the host
+    #[arg(long, value_name = "FILE", env = "LONGSHORE_PROVIDER_CONFIG")]
+    provider_config: Option<PathBuf>,
     #[command(flatten)]
-    configuration: ConfigurationArgs,
+    host: HostArgs,
+    /// Which Targets and VirtualNodes of the host to serve: a label selector [default: all]
+    #[arg(
+        long,
+        value_name = "LABELS",
+        default_value = "",
+        conflicts_with = "provider_config",
+        hide_default_value = true
+    )]
+    selector: String,
     /// The address of the virtual nodes, at which the host's API server reaches the kubelet API [default: the local
     /// address from which the host's API server is reached]
     #[arg(long, value_name = "ADDRESS")]
@@ -92,7 +105,14 @@ pub enum RunError {
 pub(super) async fn run(args: RunArgs) -> Result<(), CliError> {
     let shutdown = CancellationToken::new();
     signals::listen(&shutdown).map_err(RunError::Listen)?;
-    let clusters = args.configuration.load().await?;
+    let clusters = match &args.provider_config {
+        Some(file) => ConfigurationArgs { provider_config: file.clone(), host: args.host.clone() }.load().await?,
+        None => Clusters {
+            configuration: Configuration { targets: vec![], nodes: vec![] },
+            host: args.host.load().await?,
+            targets: vec![],
+        },
+    };
     let setup = tokio::select! {
         setup = prepare(&args, clusters) => setup?,
         () = shutdown.cancelled() => return Ok(()),
@@ -108,7 +128,10 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     let features =
         configuration.targets.iter().map(|one| Features::of_target(&configuration.nodes, &one.name)).collect();
     tokio::spawn(report_targets(configuration.targets.clone(), targets.clone(), features));
-    check_host(&client, &host, Features::of_nodes(&configuration.nodes)).await?;
+    let watch =
+        args.provider_config.is_none().then(|| WatchSetup { selector: args.selector.clone(), first_port: args.port });
+    let features = Features::of(configuration.nodes.iter().map(|node| &node.spec));
+    check_host(&client, &host, features, watch.is_some()).await?;
     let host_id = identify(&client, &clients::address(&host)).await?;
     let node_ip = match args.node_ip {
         Some(address) => address,
@@ -123,7 +146,7 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     let relist_after = (args.relist > 0).then(|| Duration::from_secs(args.relist.into()));
     let lease_namespace = args.lease_namespace.clone();
     let identity = args.identity.clone().unwrap_or_else(|| identity(node_ip, bind_address, args.port));
-    Ok(Setup { host, host_id, nodes, node_ip, bind_address, workers, relist_after, lease_namespace, identity })
+    Ok(Setup { host, host_id, nodes, watch, node_ip, bind_address, workers, relist_after, lease_namespace, identity })
 }
 
 /// Where this replica runs. No other one has it at the same time, since it could not listen on the same port; and one that
@@ -133,8 +156,12 @@ fn identity(node_ip: IpAddr, bind_address: IpAddr, port: u16) -> String {
     format!("{}_{node_ip}_{bind_address}_{port}", machine.trim())
 }
 
-async fn check_host(client: &Client, host: &Access, features: Features) -> Result<(), RunError> {
-    match diagnose(client, &clients::address(host), &host_rights(features)).await {
+async fn check_host(client: &Client, host: &Access, features: Features, resources: bool) -> Result<(), RunError> {
+    let mut needed = host_rights(features);
+    if resources {
+        needed.extend(resource_rights());
+    }
+    match diagnose(client, &clients::address(host), &needed).await {
         Ok(version) => {
             info!(version = version.0, "the host cluster can be used");
             Ok(())
@@ -186,11 +213,12 @@ fn assemble(configuration: &Configuration, targets: &[Access], ports: &[u16]) ->
         let mut known = configuration.targets.iter().zip(targets);
         let (target, config) = known.find(|(target, _)| target.name == reference.name)?;
         let (name, spec) = (target.name.clone(), target.spec.clone());
-        Some(NodeTarget { name, spec, config: config.clone(), weight: reference.weight })
+        Some(NodeTarget { name, spec, config: config.clone(), link: None, leaving: false, weight: reference.weight })
     };
     let node = |(node, &port): (&Declared<VirtualNodeSpec>, &u16)| {
         Some(NodeSetup {
             name: node.name.clone(),
+            several: node.spec.targets.len() > 1,
             // All of them exist: the configuration was refused otherwise.
             targets: node.spec.targets.iter().map(target).collect::<Option<_>>()?,
             placement: node.spec.placement.clone(),

@@ -415,6 +415,8 @@ pub enum HostKind {
     ConfigMap,
     /// `v1.Secret`
     Secret,
+    /// `v1.Service`: no pod names one, and containers are told of all in their namespace.
+    Service,
 }
 
 /// What the host tells of the objects of one kind in one namespace.

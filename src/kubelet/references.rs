@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -54,6 +54,7 @@ impl Watches {
                 match place.0 {
                     HostKind::ConfigMap => watch::<ConfigMap>(&self.client, &place.1, &sender).await,
                     HostKind::Secret => watch::<Secret>(&self.client, &place.1, &sender).await,
+                    HostKind::Service => watch::<Service>(&self.client, &place.1, &sender).await,
                 }
             };
             tokio::select! {

@@ -56,18 +56,20 @@ pub trait Chooser: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Sites {
     all: Arc<[Site]>,
+    /// The name of the only one, which is on pods of a time when there were several.
+    only: Arc<str>,
     chooser: Option<Arc<dyn Chooser>>,
 }
 
 impl Sites {
-    /// The one site of a node, whose pods need no choice.
-    pub fn one(provider: Arc<dyn Provider>) -> Self {
-        Self { all: [Site { name: "".into(), provider }].into(), chooser: None }
+    /// The one site of a node, whose pods need no choice. One that was chosen for a site of another name is not here.
+    pub fn one(name: &str, provider: Arc<dyn Provider>) -> Self {
+        Self { all: [Site { name: "".into(), provider }].into(), only: name.into(), chooser: None }
     }
 
     /// Several sites, at most 255, and who chooses between them.
     pub fn several(sites: Vec<Site>, chooser: Arc<dyn Chooser>) -> Self {
-        Self { all: sites.into(), chooser: Some(chooser) }
+        Self { all: sites.into(), only: "".into(), chooser: Some(chooser) }
     }
 
     /// All of them, with their indexes.
@@ -92,10 +94,11 @@ impl Sites {
 
     /// Where a proxy runs: its choice, or the only site there is. `None` where that is still to be chosen.
     pub fn of(&self, pod: &PodDocument) -> Option<Index> {
+        let name = pod.annotation(CHOICE);
         if self.chooser.is_none() {
-            return Some(0);
+            return Some(name.filter(|name| **name != *self.only).map_or(0, |_| NOWHERE));
         }
-        let name = pod.annotation(CHOICE)?;
+        let name = name?;
         Some(self.iter().find(|(_, site)| &*site.name == name).map_or(NOWHERE, |(index, _)| index))
     }
 

@@ -71,7 +71,8 @@ impl NodeShare {
         })
     }
 
-    fn counts(&self) -> bool {
+    /// Whether pods may go there.
+    pub fn counts(&self) -> bool {
         self.ready && self.schedulable && !self.virtual_node
     }
 }

@@ -26,7 +26,7 @@ mod plan;
 pub use book::Claims;
 pub use keeper::{Keeper, KeeperSetup, Site};
 pub(super) use mounts::rename;
-pub use mounts::{Mount, claims_of};
+pub use mounts::{Mount, claims_of, held_for_claims};
 
 /// The provisioner that StorageClasses of ours name.
 pub const PROVISIONER: &str = "longshore.dev/claims";

@@ -26,6 +26,8 @@ pub struct Member {
     pub name: String,
     /// See [`Candidate::weight`].
     pub weight: u32,
+    /// It takes no new pods.
+    pub leaving: bool,
     /// What runs pods there.
     pub provider: Arc<TargetProvider>,
     /// Whether it answers.
@@ -112,6 +114,7 @@ impl Member {
     fn candidate(&self) -> Candidate {
         let report = self.provider.node_status().borrow().clone();
         let trouble = match &*self.contact.borrow() {
+            _ if self.leaving => Some("it is being removed".into()),
             Contact::Answers => report.trouble.as_ref().map(|trouble| trouble.message.clone()),
             Contact::Unheard => Some("it has not answered yet".into()),
             Contact::Doubtful(message) | Contact::Silent { message, .. } => Some(message.clone()),

@@ -30,6 +30,8 @@ use self::names::{CopyKind, Key, Names, Need};
 use self::needs::Needs;
 use self::references::Reference;
 use super::names as annotations;
+use super::places::Places;
+use super::reach::Reach;
 use super::translate::Translation;
 use crate::kubelet::provider::{HostKind, HostView, PodDocument, PodError, PodNotice};
 
@@ -38,6 +40,7 @@ pub mod copy;
 pub mod names;
 pub mod needs;
 pub mod references;
+pub mod variables;
 
 mod copies;
 mod watches;
@@ -60,9 +63,21 @@ pub struct Follow {
     _stop: DropGuard,
 }
 
+/// A target, as far as copies go.
+pub struct There {
+    /// How to reach it.
+    pub client: Client,
+    /// Where in it something may be read.
+    pub reach: Reach,
+    /// Where in it things are.
+    pub places: Places,
+}
+
 /// What all tasks share.
 struct Shared {
     client: Client,
+    reach: Reach,
+    places: Places,
     view: Arc<dyn HostView>,
     owner: Owner,
     names: Names,
@@ -107,10 +122,13 @@ impl Drop for Prepared<'_> {
 
 impl Follow {
     /// Begins to look after the copies of this owner in a target.
-    pub fn start(client: Client, view: Arc<dyn HostView>, owner: Owner) -> Self {
+    pub fn start(there: There, view: Arc<dyn HostView>, owner: Owner) -> Self {
+        let There { client, reach, places } = there;
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             client,
+            reach,
+            places,
             view,
             names: Names::new(&owner.host_id),
             owner,
@@ -127,9 +145,9 @@ impl Follow {
         Self { shared, _stop: stop.drop_guard() }
     }
 
-    /// The names of copies where nothing is in the way.
-    pub fn names(&self) -> &Names {
-        &self.shared.names
+    /// The names of copies of this namespace of home where nothing is in the way.
+    pub fn names(&self, namespace: &str) -> Names {
+        self.shared.names_in(namespace)
     }
 
     /// Who is to be told when a pod that waits may be tried again.
@@ -149,38 +167,19 @@ impl Follow {
         namespace_uid: &str,
     ) -> Result<Prepared<'_>, PodError> {
         let shared = &self.shared;
+        let names = shared.names_in(pod.namespace());
         shared.needs().begin(pod.uid());
         let mut prepared = Prepared {
             shared,
             uid: pod.uid().into(),
             keys: vec![],
             made: false,
-            names: shared.names.clone(),
+            names: names.clone(),
             annotations: vec![],
         };
-        let place = Place { pod, namespace: namespace.into(), namespace_uid };
-        let found = join_all(translation.references.iter().map(|reference| shared.copy_one(&place, reference))).await;
-        let mut needs = vec![];
-        let (mut missing, mut absent) = (vec![], vec![]);
-        let mut failed = None;
-        for (result, reference) in found.into_iter().zip(&translation.references) {
-            match result {
-                Ok(need) => {
-                    if need.name != need.home {
-                        prepared.names.suffix(reference.kind, &need.home);
-                    }
-                    needs.push(need);
-                }
-                Err(PodError::Waiting { reason, message }) if reason == MISSING => {
-                    missing.push(message);
-                    absent.push((reference.kind, reference.name.as_str()));
-                }
-                Err(error) => failed = Some(error),
-            }
-        }
-        if !missing.is_empty() {
-            failed = Some(PodError::Waiting { reason: MISSING.into(), message: missing.join("; ") });
-        }
+        let place = Place { pod, namespace: namespace.into(), namespace_uid: Some(namespace_uid) };
+        let Found { mut needs, mut failed, absent } =
+            shared.find_all(&place, &translation.references, &mut prepared.names).await;
         if let (None, Some(tokens)) = (&failed, &translation.tokens) {
             match shared.provide_tokens(&place, tokens).await {
                 Ok(need) => {
@@ -195,14 +194,7 @@ impl Follow {
         if let Some(error) = failed {
             // It counts for a while, so that home's watch goes on and can wake it.
             prepared.made = true;
-            shared.needs().wait(pod.uid(), Instant::now());
-            // What has appeared since it was looked for has told nobody.
-            for (kind, name) in absent {
-                let key = key(&place.namespace, kind.into(), &shared.names.of(kind, name));
-                if let Some(copy) = shared.copies.get(&key) {
-                    shared.look(copy.value(), DOUBT);
-                }
-            }
+            shared.wait(&place, absent);
             return Err(error);
         }
         if !needs.is_empty() {
@@ -210,6 +202,39 @@ impl Follow {
         }
         prepared.keys = needs.iter().map(|need| key(&place.namespace, need.kind, &need.name)).collect();
         Ok(prepared)
+    }
+
+    /// Sees to it that what a live delegate has come to refer to is there as well, in this namespace of the target, and
+    /// says what things are called.
+    ///
+    /// # Errors
+    /// As [`Follow::prepare`].
+    pub async fn extend(
+        &self,
+        pod: &PodDocument,
+        references: &[Reference],
+        namespace: &str,
+    ) -> Result<(Vec<Need>, Names), PodError> {
+        let shared = &self.shared;
+        let mut names = shared.names_in(pod.namespace());
+        let place = Place { pod, namespace: namespace.into(), namespace_uid: None };
+        shared.needs().begin(pod.uid());
+        let Found { needs, failed, absent } = shared.find_all(&place, references, &mut names).await;
+        if let Some(error) = failed {
+            shared.wait(&place, absent);
+            return Err(error);
+        }
+        let keys: Vec<_> = needs.iter().map(|need| key(&place.namespace, need.kind, &need.name)).collect();
+        let known = shared.needs().knows(pod.uid());
+        if known {
+            shared.needs().also(pod.uid(), &keys);
+            shared.needs().unpin(pod.uid());
+        } else {
+            // The watch will show it, with what it says that it needs.
+            shared.needs().made(pod.uid(), &keys);
+        }
+        shared.sweep();
+        Ok((needs, names))
     }
 
     /// A list of the delegates begins.
@@ -245,7 +270,16 @@ impl Follow {
 struct Place<'a> {
     pod: &'a PodDocument,
     namespace: Arc<str>,
-    namespace_uid: &'a str,
+    /// `None` for a delegate that is there, and its namespace with it.
+    namespace_uid: Option<&'a str>,
+}
+
+/// What became of references.
+struct Found<'a> {
+    needs: Vec<Need>,
+    failed: Option<PodError>,
+    /// Those that home does not have.
+    absent: Vec<&'a Reference>,
 }
 
 /// The reason of a pod that waits for something that home does not have.
@@ -261,6 +295,11 @@ impl Shared {
         lock(&self.needs)
     }
 
+    /// The names of copies of this namespace of home where nothing is in the way.
+    fn names_in(&self, namespace: &str) -> Names {
+        self.names.clone().within(&self.places, namespace)
+    }
+
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         let stop = self.stop.clone();
         let task = async move {
@@ -269,24 +308,69 @@ impl Shared {
         tokio::spawn(task).abort_handle()
     }
 
+    /// Copies all that a pod refers to, and takes in what things are called.
+    async fn find_all<'a>(
+        self: &Arc<Self>,
+        place: &Place<'_>,
+        references: &'a [Reference],
+        names: &mut Names,
+    ) -> Found<'a> {
+        let results = join_all(references.iter().map(|reference| self.copy_one(place, reference))).await;
+        let mut found = Found { needs: vec![], failed: None, absent: vec![] };
+        let mut missing = vec![];
+        for (result, reference) in results.into_iter().zip(references) {
+            match result {
+                Ok(need) => {
+                    if need.name != names.plain(&need.home) {
+                        names.suffix(reference.kind, &need.home);
+                    }
+                    found.needs.push(need);
+                }
+                Err(PodError::Waiting { reason, message }) if reason == MISSING => {
+                    missing.push(message);
+                    found.absent.push(reference);
+                }
+                Err(error) => found.failed = Some(error),
+            }
+        }
+        if !missing.is_empty() {
+            found.failed = Some(PodError::Waiting { reason: MISSING.into(), message: missing.join("; ") });
+        }
+        found
+    }
+
+    /// A pod waits for what is not there.
+    fn wait(self: &Arc<Self>, place: &Place<'_>, absent: Vec<&Reference>) {
+        self.needs().wait(place.pod.uid(), Instant::now());
+        let names = self.names_in(place.pod.namespace());
+        // What has appeared since it was looked for has told nobody.
+        for reference in absent {
+            let key = key(&place.namespace, reference.kind.into(), &names.of(reference.kind, &reference.name));
+            if let Some(copy) = self.copies.get(&key) {
+                self.look(copy.value(), DOUBT);
+            }
+        }
+    }
+
     /// Copies what a pod refers to, under the first name that can be had.
     async fn copy_one(self: &Arc<Self>, place: &Place<'_>, reference: &Reference) -> Result<Need, PodError> {
         let (kind, home) = (CopyKind::from(reference.kind), reference.name.as_str());
-        let suffixed = self.names.suffixed(home);
+        let names = self.names_in(place.pod.namespace());
+        let (plain, suffixed) = (names.plain(home), names.suffixed(home));
         let candidates = if Names::is_reserved(reference.kind, home) {
             vec![suffixed]
         } else if self.copies.contains_key(&key(&place.namespace, kind, &suffixed)) {
             // The same name could not be had before, and its copy is there.
-            vec![suffixed, home.to_owned()]
+            vec![suffixed, plain.clone()]
         } else {
-            vec![home.to_owned(), suffixed]
+            vec![plain.clone(), suffixed]
         };
         let mut trouble = None;
         for name in candidates {
             let key = key(&place.namespace, kind, &name);
             let origin =
                 Home::Object { kind: reference.kind, namespace: place.pod.namespace().into(), name: home.into() };
-            let is_suffixed = name != home;
+            let is_suffixed = name != plain;
             match self.ensure(place, &key, origin).await {
                 Ok(Outcome::Present) => return Ok(Need { kind, name, home: home.into() }),
                 Ok(Outcome::Absent) if !reference.optional => return Err(missing(place.pod.namespace(), reference)),
@@ -322,7 +406,7 @@ impl Shared {
         let (copy, _) = self.copy(key, Some(home));
         let mut state = copy.state.lock().await;
         let news = state.outcome != Some(Outcome::Present);
-        let outcome = self.bring(&copy, &mut state, Some(place.namespace_uid)).await?;
+        let outcome = self.bring(&copy, &mut state, place.namespace_uid).await?;
         state.attempts = 0;
         drop(state);
         if news && outcome == Outcome::Present {
@@ -427,6 +511,7 @@ fn home_of(delegate: &PodDocument, need: &Need) -> Option<Home> {
     let kind = match need.kind {
         CopyKind::ConfigMap => HostKind::ConfigMap,
         CopyKind::Secret => HostKind::Secret,
+        CopyKind::Services => HostKind::Service,
         CopyKind::Token => {
             let tokens = serde_json::from_str(delegate.annotation(annotations::TOKENS)?).ok()?;
             let pod = delegate.annotation(annotations::NAME)?.into();
@@ -441,6 +526,7 @@ fn missing(namespace: &str, reference: &Reference) -> PodError {
     let kind = match reference.kind {
         HostKind::ConfigMap => "configmap",
         HostKind::Secret => "secret",
+        HostKind::Service => "service",
     };
     PodError::Waiting {
         reason: MISSING.into(),

@@ -64,6 +64,14 @@ impl Quantity {
         if whole.nanos == 0 { 0 } else { self.nanos.saturating_mul(1_000_000) / whole.nanos }
     }
 
+    /// So many percent of this amount, rounded down to what the resource is counted in.
+    #[must_use]
+    pub fn percent(self, percent: u32, resource: &str) -> Self {
+        let part = self.nanos.saturating_mul(percent.into()) / 100;
+        let step = if resource == "cpu" { NANO / 1000 } else { NANO };
+        Self { nanos: part - part % step }
+    }
+
     /// The way in which Kubernetes would print this amount of that resource: CPU in cores or thousandths, bytes in the
     /// largest of `Ki`, `Mi`, `Gi` that is exact, anything else as a plain number.
     pub fn print(self, resource: &str) -> String {

@@ -12,14 +12,16 @@ use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::claims::{Claims, claims_of};
+use super::claims::{Claims, held_for_claims};
 use super::feedback::Addresses;
-use super::follow::Follow;
 use super::follow::accounts::Accounts;
 use super::follow::copy::Owner;
+use super::follow::{Follow, There};
+use super::places::Places;
+use super::reach::Reach;
 use super::requests::Requests;
 use super::services::Tracker;
-use super::translate::{self, Rules, Site, Translation, classes, namespace_owner};
+use super::translate::{self, Rules, Site, Translation, classes};
 use super::tunnel::Streams;
 use crate::kubelet::provider::{
     ByteStream, Deletion, ExecOptions, HostView, Instance, LogOptions, NodeProvider, NodeReport, Obstacle, PodDocument,
@@ -33,9 +35,11 @@ mod health;
 mod load;
 mod namespaces;
 mod nodes;
+mod quotas;
 mod tales;
 mod usage;
 
+pub use namespaces::marker;
 pub use tales::Tales;
 
 pub(in crate::provider) use delegates::refusal;
@@ -44,6 +48,7 @@ use absent::Absent;
 use delegates::Delegates;
 use health::Health;
 use namespaces::Namespaces;
+pub use quotas::Ceiling;
 use usage::Meters;
 
 /// What [`Health`] calls the heartbeat.
@@ -68,6 +73,14 @@ pub struct TargetSetup {
     pub rules: Arc<Rules>,
     /// Missing namespaces are created.
     pub create_namespaces: bool,
+    /// Where in it the delegates go.
+    pub places: Places,
+    /// The only namespaces that may be used, or all of them. Where there are some, nothing else is read.
+    pub reach: Reach,
+    /// Where the numbers of its capacity come from.
+    pub source: CapacitySource,
+    /// What it offers at most.
+    pub ceiling: Ceiling,
     /// Whether delegates' addresses are shown at home.
     pub addresses: Addresses,
     /// Which events of the delegates are shown at home.
@@ -84,6 +97,18 @@ pub struct TargetSetup {
     pub claims: Option<Arc<Claims>>,
     /// Who wants to know which labels the delegates have.
     pub tracker: Option<Arc<Tracker>>,
+}
+
+/// Where the numbers of a target's capacity come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CapacitySource {
+    /// Its nodes.
+    #[default]
+    Nodes,
+    /// The quotas of the namespaces that may be used.
+    Quota,
+    /// The ceiling alone.
+    Static,
 }
 
 /// Runs pods in a target.
@@ -107,17 +132,31 @@ impl TargetProvider {
     /// may be out of reach.
     pub fn start(setup: TargetSetup) -> Self {
         let client = setup.client.clone();
-        let health = Arc::new(Health::new(&setup.name));
-        let namespaces =
-            Arc::new(Namespaces::new(client.clone(), setup.create_namespaces, setup.host_id.clone(), health.clone()));
+        let health = Arc::new(Health::new(&setup.name, setup.ceiling.clone()));
+        let mut namespaces =
+            Namespaces::new(client.clone(), setup.create_namespaces, setup.host_id.clone(), health.clone());
+        if let Some(within) = setup.reach.within() {
+            namespaces = namespaces.within(within);
+        }
+        let namespaces = Arc::new(namespaces);
         let mut watches = JoinSet::new();
-        watches.spawn(namespaces.clone().watch());
-        watches.spawn(nodes::watch(client.clone(), health.clone()));
+        if setup.reach.within().is_none() {
+            watches.spawn(namespaces.clone().watch());
+        }
+        match setup.source {
+            CapacitySource::Nodes => drop(watches.spawn(nodes::watch(client.clone(), health.clone()))),
+            CapacitySource::Quota => {
+                let within = setup.reach.within().unwrap_or_default().to_vec();
+                drop(watches.spawn(quotas::watch(client.clone(), within, health.clone())));
+            }
+            CapacitySource::Static => quotas::fixed(&setup.ceiling.limits, &health),
+        }
         let owner = Owner { host_id: setup.host_id.clone(), node: setup.node_name.clone() };
-        let follow = Arc::new(Follow::start(client.clone(), setup.view.clone(), owner));
+        let there = There { client: client.clone(), reach: setup.reach.clone(), places: setup.places.clone() };
+        let follow = Arc::new(Follow::start(there, setup.view.clone(), owner));
         let delegates = Delegates::new(&setup, health.clone(), follow.clone());
         Self {
-            meters: Meters::new(client.clone(), &setup.name, delegates.selector()),
+            meters: Meters::new(client.clone(), &setup.name, delegates.selector(), &setup.reach),
             delegates,
             namespaces,
             streams: Streams::new(setup.streaming.clone()),
@@ -135,6 +174,11 @@ impl TargetProvider {
         self.delegates.load().total()
     }
 
+    /// How many of its nodes count; `None` while nobody knows.
+    pub fn nodes(&self) -> Option<u32> {
+        self.health.nodes()
+    }
+
     /// Whether a delegate of this proxy was seen there.
     pub fn has(&self, proxy_uid: &str) -> bool {
         self.delegates.load().has(proxy_uid)
@@ -145,10 +189,16 @@ impl TargetProvider {
         &self.client
     }
 
+    /// Where in it something may be read.
+    pub(in crate::provider) fn reach(&self) -> Reach {
+        self.setup.reach.clone()
+    }
+
     /// The namespace there for one of home's; it is made if it is missing and that is allowed.
     pub(in crate::provider) async fn namespace(&self, home: &str) -> Result<String, PodError> {
-        self.namespaces.ensure(mapped(home)).await?;
-        Ok(mapped(home).to_owned())
+        let namespace = self.setup.places.namespace(home).into_owned();
+        self.namespaces.ensure(&namespace).await?;
+        Ok(namespace)
     }
 
     /// A namespace there is not what it was.
@@ -160,21 +210,14 @@ impl TargetProvider {
     async fn claims(&self, pod: &PodDocument) -> Result<BTreeMap<String, String>, PodError> {
         match &self.setup.claims {
             Some(claims) => claims.names(pod, &self.setup.name).await,
-            None => match claims_of(pod).pop() {
-                None => Ok(BTreeMap::new()),
-                Some(mount) => Err(PodError::Held {
-                    field: mount.field,
-                    message: format!(
-                        "claim {} does not follow the pod to its target; set spec.claims in the VirtualNode {}, or let \
-                         the pod run at home",
-                        mount.claim, self.setup.node_name
-                    ),
-                }),
-            },
+            None => {
+                held_for_claims(pod, &self.setup.node_name).map_or_else(|| Ok(BTreeMap::new()), |hold| Err(hold.into()))
+            }
         }
     }
 
-    fn site(&self, namespace: &str) -> Site {
+    fn site(&self, pod: &PodDocument) -> Site {
+        let (namespace, name) = self.place(pod.namespace(), pod.name());
         Site {
             host_id: self.setup.host_id.clone(),
             node_name: self.setup.node_name.clone(),
@@ -182,16 +225,26 @@ impl TargetProvider {
             target: self.setup.name.clone(),
             rules: self.setup.rules.clone(),
             absent_priority_classes: self.absent.names(),
-            namespace: namespace.into(),
+            namespace,
+            name,
             claims: BTreeMap::new(),
+            // Known when the delegate is about to be created, which is when it is needed.
             owner: None,
-            names: self.follow.names().clone(),
+            names: self.follow.names(pod.namespace()),
             accounts: self.setup.accounts.clone(),
         }
     }
-}
 
-impl TargetProvider {
+    /// Namespace and name in the target.
+    fn place(&self, namespace: &str, name: &str) -> (String, String) {
+        let places = &self.setup.places;
+        (places.namespace(namespace).into_owned(), places.name(namespace, name).into_owned())
+    }
+
+    fn place_of(&self, key: &PodKey) -> (String, String) {
+        self.place(&key.namespace, &key.name)
+    }
+
     /// Takes in what a refusal says of the target; whether another translation follows from it.
     fn learn(&self, message: &str) -> bool {
         let missing = classes::missing_priority_class(message);
@@ -218,25 +271,20 @@ fn losses(translation: &Translation) -> Vec<Obstacle> {
     losses.map(|change| Obstacle { reason: "OffloadChanged".into(), message: change.to_string() }).collect()
 }
 
-/// The namespace in the target for one of the host. The one mapping of this build is Same; others will differ here.
-fn mapped(home: &str) -> &str {
-    home
-}
-
 #[async_trait]
 impl PodLifecycleHandler for TargetProvider {
     async fn create_pod(&self, pod: &PodDocument) -> Result<ProviderPod, PodError> {
-        let namespace = mapped(pod.namespace());
+        let (namespace, _) = self.place(pod.namespace(), pod.name());
         // Before the namespace: pods that are held must leave none behind.
         let claims = self.claims(pod).await?;
-        let mut preview = translate::translate(pod, &self.site(namespace))?;
+        let mut preview = translate::translate(pod, &self.site(pod))?;
         for attempt in 0.. {
-            let uid = self.namespaces.ensure(namespace).await?;
-            let prepared = self.follow.prepare(pod, &preview, namespace, &uid).await?;
-            let site = Site { names: prepared.names.clone(), claims: claims.clone(), ..self.site(namespace) };
+            let home = self.namespaces.ensure(&namespace).await?;
+            let prepared = self.follow.prepare(pod, &preview, &namespace, home.uid()).await?;
+            let site = Site { names: prepared.names.clone(), claims: claims.clone(), ..self.site(pod) };
             let mut translation = translate::translate(pod, &site)?;
             let metadata = &mut translation.delegate.metadata;
-            metadata.owner_references = Some(vec![namespace_owner(namespace, &uid)]);
+            metadata.owner_references = Some(vec![home.owner(&namespace)]);
             metadata.annotations.get_or_insert_default().extend(prepared.annotations.iter().cloned());
             let delegate = translate::created(translation.delegate.clone(), pod);
             match self.delegates.create(&delegate, &pod.key()).await {
@@ -245,10 +293,10 @@ impl PodLifecycleHandler for TargetProvider {
                     return Ok(ProviderPod { remarks: losses(&translation), ..made });
                 }
                 // The namespace that was known has gone meanwhile.
-                Ok(None) if attempt == 0 => self.namespaces.forget(namespace),
+                Ok(None) if attempt == 0 => self.namespaces.forget(&namespace),
                 Ok(None) => break,
                 Err(PodError::Refused { message, .. }) if attempt == 0 && self.learn(&message) => {
-                    preview = translate::translate(pod, &self.site(namespace))?;
+                    preview = translate::translate(pod, &self.site(pod))?;
                 }
                 Err(error) => return Err(self.with_remedy(error)),
             }
@@ -260,16 +308,30 @@ impl PodLifecycleHandler for TargetProvider {
     }
 
     async fn update_pod(&self, pod: &PodDocument, instance: &Instance) -> Result<ProviderPod, PodError> {
-        let fresh = translate::refresh(pod, &self.site(mapped(pod.namespace())))?;
-        self.delegates.update(fresh, instance).await
+        let (namespace, _) = self.place(pod.namespace(), pod.name());
+        let mut fresh = translate::refresh(pod, &self.site(pod))?;
+        let mut followed = Ok(vec![]);
+        if !fresh.references.is_empty() {
+            // In memory, as a rule.
+            match self.follow.extend(pod, &fresh.references, &namespace).await {
+                Ok((needs, names)) => {
+                    fresh = translate::refresh(pod, &Site { names, ..self.site(pod) })?;
+                    followed = Ok(needs);
+                }
+                Err(error) => followed = Err(error),
+            }
+        }
+        self.delegates.update(fresh, followed, instance).await
     }
 
     async fn delete_pod(&self, key: &PodKey, instance: &str, grace: Option<u32>) -> Result<Deletion, PodError> {
-        self.delegates.delete(mapped(&key.namespace), &key.name, instance, grace).await
+        let (namespace, name) = self.place_of(key);
+        self.delegates.delete(&namespace, &name, instance, grace).await
     }
 
     async fn get_pod(&self, key: &PodKey) -> Result<Option<ProviderPod>, PodError> {
-        self.delegates.get(mapped(&key.namespace), key).await
+        let (namespace, name) = self.place_of(key);
+        self.delegates.get(&namespace, &name, key).await
     }
 
     async fn get_pods(&self) -> Result<Vec<ProviderPod>, PodError> {
@@ -316,7 +378,8 @@ impl NodeProvider for TargetProvider {
 #[async_trait]
 impl StreamHandler for TargetProvider {
     async fn logs(&self, pod: &PodKey, container: &str, options: LogOptions) -> Result<ByteStream, StreamError> {
-        self.streams.logs(mapped(&pod.namespace), &pod.name, container, &options).await
+        let (namespace, name) = self.place_of(pod);
+        self.streams.logs(&namespace, &name, container, &options).await
     }
 
     async fn exec(
@@ -326,7 +389,8 @@ impl StreamHandler for TargetProvider {
         options: ExecOptions,
         upgrade: Upgrade,
     ) -> Result<Tunnel, StreamError> {
-        self.streams.exec(mapped(&pod.namespace), &pod.name, container, &options, upgrade).await
+        let (namespace, name) = self.place_of(pod);
+        self.streams.exec(&namespace, &name, container, &options, upgrade).await
     }
 
     async fn attach(
@@ -336,11 +400,13 @@ impl StreamHandler for TargetProvider {
         options: ExecOptions,
         upgrade: Upgrade,
     ) -> Result<Tunnel, StreamError> {
-        self.streams.attach(mapped(&pod.namespace), &pod.name, container, &options, upgrade).await
+        let (namespace, name) = self.place_of(pod);
+        self.streams.attach(&namespace, &name, container, &options, upgrade).await
     }
 
     async fn port_forward(&self, pod: &PodKey, ports: Vec<u16>, upgrade: Upgrade) -> Result<Tunnel, StreamError> {
-        self.streams.port_forward(mapped(&pod.namespace), &pod.name, &ports, upgrade).await
+        let (namespace, name) = self.place_of(pod);
+        self.streams.port_forward(&namespace, &name, &ports, upgrade).await
     }
 
     async fn usage(&self) -> Result<Usage, StreamError> {

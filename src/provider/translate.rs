@@ -24,6 +24,7 @@ use std::sync::Arc;
 use super::follow::accounts::{self, Accounts, Tokens};
 use super::follow::names::Names;
 use super::follow::references::{self, Reference};
+use super::follow::variables;
 use crate::kubelet::annotations::without_returned;
 use crate::kubelet::document::PodDocument;
 use crate::provider::names;
@@ -72,6 +73,8 @@ pub struct Site {
     pub absent_priority_classes: BTreeSet<String>,
     /// The namespace of the delegate in the target.
     pub namespace: String,
+    /// The name of the delegate there; empty for that of the proxy.
+    pub name: String,
     /// From home's names of the pod's claims to those in the target.
     pub claims: BTreeMap<String, String>,
     /// The owner of the delegate ([`namespace_owner`]); `None` for a preview, never for a delegate that is created, since
@@ -111,6 +114,11 @@ pub fn namespace_owner(name: &str, uid: &str) -> OwnerReference {
     }
 }
 
+/// The reference that makes a marker of ours the controller of the delegates beside it, where namespaces cannot be read.
+pub fn marker_owner(name: &str, uid: &str) -> OwnerReference {
+    OwnerReference { kind: "ConfigMap".into(), ..namespace_owner(name, uid) }
+}
+
 /// A delegate and how it differs from its proxy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Translation {
@@ -128,14 +136,14 @@ pub struct Translation {
 pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> {
     let proxy = &*without_returned(proxy);
     hold::check_metadata(proxy)?;
-    let Value::Object(spec) = &proxy.spec else {
+    let Value::Object(proxy_spec) = &proxy.spec else {
         return Err(Hold::new("spec", "the pod has no spec, so that there is nothing to run"));
     };
-    hold::check(spec, &site.accounts)?;
-    guardrails::check(proxy, spec, site)?;
+    hold::check(proxy_spec, &site.accounts)?;
+    guardrails::check(proxy, proxy_spec, site)?;
 
     let mut report = report::Report::default();
-    let mut spec = spec.clone();
+    let mut spec = proxy_spec.clone();
     let tokens = match &site.accounts {
         Accounts::Host(_) => accounts::provide(&mut spec, proxy, |path| {
             report.changed(path, "the token comes from home, by a Secret that is renewed");
@@ -152,7 +160,7 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
         report.changed(field, why);
     }
     let token_secret = accounts::secret_name(proxy.uid());
-    let references = references::redirect(
+    let mut references = references::redirect(
         &mut spec,
         &site.names,
         |name| name == token_secret,
@@ -160,6 +168,12 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
             report.changed(path, format!("its copy in the target is called {name}"));
         },
     );
+    if variables::wanted(proxy_spec) {
+        references.push(variables::refer(&mut spec, &site.names, |path| {
+            report
+                .changed(path, "variables of home's Services come first, and give way to all that the pod says itself");
+        }));
+    }
     if let Accounts::Host(server) = &site.accounts {
         accounts::introduce(&mut spec, server);
         report.changed("spec.containers", "variables of the environment name home's API server");

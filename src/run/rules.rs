@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::api::target::{AccountMode, TargetSpec};
+use crate::api::target::{AccountMode, Mapping, Namespaces, Scope, TargetSpec};
 use crate::kubelet::node::status::DEFAULT_LABELS;
 use crate::provider::follow::accounts::{Accounts, ApiServer};
+use crate::provider::places::Places;
+use crate::provider::reach::Reach;
 use crate::provider::translate::{Guardrails, Rules};
 
 /// What a target says of pods, in the provider's words.
@@ -44,6 +46,24 @@ pub(crate) fn accounts(spec: &TargetSpec, host_url: &str) -> Accounts {
 pub(crate) fn node_labels(own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let defaults = DEFAULT_LABELS.map(|(key, value)| (key.to_owned(), value.to_owned()));
     defaults.into_iter().chain(own.clone()).collect()
+}
+
+/// Where in a target the delegates go.
+pub(crate) fn places(namespaces: &Namespaces) -> Places {
+    let given = |field: &Option<String>| field.clone().unwrap_or_default();
+    match namespaces.mapping {
+        Mapping::Same => Places::Same,
+        Mapping::Prefixed => Places::Prefixed(given(&namespaces.prefix)),
+        Mapping::Single => Places::Single(given(&namespaces.single)),
+    }
+}
+
+/// Where in a target something may be read.
+pub(crate) fn reach(spec: &TargetSpec) -> Reach {
+    match spec.scope {
+        Scope::Cluster => Reach::default(),
+        Scope::Namespaces => Reach::new(Some(&spec.namespaces.names)),
+    }
 }
 
 #[cfg(test)]

@@ -12,10 +12,11 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::rules::{accounts, node_labels, rules};
-use super::{NodeSetup, NodeTarget, Shared, StartError, client};
+use super::board::{Kept, Served, Shown};
+use super::rules::{accounts, node_labels, places, reach, rules};
+use super::{NodeSetup, NodeTarget, Shared, StartError};
 use crate::api::clients::{self, Access};
-use crate::api::target::{Events as MirroredEvents, PodIps};
+use crate::api::target::{CapacitySource as Capacity, Events as MirroredEvents, PodIps};
 use crate::api::virtual_node::{Strategy as Declared, Taint};
 use crate::kubelet::contact::{self, Contact};
 use crate::kubelet::events::Events;
@@ -29,7 +30,7 @@ use crate::provider::feedback::Addresses;
 use crate::provider::fleet::{Fleet, Member};
 use crate::provider::placement::Strategy;
 use crate::provider::services::{self, Follower, FollowerSetup, Tracker};
-use crate::provider::target::{Tales, TargetProvider, TargetSetup};
+use crate::provider::target::{CapacitySource, Ceiling, Tales, TargetProvider, TargetSetup};
 
 /// The parts of one virtual node, ready to run.
 pub(super) struct Unit {
@@ -44,6 +45,7 @@ pub(super) struct Unit {
     claims: Option<Keeper>,
     /// What follows pods into the targets.
     services: Option<Follower>,
+    _shown: Shown,
 }
 
 /// Something that is asked whether it answers.
@@ -61,6 +63,7 @@ impl Unit {
         listener: &Arc<TcpListener>,
     ) -> Result<Self, StartError> {
         let (setup, host) = (&shared.setup, &shared.host);
+        let mut by_name = std::collections::BTreeMap::new();
         let (mut members, mut heartbeats, mut contacts, mut partitions) = (vec![], vec![], vec![], vec![]);
         let book = node.claims.then(|| Claims::new(host.clone(), &node.name));
         let news = Arc::new(Notify::new());
@@ -78,8 +81,10 @@ impl Unit {
             let contact = watch::Sender::default();
             contacts.push(contact.subscribe());
             partitions.push(target.spec.partition.policy());
+            by_name.insert(target.name.clone(), Served { provider: provider.clone(), contact: contact.subscribe() });
             members.push(Member {
                 name: target.name.clone(),
+                leaving: target.leaving,
                 weight: target.weight,
                 provider: provider.clone(),
                 contact: contact.subscribe(),
@@ -87,6 +92,8 @@ impl Unit {
             heartbeats.push(Heartbeat { provider, silence: target.spec.heartbeat.timeout(), contact });
         }
         let (sites, status, whole, fleet) = join(members, node, &contacts, &mut heartbeats, book.clone());
+        let kept = Kept { report: status.node_status(), contact: whole.clone(), targets: by_name };
+        let shown = shared.board.show(&node.name, kept);
         let services = node.services.then(|| {
             let (host_id, node) = (setup.host_id.clone(), node.name.clone());
             Follower::new(FollowerSetup { host: host.clone(), host_id, node, sites: service_sites, news })
@@ -96,7 +103,7 @@ impl Unit {
             Keeper::new(KeeperSetup { host: host.clone(), host_id, node, sites: claim_sites, fleet, claims })
         });
 
-        let several = node.targets.len() > 1;
+        let several = node.several;
         let unsure = several && had_no_choice(shared, &node.name).await;
         let ip = setup.node_ip.to_string();
         let pods = PodController::new(PodSetup {
@@ -131,12 +138,13 @@ impl Unit {
             choice: several && !unsure,
         };
         let keeper = NodeController::new(identity, host.clone(), lease_client(setup.host.clone()), status, whole);
-        Ok(Self { server, listener: listener.clone(), pods, keeper, heartbeats, contacts, claims, services })
+        let listener = listener.clone();
+        Ok(Self { server, listener, pods, keeper, heartbeats, contacts, claims, services, _shown: shown })
     }
 
     /// Runs until it is told to stop, or one of the parts fails; then every action that is under way is finished.
     pub(super) async fn run(self, workers: usize, shutdown: CancellationToken) -> Result<(), StartError> {
-        let Self { server, listener, pods, keeper, heartbeats, contacts, claims, services } = self;
+        let Self { server, listener, pods, keeper, heartbeats, contacts, claims, services, _shown } = self;
         let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
         let stop = || shutdown.clone();
         let (a, b, c) = (stop(), stop(), stop());
@@ -201,8 +209,8 @@ fn join(
     heartbeats: &mut Vec<Heartbeat>,
     claims: Option<Arc<Claims>>,
 ) -> (Sites, Arc<dyn NodeProvider>, watch::Receiver<Contact>, Option<Arc<Fleet>>) {
-    if let ([only], [contact]) = (members.as_slice(), contacts) {
-        return (Sites::one(only.provider.clone()), only.provider.clone(), contact.clone(), None);
+    if let ([only], [contact], false) = (members.as_slice(), contacts, node.several) {
+        return (Sites::one(&only.name, only.provider.clone()), only.provider.clone(), contact.clone(), None);
     }
     let site = |member: &Member| Site { name: member.name.as_str().into(), provider: member.provider.clone() };
     let sites = members.iter().map(site).collect();
@@ -244,18 +252,35 @@ async fn connect(
     claims: Option<Arc<Claims>>,
     tracker: Option<Arc<Tracker>>,
 ) -> Result<Arc<TargetProvider>, StartError> {
-    let what = format!("target {}", target.name);
+    let [client, streaming] = match &target.link {
+        Some(link) => [link.client(), link.streaming()],
+        None => clients::both(&target.config).await.map_err(|source| {
+            let what = format!("target {}", target.name);
+            StartError::BuildClient { what, source }
+        })?,
+    };
+    // All of them were checked.
+    let limits = target.spec.capacity.limits.iter();
     Ok(Arc::new(TargetProvider::start(TargetSetup {
         name: target.name.clone(),
-        client: client(&target.config, &what).await?,
-        streaming: clients::streaming_client(&target.config)
-            .await
-            .map_err(|source| StartError::BuildClient { what, source })?,
+        client,
+        streaming,
         host_id: shared.setup.host_id.clone(),
         node_name: node.name.clone(),
         node_labels: node_labels(&node.labels),
         rules: Arc::new(rules(&target.spec)),
         create_namespaces: target.spec.namespaces.create,
+        places: places(&target.spec.namespaces),
+        reach: reach(&target.spec),
+        source: match target.spec.capacity.source_in(target.spec.scope) {
+            Capacity::Nodes => CapacitySource::Nodes,
+            Capacity::Quota => CapacitySource::Quota,
+            Capacity::Static => CapacitySource::Static,
+        },
+        ceiling: Ceiling {
+            limits: limits.filter_map(|(name, amount)| Some((name.clone(), amount.parse().ok()?))).collect(),
+            headroom_percent: target.spec.capacity.headroom_percent,
+        },
         addresses: match target.spec.pod_ips {
             PodIps::Withhold => Addresses::Withhold,
             PodIps::Publish => Addresses::Publish,
@@ -265,7 +290,7 @@ async fn connect(
             MirroredEvents::All => Tales::All,
             MirroredEvents::None => Tales::None,
         },
-        count_load: node.targets.len() > 1,
+        count_load: true,
         claims,
         tracker,
         view: Arc::new(shared.view.clone()),

@@ -5,15 +5,11 @@
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
-use http::Request;
-use kube::client::Body;
 use kube::{Client, Config};
-use tower::service_fn;
 
+use super::link::{Exchange, WeakExchange};
 use super::{ClientsError, build, host, target};
 use crate::errors::chain;
 
@@ -48,6 +44,16 @@ impl Access {
             Origin::Fixed => None,
             Origin::Usual { files, .. } | Origin::File { files, .. } => Some(files),
         }
+    }
+
+    /// The same, which follows nothing: somebody else says when it changes.
+    pub(super) fn fixed(&self) -> Self {
+        Self::from(self.config.clone())
+    }
+
+    /// How the files looked that it was read from; another text when one of them has changed.
+    pub fn look(&self) -> String {
+        self.files().map(|files| format!("{files:?}")).unwrap_or_default()
     }
 
     /// Reads it again.
@@ -118,19 +124,14 @@ pub(super) async fn client(access: &Access, make: fn(Config) -> kube::Result<Cli
     if access.files().is_none() {
         return Ok(first);
     }
-    let namespace = access.config.default_namespace.clone();
-    let current = Arc::new(ArcSwap::from_pointee(first));
-    tokio::spawn(follow(access.clone(), Arc::downgrade(&current), make));
-    let service = service_fn(move |request: Request<Body>| {
-        let client = Client::clone(&current.load());
-        async move { client.send(request).await }
-    });
-    Ok(Client::new(service, namespace))
+    let exchange = Exchange::new(first);
+    tokio::spawn(follow(access.clone(), exchange.downgrade(), make));
+    Ok(exchange.client(access.config.default_namespace.clone()))
 }
 
 /// Replaces the client whenever the files change, for as long as anybody has it. What is under way with the old credentials
 /// goes on. Files that cannot be used change nothing: they may be half written.
-async fn follow(mut access: Access, current: Weak<ArcSwap<Client>>, make: fn(Config) -> kube::Result<Client>) {
+async fn follow(mut access: Access, current: WeakExchange, make: fn(Config) -> kube::Result<Client>) {
     let mut complaint = String::new();
     loop {
         tokio::time::sleep(LOOK).await;
@@ -143,7 +144,7 @@ async fn follow(mut access: Access, current: Weak<ArcSwap<Client>>, make: fn(Con
         match renewed(&access, make).await {
             Ok((next, client)) => {
                 tracing::info!(address, "the kubeconfig has changed; using its credentials");
-                current.store(Arc::new(client));
+                current.replace(client);
                 access = next;
                 complaint.clear();
             }

@@ -82,6 +82,30 @@ async fn a_failing_plugin_is_reported_without_what_it_printed() {
     );
 }
 
+fn in_a_secret(user: &str, cluster: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: 'https://east:6443'{cluster}}}}}]\nusers: [{{name: u, user: {{{user}}}}}]\n"
+    )
+}
+
+#[tokio::test]
+async fn a_secret_may_not_run_programs_or_name_files() {
+    for (user, cluster, field) in [
+        ("exec: {apiVersion: client.authentication.k8s.io/v1, command: sh}", "", "users[0].user.exec"),
+        ("auth-provider: {name: gcp, config: {}}", "", "users[0].user.auth-provider"),
+        ("tokenFile: /etc/passwd", "", "users[0].user.tokenFile"),
+        ("client-certificate: /a, client-key: /b", "", "users[0].user.client-certificate"),
+        ("client-key: /b", "", "users[0].user.client-key"),
+        ("token: t", ", certificate-authority: /a", "clusters[0].cluster.certificate-authority"),
+    ] {
+        let Err(error) = secret("default/east", &in_a_secret(user, cluster), None).await else { panic!("{field}") };
+        assert!(error.to_string().contains(&format!("{field} is not allowed in a Secret")), "{error}");
+    }
+    let config = secret("default/east", &in_a_secret("token: t", ", proxy-url: 'http://proxy:1'"), None).await.unwrap();
+    assert_eq!(config.proxy_url.as_ref().unwrap().to_string(), "http://proxy:1/");
+}
+
 /// A server that answers with its version to whoever shows this token.
 async fn guarded(token: &'static str) -> String {
     use axum::http::{HeaderMap, StatusCode};

@@ -37,6 +37,9 @@ macro_rules! refused {
 }
 
 refused! {
+    services_in_one_namespace: format!("{EAST}  namespaces: {{mapping: Single, single: far}}\n---\n\
+        apiVersion: longshore.dev/v1alpha1\nkind: VirtualNode\nmetadata: {{name: a}}\n\
+        spec: {{targets: [{{name: east}}], services: true}}\n");
     an_empty_file: "# nothing yet\n";
     not_yaml: "a: [1, 2\nb: }\n";
     a_duplicate_key: format!("{EAST}  kubeconfig: {{file: west.yaml}}\n");
@@ -59,11 +62,11 @@ refused! {
   priorityClasses: {{high: '', low: Low}}
 ");
     no_namespaces: format!("{EAST}  guardrails: {{namespaces: []}}\n");
-    other_mappings: format!("{EAST}  namespaces:\n    mapping: Prefixed\n    prefix: home-\n");
+    other_mappings: format!("{EAST}  namespaces:\n    mapping: Prefixed\n    single: Far\n");
     wrong_types: format!("{EAST}  namespaces: {{create: 1}}\n  podIPs: true\n  heartbeat: {{timeoutSeconds: soon}}\n");
     a_hasty_heartbeat: format!("{EAST}  heartbeat:\n    timeoutSeconds: 5\n");
     a_shell_path: EAST.replace("east.yaml", "~/.kube/config");
-    a_secret_reference: EAST.replace("{file: east.yaml}", "{secretRef: {name: east}}");
+    a_secret_reference: EAST.replace("{file: east.yaml}", "{file: east.yaml, secretRef: {name: east}}");
     no_targets: node("  targets: []\n");
     two_targets: node("  targets:\n  - name: east\n  - name: east\n");
     a_dangling_reference: node("  targets: [{name: west}]\n");
@@ -115,7 +118,7 @@ fn a_target_has_defaults_and_a_node_of_its_name() {
     let configuration = from(EAST).unwrap();
     let target = &configuration.targets[0];
     assert_eq!(target.name, "east");
-    assert_eq!(target.spec.kubeconfig.file, Path::new("conf/east.yaml"));
+    assert_eq!(target.spec.kubeconfig.file.as_deref(), Some(Path::new("conf/east.yaml")));
     assert!(target.spec.namespaces.create);
     assert_eq!(target.spec.heartbeat.timeout_seconds, 40);
     assert_eq!(target.spec.pod_ips, crate::api::target::PodIps::Withhold);
@@ -139,7 +142,7 @@ fn a_named_target_has_only_the_nodes_that_name_it() {
 #[test]
 fn absolute_kubeconfig_paths_stay() {
     let configuration = from(&EAST.replace("east.yaml", "/etc/east.yaml")).unwrap();
-    assert_eq!(configuration.targets[0].spec.kubeconfig.file, Path::new("/etc/east.yaml"));
+    assert_eq!(configuration.targets[0].spec.kubeconfig.file.as_deref(), Some(Path::new("/etc/east.yaml")));
 }
 
 #[test]

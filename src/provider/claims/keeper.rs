@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use futures::stream::select_all;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Api, DynamicObject};
@@ -224,10 +225,10 @@ impl Keeper {
     /// Follows the claims that we have made in a target: their sizes, and their end.
     async fn watch_remotes(self: Arc<Self>, index: usize) {
         let Some(site) = self.setup.sites.get(index) else { return };
-        let all: Api<PersistentVolumeClaim> = Api::all(site.provider.client().clone());
+        let all = site.provider.reach().apis::<PersistentVolumeClaim>(site.provider.client());
         let selector = format!("{}={},{}={}", names::HOST, self.setup.host_id, names::NODE, self.setup.node);
         let config = watcher::Config::default().labels(&selector);
-        let mut stream = watcher(all, config).backoff(crate::backoff::of_watches()).boxed();
+        let mut stream = crate::relist::watch_all(all, config, None).boxed();
         loop {
             match stream.try_next().await {
                 Ok(Some(watcher::Event::InitApply(claim) | watcher::Event::Apply(claim))) => self.remote_seen(&claim),
@@ -272,9 +273,9 @@ impl Keeper {
     /// Tells home what goes wrong with claims in a target. Events of the time before are not told again.
     async fn watch_warnings(self: Arc<Self>, index: usize) {
         let Some(site) = self.setup.sites.get(index) else { return };
-        let all: Api<Event> = Api::all(site.provider.client().clone());
         let config = watcher::Config::default().fields("involvedObject.kind=PersistentVolumeClaim,type=Warning");
-        let mut stream = watcher(all, config).backoff(crate::backoff::of_watches()).boxed();
+        let watch = |events| watcher(events, config.clone()).backoff(crate::backoff::of_watches()).boxed();
+        let mut stream = select_all(site.provider.reach().apis::<Event>(site.provider.client()).into_iter().map(watch));
         loop {
             match stream.try_next().await {
                 Ok(Some(watcher::Event::Apply(event))) => {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::kubelet::document::PodDocument;
+use crate::provider::translate::Hold;
 
 /// A volume of a pod that is kept by a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,16 @@ pub struct Mount {
     pub field: String,
     /// The name of home's claim.
     pub claim: String,
+}
+
+/// Why a pod stays at home where claims do not follow their pods; `None` for one that has none.
+pub fn held_for_claims(pod: &PodDocument, node: &str) -> Option<Hold> {
+    let Mount { field, claim } = claims_of(pod).pop()?;
+    let message = format!(
+        "claim {claim} does not follow the pod to its target; set spec.claims in the VirtualNode {node}, or let the pod run \
+         at home"
+    );
+    Some(Hold { field, message })
 }
 
 /// The claims that a pod mounts. That of a generic ephemeral volume is made by the host, with a name that follows from the

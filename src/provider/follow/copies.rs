@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::accounts::{self, Tokens};
 use super::copy::{self, Content, Holder, Origin};
 use super::names::{CopyKind, Key};
-use super::{Shared, lock};
+use super::{Shared, lock, variables};
 use crate::errors::chain;
 use crate::kubelet::provider::{HostKind, PodError, Source};
 
@@ -81,7 +81,17 @@ pub(super) struct State {
     written: Option<Arc<str>>,
     version: u64,
     home_version: u64,
+    /// The digest of the content that the copy is known to have. Of Services much changes that is in no variable.
+    content: Option<u64>,
     namespace_uid: Box<str>,
+}
+
+impl State {
+    /// It is not known any more how the copy is.
+    pub(super) fn doubt(&mut self) {
+        self.outcome = None;
+        self.content = None;
+    }
 }
 
 impl Copy {
@@ -108,6 +118,8 @@ pub(super) enum Trouble {
     NamespaceGone,
     #[error("Secrets of type {0} never leave home")]
     ForHomeAlone(String),
+    #[error("the variables of the Services of the namespace take {0} bytes, and do not fit into a ConfigMap")]
+    TooManyServices(usize),
     #[error("it is not known where it comes from")]
     Unknown,
     #[error(transparent)]
@@ -129,6 +141,10 @@ impl Trouble {
             Self::ForHomeAlone(kind) => (
                 "ReferenceHeld",
                 format!("{field}: {key} is of type {kind}, and such credentials for home never leave it; use another"),
+            ),
+            Self::TooManyServices(_) => (
+                "ReferenceHeld",
+                format!("{field}: {self}; set it to false, and let the pod find Services by their names"),
             ),
             Self::NamespaceGone | Self::Unknown => ("ReferenceFailed", format!("{field}: {key}: {self}")),
         };
@@ -178,7 +194,7 @@ impl Shared {
         if let Some(uid) = namespace_uid.filter(|uid| **uid != *state.namespace_uid) {
             // In a namespace that was made anew there is no copy; of one that was found it is not known where it is.
             if !state.namespace_uid.is_empty() {
-                state.outcome = None;
+                state.doubt();
             }
             state.namespace_uid = uid.into();
         }
@@ -193,7 +209,12 @@ impl Shared {
             Home::Object { kind, namespace, name } => {
                 let origin = Origin { namespace, name, pod: None, renewal: None };
                 if let Some((content, version)) = self.read(*kind, namespace, name).await? {
-                    self.write(copy, state, &origin, &content).await?;
+                    let digest = Some(content.digest());
+                    if copy.key.kind != CopyKind::Services || state.uid.is_none() || state.content != digest {
+                        state.content = None;
+                        self.write(copy, state, &origin, &content).await?;
+                        state.content = digest;
+                    }
                     state.home_version = version;
                     Outcome::Present
                 } else {
@@ -234,6 +255,13 @@ impl Shared {
                 }
                 None => None,
             },
+            HostKind::Service => {
+                let found = self.view.services(namespace).await.map_err(failed)?;
+                let variables = variables::of(namespace, &found).map_err(|many| Trouble::TooManyServices(many.0))?;
+                // Whatever changes from now on has a higher one.
+                let version = found.iter().map(|service| version(&service.metadata)).max().unwrap_or_default();
+                Some((copy::of_variables(&variables), version))
+            }
         })
     }
 
@@ -363,7 +391,7 @@ impl Shared {
     }
 
     fn api(&self, key: &Key) -> Api<DynamicObject> {
-        let kind = if key.kind == CopyKind::ConfigMap { "ConfigMap" } else { "Secret" };
+        let kind = if key.kind.object() == HostKind::Secret { "Secret" } else { "ConfigMap" };
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", kind));
         Api::namespaced_with(self.client.clone(), &key.namespace, &resource)
     }
@@ -383,7 +411,7 @@ fn take_in(copy: &Copy, state: &mut State) {
             let found = state.uid.is_none() && state.version == 0;
             state.uid = Some(seen.uid);
             state.version = seen.version;
-            state.outcome = None;
+            state.doubt();
             // Tokens that were found are good until they are to be renewed: nobody asks for all anew after a restart.
             if let (true, CopyKind::Token, Some(renewal)) = (found, copy.key.kind, seen.renewal) {
                 copy.renewal.store(renewal, Ordering::SeqCst);
@@ -429,11 +457,15 @@ fn code(error: &Source) -> Option<u16> {
 }
 
 fn unread(kind: HostKind, namespace: &str, error: &Source) -> PodError {
-    let resource = if kind == HostKind::ConfigMap { "configmaps" } else { "secrets" };
+    let (resource, otherwise) = match kind {
+        HostKind::ConfigMap => ("configmaps", ""),
+        HostKind::Secret => ("secrets", ""),
+        HostKind::Service => ("services", ", or set enableServiceLinks of the pod to false"),
+    };
     if code(error) == Some(403) {
         let message = format!(
             "Longshore may not read {resource} in namespace {namespace} at home: grant it get, list and watch on \
-             {resource} there, by a RoleBinding or for all namespaces"
+             {resource} there, by a RoleBinding or for all namespaces{otherwise}"
         );
         return PodError::Waiting { reason: "ReferenceForbidden".into(), message };
     }

@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::{Map, Value, json};
 
-use super::names::{CopyKind, Key};
+use super::names::Key;
+use crate::kubelet::provider::HostKind;
 use crate::provider::names;
+use crate::provider::translate::fingerprint::of_text;
 
 /// Types of Secrets that never leave home: they are credentials for home itself.
 const NEVER: [&str; 2] = ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"];
@@ -39,6 +41,14 @@ pub struct Content {
     fields: Map<String, Value>,
 }
 
+impl Content {
+    /// The same for the same content.
+    pub fn digest(&self) -> u64 {
+        // Plain strings always serialize.
+        of_text(&serde_json::to_string(&self.fields).unwrap_or_default())
+    }
+}
+
 /// A Secret of this type is for home alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForHomeAlone(pub String);
@@ -66,6 +76,13 @@ pub fn of_secret(home: &Secret) -> Result<Content, ForHomeAlone> {
         fields.insert("immutable".into(), true.into());
     }
     Ok(Content { kind: Some(kind), fields })
+}
+
+/// The content of a ConfigMap with variables.
+pub fn of_variables(variables: &BTreeMap<String, String>) -> Content {
+    // Nobody else's data stay in it.
+    let fields = [("data".to_owned(), json!(variables)), ("binaryData".to_owned(), json!({}))];
+    Content { kind: None, fields: fields.into_iter().collect() }
 }
 
 /// The content of a Secret with tokens, by their keys.
@@ -112,7 +129,7 @@ fn labels(owner: &Owner, origin: &Origin<'_>) -> Map<String, Value> {
 /// A copy as it is created.
 pub fn object(key: &Key, owner: &Owner, origin: &Origin<'_>, content: &Content) -> Value {
     let mut object = content.fields.clone();
-    let kind = if key.kind == CopyKind::ConfigMap { "ConfigMap" } else { "Secret" };
+    let kind = if key.kind.object() == HostKind::Secret { "Secret" } else { "ConfigMap" };
     object.insert("apiVersion".into(), "v1".into());
     object.insert("kind".into(), kind.into());
     let metadata = json!({"namespace": &*key.namespace, "name": &*key.name,
@@ -184,6 +201,7 @@ pub fn is_shared(labels: Option<&BTreeMap<String, String>>, owner: &Owner) -> bo
 
 #[cfg(test)]
 mod tests {
+    use super::super::names::CopyKind;
     use super::*;
 
     fn owner() -> Owner {

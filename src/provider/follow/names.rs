@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::kubelet::provider::HostKind;
+use crate::provider::places::Places;
 use crate::provider::translate::fingerprint::{hex, of_text};
 
 /// Every namespace of every cluster has these, each with its own content. (RootCACertPublisher of kube-controller-manager,
@@ -20,6 +21,9 @@ const EVERYWHERE: [&str; 2] = ["kube-root-ca.crt", "openshift-service-ca.crt"];
 pub struct Names {
     suffix: String,
     suffixed: BTreeSet<(HostKind, String)>,
+    places: Places,
+    /// The namespace of home.
+    namespace: String,
 }
 
 impl Names {
@@ -27,17 +31,29 @@ impl Names {
     pub fn new(host_id: &str) -> Self {
         let mut suffix = hex(of_text(host_id));
         suffix.truncate(8);
-        Self { suffix, suffixed: BTreeSet::new() }
+        Self { suffix, ..Self::default() }
+    }
+
+    /// The same for a namespace of home, whose names are mapped in this way.
+    #[must_use]
+    pub fn within(self, places: &Places, namespace: &str) -> Self {
+        Self { places: places.clone(), namespace: namespace.into(), ..self }
+    }
+
+    /// The name where nothing is in the way.
+    pub fn plain(&self, home: &str) -> String {
+        self.places.name(&self.namespace, home).into_owned()
     }
 
     /// The name with the suffix.
     pub fn suffixed(&self, home: &str) -> String {
-        format!("{home}-{}", self.suffix)
+        format!("{}-{}", self.plain(home), self.suffix)
     }
 
     /// Whether the same name can never be had.
     pub fn is_reserved(kind: HostKind, home: &str) -> bool {
-        kind == HostKind::ConfigMap && EVERYWHERE.contains(&home)
+        // What tells of a host's Services is that host's alone.
+        kind == HostKind::Service || kind == HostKind::ConfigMap && EVERYWHERE.contains(&home)
     }
 
     /// From now on, this one has the suffix.
@@ -50,7 +66,7 @@ impl Names {
         if Self::is_reserved(kind, home) || self.suffixed.contains(&(kind, home.to_owned())) {
             self.suffixed(home)
         } else {
-            home.to_owned()
+            self.plain(home)
         }
     }
 }
@@ -64,13 +80,17 @@ pub enum CopyKind {
     Secret,
     /// Tokens of a service account, in a Secret of one pod's own.
     Token,
+    /// The variables of the Services of a namespace, in a ConfigMap.
+    Services,
 }
 
 impl CopyKind {
+    const ALL: [Self; 4] = [Self::ConfigMap, Self::Secret, Self::Token, Self::Services];
+
     /// What it is in the target.
     pub fn object(self) -> HostKind {
         match self {
-            Self::ConfigMap => HostKind::ConfigMap,
+            Self::ConfigMap | Self::Services => HostKind::ConfigMap,
             Self::Secret | Self::Token => HostKind::Secret,
         }
     }
@@ -80,6 +100,7 @@ impl CopyKind {
             Self::ConfigMap => "configmap",
             Self::Secret => "secret",
             Self::Token => "token",
+            Self::Services => "services",
         }
     }
 }
@@ -89,6 +110,7 @@ impl From<HostKind> for CopyKind {
         match kind {
             HostKind::ConfigMap => Self::ConfigMap,
             HostKind::Secret => Self::Secret,
+            HostKind::Service => Self::Services,
         }
     }
 }
@@ -139,7 +161,7 @@ pub fn print(needs: &[Need]) -> String {
 pub fn parse(text: &str) -> Vec<Need> {
     let parse = |word: &str| {
         let (kind, names) = word.split_once('/')?;
-        let kind = [CopyKind::ConfigMap, CopyKind::Secret, CopyKind::Token].into_iter().find(|k| k.word() == kind)?;
+        let kind = CopyKind::ALL.into_iter().find(|known| known.word() == kind)?;
         let (name, home) = names.split_once('=').unwrap_or((names, names));
         (!name.is_empty()).then(|| Need { kind, name: name.into(), home: home.into() })
     };
@@ -164,14 +186,26 @@ mod tests {
     }
 
     #[test]
+    fn two_namespaces_never_share_a_copy_in_one() {
+        let names = Names::new("home");
+        let [shop, desk] = ["shop", "desk"].map(|home| names.clone().within(&Places::Single("far".into()), home));
+        assert_ne!(shop.of(HostKind::Secret, "settings"), desk.of(HostKind::Secret, "settings"));
+        assert_ne!(shop.suffixed("settings"), desk.suffixed("settings"));
+        assert_eq!(shop.of(HostKind::Secret, "settings"), shop.plain("settings"));
+        let prefixed = names.clone().within(&Places::Prefixed("home-".into()), "shop");
+        assert_eq!(prefixed.of(HostKind::Secret, "settings"), "settings", "it has a namespace of its own");
+    }
+
+    #[test]
     fn needs_survive_an_annotation() {
         let need = |kind, name: &str, home: &str| Need { kind, name: name.into(), home: home.into() };
         let needs = [
             need(CopyKind::ConfigMap, "a.b", "a.b"),
             need(CopyKind::Secret, "s-1", "s"),
             need(CopyKind::Token, "t", "t"),
+            need(CopyKind::Services, "l-1", "l"),
         ];
-        assert_eq!(print(&needs), "configmap/a.b secret/s-1=s token/t");
+        assert_eq!(print(&needs), "configmap/a.b secret/s-1=s token/t services/l-1=l");
         assert_eq!(parse(&print(&needs)), needs);
         assert_eq!(parse("novel/x configmap secret/"), []);
     }

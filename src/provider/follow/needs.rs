@@ -158,6 +158,27 @@ impl Needs {
         }
     }
 
+    /// A delegate has come to need these as well.
+    pub fn also(&mut self, uid: &str, more: &[Key]) {
+        let Some(mut keys) = self.delegates.get(uid).map(|keys| keys.to_vec()) else { return };
+        let new: Vec<Key> = more.iter().filter(|key| !keys.contains(key)).cloned().collect();
+        if new.is_empty() {
+            return;
+        }
+        keys.extend(new);
+        // Counted anew before it is forgotten: nothing is freed meanwhile.
+        for key in &keys {
+            *self.count.entry(key.clone()).or_default() += 1;
+        }
+        if let Some(before) = self.delegates.remove(uid) {
+            self.forget(&before);
+        }
+        let keys: Keys = keys.into();
+        let keys = self.known.get(&keys).cloned().unwrap_or(keys);
+        self.known.insert(keys.clone());
+        self.delegates.insert(uid.into(), keys);
+    }
+
     /// A delegate has ended, and needs nothing any more although it is there.
     pub fn ended(&mut self, uid: &str) {
         if let Some(Pin { state: PinState::Creating { seen }, .. }) = self.pins.get_mut(uid) {
@@ -174,13 +195,18 @@ impl Needs {
             Some(PinState::Made(_)) => self.unpin(uid),
         }
         if let Some(keys) = self.delegates.remove(uid) {
-            for key in &*keys {
-                self.drop_one(key);
-            }
-            // Ours and the one in the set.
-            if Arc::strong_count(&keys) == 2 {
-                self.known.remove(&keys);
-            }
+            self.forget(&keys);
+        }
+    }
+
+    /// The keys of a delegate that was taken out.
+    fn forget(&mut self, keys: &Keys) {
+        for key in &**keys {
+            self.drop_one(key);
+        }
+        // Ours and the one in the set.
+        if Arc::strong_count(keys) == 2 {
+            self.known.remove(keys);
         }
     }
 
@@ -242,6 +268,21 @@ mod tests {
         needs.gone("u-2");
         assert!(!needs.has(&key("a")));
         assert_eq!((needs.known.len(), needs.take_freed(), needs.take_freed()), (0, vec![key("a")], vec![]));
+    }
+
+    #[test]
+    fn a_delegate_comes_to_need_more() {
+        let mut needs = Needs::default();
+        list(&mut needs, &[("u-1", "a"), ("u-2", "a")]);
+        needs.also("u-1", &[key("a"), key("b")]);
+        needs.also("u-1", &[key("b")]);
+        needs.also("u-3", &[key("c")]);
+        assert!(needs.has(&key("b")) && !needs.has(&key("c")), "of one that is not there nothing is known");
+        assert_eq!(needs.take_freed(), []);
+        needs.gone("u-2");
+        assert!(needs.has(&key("a")));
+        needs.gone("u-1");
+        assert_eq!((needs.take_freed(), needs.known.len()), (vec![key("a"), key("b")], 0));
     }
 
     #[test]

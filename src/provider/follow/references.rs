@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use super::names::Names;
+use super::names::{Names, Need};
 use crate::kubelet::provider::HostKind;
 
 /// A reference to an object of the pod's namespace.
@@ -19,6 +19,17 @@ pub struct Reference {
     pub optional: bool,
     /// The first field that refers to it, as a path.
     pub field: String,
+}
+
+/// What a delegate with these references says that it needs, where nothing is in the way; `None` where that is nothing.
+pub fn print(references: &[Reference], names: &Names) -> Option<String> {
+    let need = |reference: &Reference| Need {
+        kind: reference.kind.into(),
+        name: names.of(reference.kind, &reference.name),
+        home: reference.name.clone(),
+    };
+    let needs: Vec<Need> = references.iter().map(need).collect();
+    (!needs.is_empty()).then(|| super::names::print(&needs))
 }
 
 /// Where volumes that have been in Kubernetes for long, and those of CSI drivers, name a Secret.

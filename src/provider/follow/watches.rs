@@ -8,15 +8,15 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Resource;
 use kube::core::{ObjectMeta, PartialObjectMeta};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Resource};
+use kube::runtime::watcher;
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
 
 use super::copies::{Copy, Home, Seen};
-use super::names::{CopyKind, Key};
-use super::{LINGER, Shared, lock};
+use super::names::{CopyKind, Key, Names};
+use super::{LINGER, Shared, lock, variables};
 use crate::kubelet::provider::{HostChange, HostKind};
 use crate::provider::names;
 
@@ -27,7 +27,7 @@ impl Shared {
         homes.entry((kind, namespace.clone())).or_insert_with(|| {
             // Subscribed before anything is read: no change is missed.
             let changes = self.view.changes(kind, namespace);
-            self.spawn(self.clone().hear_home(kind, target.clone(), changes))
+            self.spawn(self.clone().hear_home(kind, namespace.clone(), target.clone(), changes))
         });
     }
 
@@ -52,37 +52,41 @@ impl Shared {
     async fn hear_home(
         self: Arc<Self>,
         kind: HostKind,
+        namespace: Arc<str>,
         target: Arc<str>,
         mut changes: broadcast::Receiver<HostChange>,
     ) {
+        let names = self.names_in(&namespace);
         let mut listed: Option<HashSet<Arc<str>>> = None;
         loop {
             match changes.recv().await {
                 Ok(HostChange::Listing) => listed = Some(HashSet::new()),
                 Ok(HostChange::Seen { name, version }) => {
-                    self.home_changed(kind, &target, &name, version);
+                    self.home_changed(kind, &target, &names, &name, version);
                     if let Some(listed) = &mut listed {
                         listed.insert(name);
                     }
                 }
-                Ok(HostChange::Gone { name }) => self.home_changed(kind, &target, &name, 0),
+                Ok(HostChange::Gone { name }) => self.home_changed(kind, &target, &names, &name, 0),
                 Ok(HostChange::Listed) => {
                     if let Some(listed) = listed.take() {
-                        self.home_listed(kind, &target, |name| listed.contains(name));
+                        self.home_listed(kind, &namespace, |name| listed.contains(name));
                     }
                 }
                 // What was missed may be anything.
                 Err(broadcast::error::RecvError::Lagged(_)) => {
                     listed = None;
-                    self.home_listed(kind, &target, |_| false);
+                    self.home_listed(kind, &namespace, |_| false);
                 }
                 Err(broadcast::error::RecvError::Closed) => return,
             }
         }
     }
 
-    fn home_changed(self: &Arc<Self>, kind: HostKind, target: &Arc<str>, name: &Arc<str>, version: u64) {
-        for name in [name.clone(), self.names.suffixed(name).into()] {
+    fn home_changed(self: &Arc<Self>, kind: HostKind, target: &Arc<str>, names: &Names, name: &Arc<str>, version: u64) {
+        // All Services of a namespace are in one.
+        let name = if kind == HostKind::Service { variables::NAME } else { name };
+        for name in [names.plain(name).into(), names.suffixed(name).into()] {
             let key = Key { namespace: target.clone(), kind: CopyKind::from(kind), name };
             if let Some(copy) = self.copies.get(&key).map(|copy| copy.clone()) {
                 self.observe_home(&copy, version);
@@ -91,12 +95,12 @@ impl Shared {
     }
 
     /// What a complete list does not show is looked for.
-    fn home_listed(self: &Arc<Self>, kind: HostKind, target: &Arc<str>, there: impl Fn(&Arc<str>) -> bool) {
+    fn home_listed(self: &Arc<Self>, kind: HostKind, namespace: &Arc<str>, there: impl Fn(&Arc<str>) -> bool) {
         let copies: Vec<_> = self.copies.iter().map(|copy| copy.value().clone()).collect();
         for copy in copies {
             let home = lock(&copy.home).clone();
-            if let Some(Home::Object { kind: of, name, .. }) = home
-                && (of, &copy.key.namespace) == (kind, target)
+            if let Some(Home::Object { kind: of, namespace: within, name }) = home
+                && (of, &within) == (kind, namespace)
                 && !there(&name)
             {
                 self.observe_home(&copy, 0);
@@ -105,7 +109,15 @@ impl Shared {
     }
 
     fn observe_home(self: &Arc<Self>, copy: &Arc<Copy>, version: u64) {
-        lock(&copy.observed).home = Some(version);
+        let mut observed = lock(&copy.observed);
+        observed.home = match observed.home {
+            // It comes from many, of which each has its own version, and one that has gone has none.
+            Some(before) if copy.key.kind == CopyKind::Services => {
+                Some(if before == 0 || version == 0 { 0 } else { before.max(version) })
+            }
+            _ => Some(version),
+        };
+        drop(observed);
         self.look(copy, Duration::ZERO);
     }
 
@@ -113,7 +125,7 @@ impl Shared {
     /// needed, and those that nobody needs go.
     pub(super) async fn watch_copies(self: Arc<Self>, kind: HostKind) {
         match kind {
-            HostKind::ConfigMap => self.watch::<ConfigMap>(kind).await,
+            HostKind::ConfigMap | HostKind::Service => self.watch::<ConfigMap>(kind).await,
             HostKind::Secret => self.watch::<Secret>(kind).await,
         }
     }
@@ -127,17 +139,17 @@ impl Shared {
             + Send
             + 'static,
     {
-        let api: Api<PartialObjectMeta<K>> = Api::all(self.client.clone());
+        let places = self.reach.apis::<PartialObjectMeta<K>>(&self.client);
         let selector = format!("{}={},{}", names::HOST, self.owner.host_id, self.owner.label());
         let config = watcher::Config::default().labels(&selector);
-        let mut stream = watcher(api, config).backoff(crate::backoff::of_watches()).boxed();
+        let mut stream = crate::relist::watch_all(places, config, None).boxed();
         let mut listed: HashSet<Key> = HashSet::new();
         let mut told = false;
         loop {
             match stream.try_next().await {
                 Ok(Some(watcher::Event::Init)) => listed.clear(),
                 Ok(Some(watcher::Event::InitApply(found))) => {
-                    listed.insert(key_of(kind, &found.metadata));
+                    listed.insert(self.key_of(kind, &found.metadata));
                     self.copy_seen(kind, &found.metadata, false);
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
@@ -160,7 +172,7 @@ impl Shared {
     }
 
     fn copy_seen(self: &Arc<Self>, kind: HostKind, metadata: &ObjectMeta, gone: bool) {
-        let key = key_of(kind, metadata);
+        let key = self.key_of(kind, metadata);
         let copy = if gone {
             let Some(copy) = self.copies.get(&key).map(|copy| copy.clone()) else { return };
             copy
@@ -187,17 +199,18 @@ impl Shared {
 
     /// Looks whether a copy that was not listed is there: it may be younger than the list.
     async fn check(self: Arc<Self>, copy: Arc<Copy>) {
-        copy.state.lock().await.outcome = None;
+        copy.state.lock().await.doubt();
         self.look(&copy, Duration::ZERO);
     }
-}
 
-fn key_of(kind: HostKind, metadata: &ObjectMeta) -> Key {
-    let tokens = metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(names::UID));
-    let kind = if tokens && kind == HostKind::Secret { CopyKind::Token } else { CopyKind::from(kind) };
-    Key {
-        namespace: metadata.namespace.as_deref().unwrap_or_default().into(),
-        kind,
-        name: metadata.name.as_deref().unwrap_or_default().into(),
+    fn key_of(&self, kind: HostKind, metadata: &ObjectMeta) -> Key {
+        let name = metadata.name.as_deref().unwrap_or_default();
+        let tokens = metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(names::UID));
+        let kind = match kind {
+            HostKind::Secret if tokens => CopyKind::Token,
+            HostKind::ConfigMap if name == self.names.of(HostKind::Service, variables::NAME) => CopyKind::Services,
+            kind => kind.into(),
+        };
+        Key { namespace: metadata.namespace.as_deref().unwrap_or_default().into(), kind, name: name.into() }
     }
 }

@@ -305,10 +305,10 @@ impl Follower {
     /// Follows what is ours in a target. What is there after a restart and nobody wants goes, since each is compared.
     async fn watch_target(self: Arc<Self>, index: usize, kind: Kind) {
         let Some(site) = self.setup.sites.get(index) else { return };
-        let all: Api<PartialObjectMeta<DynamicObject>> =
-            Api::all_with(site.provider.client().clone(), &kind.resource());
+        let all =
+            site.provider.reach().apis_of::<PartialObjectMeta<DynamicObject>>(site.provider.client(), &kind.resource());
         let config = watcher::Config::default().labels(&format!("{}={}", names::HOST, self.setup.host_id));
-        let mut stream = watcher(all, config).backoff(crate::backoff::of_watches()).boxed();
+        let mut stream = crate::relist::watch_all(all, config, None).boxed();
         let mut listed = HashSet::new();
         loop {
             match stream.try_next().await {

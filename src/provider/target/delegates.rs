@@ -17,7 +17,9 @@ use super::tales::Events;
 use crate::kubelet::provider::{Deletion, Instance, PodDocument, PodError, PodKey, PodNotice, ProviderPod};
 use crate::provider::feedback::{Addresses, provider_pod};
 use crate::provider::follow::Follow;
+use crate::provider::follow::names::Need;
 use crate::provider::names;
+use crate::provider::reach::Reach;
 use crate::provider::services::Tracker;
 use crate::provider::translate::Refreshed;
 
@@ -32,6 +34,8 @@ pub(super) struct Delegates {
     addresses: Addresses,
     health: Arc<Health>,
     load: Load,
+    /// The places that may be read.
+    reach: Reach,
     tracker: Option<Arc<Tracker>>,
     events: Events,
     follow: Arc<Follow>,
@@ -41,13 +45,15 @@ pub(super) struct Delegates {
 impl Delegates {
     pub(super) fn new(setup: &TargetSetup, health: Arc<Health>, follow: Arc<Follow>) -> Self {
         let (client, host_id) = (setup.client.clone(), setup.host_id.clone());
+        let reach = setup.reach.clone();
         Self {
             selector: format!("{}={host_id},{}={}", names::HOST, names::NODE, setup.node_name),
-            events: Events::new(client.clone(), &setup.name, setup.tales),
+            events: Events::new(client.clone(), reach.clone(), &setup.name, setup.tales),
             addresses: setup.addresses,
             load: Load::new(setup.count_load),
             relist_after: setup.relist_after,
             tracker: setup.tracker.clone(),
+            reach,
             client,
             host_id,
             health,
@@ -105,16 +111,29 @@ impl Delegates {
     }
 
     /// Patches what may change of a live pod, and only of this one. What is refused keeps nothing else from following.
-    pub(super) async fn update(&self, fresh: Refreshed, instance: &Instance) -> Result<ProviderPod, PodError> {
+    /// `followed` says what it needs beside it as well, or why its new containers cannot be added yet.
+    pub(super) async fn update(
+        &self,
+        fresh: Refreshed,
+        followed: Result<Vec<Need>, PodError>,
+        instance: &Instance,
+    ) -> Result<ProviderPod, PodError> {
         let api = self.api(fresh.delegate.namespace());
         let name = fresh.delegate.name();
         let live = api.get(name).await.map_err(|error| refusal(error, "pods"))?;
         if live.uid() != &*instance.uid {
             return Err(PodError::Namesake(format!("{}/{}", live.namespace(), live.name())));
         }
-        let update = fresh.update(&live);
+        let mut update = fresh.update(&live);
         let params = PatchParams::default();
         let mut refused = fresh.held.map(PodError::from);
+        match followed {
+            Ok(needs) => update.follow(&live, &needs),
+            Err(error) => {
+                update.ephemeral = None;
+                refused = Some(error);
+            }
+        }
         for (subresource, patch) in [("ephemeralcontainers", update.ephemeral), ("resize", update.resize)] {
             let Some(patch) = patch else { continue };
             if let Err(error) = api.patch_subresource(subresource, name, &params, &Patch::Strategic(patch)).await {
@@ -143,16 +162,18 @@ impl Delegates {
         }
     }
 
-    pub(super) async fn get(&self, namespace: &str, key: &PodKey) -> Result<Option<ProviderPod>, PodError> {
-        let found = self.api(namespace).get_opt(&key.name).await.map_err(|error| refusal(error, "pods"))?;
+    pub(super) async fn get(&self, namespace: &str, name: &str, key: &PodKey) -> Result<Option<ProviderPod>, PodError> {
+        let found = self.api(namespace).get_opt(name).await.map_err(|error| refusal(error, "pods"))?;
         found.as_ref().map(readable).transpose()?;
         found.filter(|pod| pod.label(names::UID) == Some(&key.uid)).map(|pod| self.read(&pod)).transpose()
     }
 
     pub(super) async fn list(&self) -> Result<Vec<ProviderPod>, PodError> {
-        let all: Api<PodDocument> = Api::all(self.client.clone());
-        let list = all.list(&ListParams::default().labels(&self.selector)).await;
-        let pods = list.map_err(|error| refusal(error, "pods"))?.items;
+        let mut pods = vec![];
+        for api in self.reach.apis::<PodDocument>(&self.client) {
+            let list = api.list(&ListParams::default().labels(&self.selector)).await;
+            pods.extend(list.map_err(|error| refusal(error, "pods"))?.items);
+        }
         Ok(pods.iter().filter_map(|pod| self.read_or_tell(pod)).collect())
     }
 
@@ -171,11 +192,10 @@ impl Delegates {
     async fn watch_pods(&self, notices: mpsc::Sender<PodNotice>) {
         let mut listed = None;
         let config = watcher::Config::default().labels(&self.selector);
-        let mut stream =
-            crate::relist::watch(Api::<PodDocument>::all(self.client.clone()), config, self.relist_after).boxed();
+        let places = self.reach.apis::<PodDocument>(&self.client);
+        let mut stream = crate::relist::watch_all(places, config, self.relist_after).boxed();
         loop {
             let notice = match stream.try_next().await {
-                // The watcher yields this before it asks for the list.
                 Ok(Some(watcher::Event::Init)) => {
                     self.load.listing();
                     self.track(Tracker::listing);

@@ -1,25 +1,39 @@
 //! What a target says about itself: its node report, and which of its APIs refuse us.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kube::runtime::watcher;
 use tokio::sync::watch;
 
+use super::quotas::Ceiling;
 use crate::errors::chain;
 use crate::kubelet::provider::{NodeReport, Obstacle};
 
 /// Shared by the watches of one target.
 pub(super) struct Health {
     target: String,
+    ceiling: Ceiling,
     report: watch::Sender<NodeReport>,
+    /// What nobody knows of its capacity.
+    unknown: Mutex<Option<Obstacle>>,
+    /// How many nodes there are that count; negative while nobody knows.
+    nodes: AtomicI64,
     /// The watches that are interrupted, and what each is refused, if it is.
     interrupted: Mutex<BTreeMap<&'static str, Option<String>>>,
 }
 
 impl Health {
-    pub(super) fn new(target: &str) -> Self {
-        Self { target: target.into(), report: watch::Sender::default(), interrupted: Mutex::default() }
+    pub(super) fn new(target: &str, ceiling: Ceiling) -> Self {
+        Self {
+            ceiling,
+            target: target.into(),
+            report: watch::Sender::default(),
+            nodes: AtomicI64::new(-1),
+            unknown: Mutex::default(),
+            interrupted: Mutex::default(),
+        }
     }
 
     pub(super) fn report(&self) -> watch::Receiver<NodeReport> {
@@ -37,8 +51,20 @@ impl Health {
         });
     }
 
+    /// How many nodes count.
+    pub(super) fn nodes(&self) -> Option<u32> {
+        u32::try_from(self.nodes.load(Ordering::Relaxed)).ok()
+    }
+
+    /// So many nodes count.
+    pub(super) fn count(&self, nodes: usize) {
+        self.nodes.store(i64::try_from(nodes).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
     /// A new sum of the nodes; what the target said otherwise stays.
     pub(super) fn resources(&self, sum: NodeReport) {
+        let sum = self.ceiling.apply(sum);
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&sum.trouble);
         self.report.send_if_modified(|report| {
             let mut next = NodeReport { trouble: report.trouble.clone(), ..sum };
             if next.kubelet_version.is_empty() {
@@ -48,6 +74,7 @@ impl Health {
             *report = next;
             news
         });
+        self.publish();
     }
 
     /// A watch works.
@@ -77,6 +104,7 @@ impl Health {
         let refused: Vec<String> = self.lock().values().flatten().cloned().collect();
         let trouble =
             (!refused.is_empty()).then(|| Obstacle { reason: "TargetRefused".into(), message: refused.join("; ") });
+        let trouble = trouble.or_else(|| self.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone());
         self.report.send_if_modified(|report| {
             let news = report.trouble != trouble;
             report.trouble = trouble;
@@ -114,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_trouble_until_the_watch_works() {
-        let health = Health::new("east");
+        let health = Health::new("east", Ceiling::default());
         let report = health.report();
         health.interrupted("nodes", &refused("nodes is forbidden"));
         assert_eq!(report.borrow().trouble.as_ref().unwrap().message, "nodes is forbidden");
@@ -126,7 +154,7 @@ mod tests {
 
     #[test]
     fn resources_and_trouble_do_not_overwrite_each_other() {
-        let health = Health::new("east");
+        let health = Health::new("east", Ceiling::default());
         health.interrupted("pods", &refused("no"));
         health.version("v1.35.4".into());
         health.resources(NodeReport { architecture: "arm64".into(), ..NodeReport::default() });

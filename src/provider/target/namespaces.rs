@@ -4,10 +4,12 @@
 //! has another one, and a delegate with the old one would be collected as garbage.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::PostParams;
 use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -17,6 +19,7 @@ use super::delegates::refusal;
 use super::health::Health;
 use crate::kubelet::provider::PodError;
 use crate::provider::names;
+use crate::provider::translate::{marker_owner, namespace_owner};
 
 const WATCH: &str = "namespaces";
 
@@ -28,8 +31,47 @@ pub(super) struct Namespaces {
     host_id: String,
     /// Name to UID, of those that are not being deleted.
     known: DashMap<String, String>,
+    /// The only ones that may be used, whose markers are kept in place of their UIDs.
+    within: Option<Markers>,
     health: Arc<Health>,
 }
+
+/// What owns the delegates of a namespace, by UID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    /// The namespace.
+    Namespace(String),
+    /// A ConfigMap of ours in it: name and UID.
+    Marker(String, String),
+}
+
+impl Home {
+    /// Whatever it is, it has another one when the namespace was made anew.
+    pub(super) fn uid(&self) -> &str {
+        match self {
+            Self::Namespace(uid) | Self::Marker(_, uid) => uid,
+        }
+    }
+
+    pub(super) fn owner(&self, namespace: &str) -> OwnerReference {
+        match self {
+            Self::Namespace(uid) => namespace_owner(namespace, uid),
+            Self::Marker(name, uid) => marker_owner(name, uid),
+        }
+    }
+}
+
+/// The ConfigMaps of ours, where namespaces cannot be read.
+struct Markers {
+    client: Client,
+    namespaces: Vec<String>,
+    /// Namespace to UID, and when it was seen.
+    known: DashMap<String, (String, Instant)>,
+}
+
+/// After so long a marker is looked at again before it is used: nobody watches it, and a delegate whose owner has gone would be
+/// collected as garbage.
+const FRESH: Duration = Duration::from_secs(30);
 
 impl Namespaces {
     /// Those of this target; `host_id` is written on those that are made.
@@ -40,8 +82,16 @@ impl Namespaces {
             create,
             host_id,
             known: DashMap::new(),
+            within: None,
             health,
         }
+    }
+
+    /// Only these, which are neither read nor created.
+    pub(super) fn within(mut self, namespaces: &[String]) -> Self {
+        let client = self.api.clone().into_client();
+        self.within = Some(Markers { client, namespaces: namespaces.to_vec(), known: DashMap::new() });
+        self
     }
 
     /// Keeps the UIDs right, for ever.
@@ -78,8 +128,16 @@ impl Namespaces {
         }
     }
 
+    /// What owns delegates in a namespace.
+    pub(super) async fn ensure(&self, name: &str) -> Result<Home, PodError> {
+        match &self.within {
+            Some(markers) => markers.ensure(name, &self.host_id).await,
+            None => self.uid(name).await.map(Home::Namespace),
+        }
+    }
+
     /// The UID of a namespace that takes pods, made if it is missing and that is allowed.
-    pub(super) async fn ensure(&self, name: &str) -> Result<String, PodError> {
+    async fn uid(&self, name: &str) -> Result<String, PodError> {
         if let Some(uid) = self.known.get(name) {
             return Ok(uid.clone());
         }
@@ -107,20 +165,7 @@ impl Namespaces {
     }
 
     async fn create(&self, name: &str) -> Result<ObjectMeta, PodError> {
-        let namespace = Namespace {
-            metadata: ObjectMeta {
-                name: Some(name.into()),
-                labels: Some(
-                    [
-                        ("app.kubernetes.io/managed-by".to_owned(), names::FIELD_MANAGER.to_owned()),
-                        (names::HOST.to_owned(), self.host_id.clone()),
-                    ]
-                    .into(),
-                ),
-                ..ObjectMeta::default()
-            },
-            ..Namespace::default()
-        };
+        let namespace = Namespace { metadata: ours(name, &self.host_id), ..Namespace::default() };
         match self.api.create(&PostParams::default(), &namespace).await {
             Ok(made) => {
                 tracing::info!(namespace = name, "created a namespace in the target");
@@ -136,5 +181,61 @@ impl Namespaces {
     /// The namespace is not what it was; it is looked up when it is needed again.
     pub(super) fn forget(&self, name: &str) {
         self.known.remove(name);
+        if let Some(markers) = &self.within {
+            markers.known.remove(name);
+        }
     }
+}
+
+impl Markers {
+    async fn ensure(&self, namespace: &str, host_id: &str) -> Result<Home, PodError> {
+        if !self.namespaces.iter().any(|one| one == namespace) {
+            return Err(PodError::Refused {
+                reason: "NamespaceNotListed".into(),
+                message: format!(
+                    "namespace {namespace} of the target is not in spec.namespaces.names of the Target; add it there, and a \
+                     Role for Longshore in it"
+                ),
+            });
+        }
+        // One for each host: two hosts may share a namespace.
+        let name = marker(host_id);
+        if let Some(known) = self.known.get(namespace).filter(|known| known.1.elapsed() < FRESH) {
+            return Ok(Home::Marker(name, known.0.clone()));
+        }
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let found = api.get_metadata_opt(&name).await.map_err(|error| refusal(error, "configmaps"))?;
+        let uid = match found {
+            Some(found) => found.metadata.uid,
+            None => self.create(&api, &name, host_id).await?.uid,
+        };
+        let uid = uid.unwrap_or_default();
+        self.known.insert(namespace.into(), (uid.clone(), Instant::now()));
+        Ok(Home::Marker(name, uid))
+    }
+
+    async fn create(&self, api: &Api<ConfigMap>, name: &str, host_id: &str) -> Result<ObjectMeta, PodError> {
+        let marker = ConfigMap { metadata: ours(name, host_id), ..ConfigMap::default() };
+        match api.create(&PostParams::default(), &marker).await {
+            Ok(made) => Ok(made.metadata),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                api.get_metadata(name).await.map(|found| found.metadata).map_err(|e| refusal(e, "configmaps"))
+            }
+            Err(error) => Err(refusal(error, "configmaps")),
+        }
+    }
+}
+
+/// The name of the ConfigMap that owns the delegates of a host in a namespace that cannot be read.
+pub fn marker(host_id: &str) -> String {
+    format!("longshore-{host_id}")
+}
+
+/// The metadata of what we make in a target beside delegates.
+fn ours(name: &str, host_id: &str) -> ObjectMeta {
+    let labels = [
+        ("app.kubernetes.io/managed-by".to_owned(), names::FIELD_MANAGER.to_owned()),
+        (names::HOST.to_owned(), host_id.to_owned()),
+    ];
+    ObjectMeta { name: Some(name.into()), labels: Some(labels.into()), ..ObjectMeta::default() }
 }

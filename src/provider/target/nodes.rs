@@ -45,6 +45,7 @@ pub(super) async fn watch(client: Client, health: Arc<Health>) {
             }
         }
         if listed.is_none() {
+            health.count(shares.values().filter(|share| share.counts()).count());
             health.resources(sum(shares.values()));
         }
     }

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
+use futures::stream::select_all;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
-use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::sync::mpsc;
 
 use crate::errors::chain;
 use crate::kubelet::provider::{PodNotice, ProviderPod, Told};
+use crate::provider::reach::Reach;
 
 /// Which events of delegates are shown at home.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -41,6 +42,7 @@ const WAITING: usize = 256;
 /// The events of one target.
 pub(super) struct Events {
     client: Client,
+    reach: Reach,
     target: String,
     tales: Tales,
     /// The proxy's UID of each delegate, by the delegate's own.
@@ -48,8 +50,8 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(client: Client, target: &str, tales: Tales) -> Self {
-        Self { client, target: target.into(), tales, owners: DashMap::new() }
+    pub(super) fn new(client: Client, reach: Reach, target: &str, tales: Tales) -> Self {
+        Self { client, reach, target: target.into(), tales, owners: DashMap::new() }
     }
 
     /// A delegate is there.
@@ -77,8 +79,8 @@ impl Events {
             Tales::All => "involvedObject.kind=Pod",
         };
         let config = watcher::Config::default().fields(selector);
-        let events: Api<Event> = Api::all(self.client.clone());
-        let mut stream = watcher(events, config).backoff(crate::backoff::of_watches()).boxed();
+        let watch = |events| watcher(events, config.clone()).backoff(crate::backoff::of_watches()).boxed();
+        let mut stream = select_all(self.reach.apis::<Event>(&self.client).into_iter().map(watch));
         let (mut early, mut silent) = (VecDeque::<(Instant, Event)>::new(), false);
         loop {
             let due = early.front().map_or(WAIT, |(since, _)| WAIT.saturating_sub(since.elapsed()));

@@ -81,7 +81,7 @@ pub(super) fn build(
     }
 
     Ok(ObjectMeta {
-        name: proxy.metadata.name.clone(),
+        name: if site.name.is_empty() { proxy.metadata.name.clone() } else { Some(site.name.clone()) },
         namespace: Some(site.namespace.clone()),
         labels: Some(labels),
         annotations: Some(annotations),

@@ -59,6 +59,7 @@ fn an_ordinary_pod_becomes_an_ordinary_delegate() {
     let expected = json!({
         "containers": [{"name": "c", "image": "nginx", "env": [{"name": "NS", "valueFrom": {"fieldRef":
                 {"apiVersion": "v1", "fieldPath": "metadata.annotations['longshore.dev/namespace']"}}}],
+            "envFrom": [{"configMapRef": {"name": site().names.suffixed("longshore-services")}}],
             "resources": {"limits": {"cpu": "1"}}, "terminationMessagePolicy": "File"}],
         "dnsPolicy": "ClusterFirst", "enableServiceLinks": false, "automountServiceAccountToken": false,
         "restartPolicy": "Always", "securityContext": {}, "terminationGracePeriodSeconds": 30
@@ -86,6 +87,7 @@ fn an_ordinary_pod_becomes_an_ordinary_delegate() {
             "spec.automountServiceAccountToken",
             "spec.enableServiceLinks",
             "spec.schedulerName",
+            "spec.containers[0].envFrom",
         ]
     );
 }
@@ -136,11 +138,10 @@ fn a_pod_without_spec_is_held() {
 #[test]
 fn lists_that_are_none_pass_through() {
     let spec = json!({"containers": {"a": 1}, "volumes": "none", "tolerations": 7, "affinity": [], "nodeSelector": true,
-        "initContainers": [null, 3, {"env": {}, "volumeMounts": 1, "securityContext": "s"}]});
+        "initContainers": [null, 3, {"env": {}, "volumeMounts": 1, "securityContext": "s"}],
+        "enableServiceLinks": false});
     let Value::Object(mut expected) = spec.clone() else { unreachable!() };
-    for field in ["enableServiceLinks", "automountServiceAccountToken"] {
-        expected.insert(field.into(), json!(false));
-    }
+    expected.insert("automountServiceAccountToken".into(), json!(false));
     let delegate = translate(&PodDocument::new(proxy().metadata, spec, Value::Null), &site()).unwrap().delegate;
     assert_eq!(delegate.spec, Value::Object(expected));
 }
@@ -267,8 +268,8 @@ proptest! {
         prop_assert_eq!(fingerprint(&proxy), fingerprint(&proxy.clone()));
         if let Ok(Translation { delegate, .. }) = once {
             prop_assert_eq!(sent(&delegate), Some(fingerprint(&proxy)));
-            let _ = Refreshed { delegate: delegate.clone(), held: None }.update(&proxy);
-            let _ = Refreshed { delegate: proxy.clone(), held: None }.update(&delegate);
+            let _ = Refreshed { delegate: delegate.clone(), held: None, references: vec![] }.update(&proxy);
+            let _ = Refreshed { delegate: proxy.clone(), held: None, references: vec![] }.update(&delegate);
             prop_assert!(translate(&delegate, &site()).is_ok(), "a delegate holds nothing that would be held");
         }
         let _ = crate::provider::feedback::provider_pod(&proxy, crate::provider::feedback::Addresses::Publish);

@@ -15,6 +15,7 @@ use super::fingerprint;
 use super::spec::{CONTAINERS, Object, containers, text};
 use crate::kubelet::document::PodDocument;
 use crate::provider::before::Before;
+use crate::provider::follow::names::{self as follow, Need};
 use crate::provider::names;
 
 mod ephemeral;
@@ -99,6 +100,24 @@ impl Update {
             resize: resize::patch(fresh, live, &last.resources),
             whole,
             part,
+        }
+    }
+}
+
+impl Update {
+    /// The delegate also says that it needs these.
+    pub fn follow(&mut self, live: &PodDocument, needs: &[Need]) {
+        let mut all = follow::parse(live.annotation(names::FOLLOWS).unwrap_or_default());
+        let before = all.len();
+        for need in needs {
+            if !all.contains(need) {
+                all.push(need.clone());
+            }
+        }
+        if all.len() > before {
+            for patch in [&mut self.whole, &mut self.part] {
+                patch["metadata"]["annotations"][names::FOLLOWS] = follow::print(&all).into();
+            }
         }
     }
 }

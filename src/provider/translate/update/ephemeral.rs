@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use super::{Update, fingerprint};
 use crate::kubelet::document::PodDocument;
+use crate::kubelet::provider::HostKind;
 use crate::provider::before::Before;
+use crate::provider::follow::references::Reference;
 use crate::provider::names;
 use crate::provider::translate::spec::text;
 use crate::provider::translate::{Hold, Site, Translation, translate};
@@ -20,6 +22,8 @@ pub struct Refreshed {
     pub delegate: PodDocument,
     /// Why the ephemeral containers stay at home; all else follows.
     pub held: Option<Hold>,
+    /// What its ephemeral containers refer to and were perhaps the first to.
+    pub references: Vec<Reference>,
 }
 
 impl Refreshed {
@@ -34,7 +38,7 @@ impl Refreshed {
 pub fn refresh(proxy: &PodDocument, site: &Site) -> Result<Refreshed, Hold> {
     let added = proxy.list(FIELD);
     if added.is_empty() {
-        return Ok(Refreshed { delegate: translate(proxy, site)?.delegate, held: None });
+        return Ok(Refreshed { delegate: translate(proxy, site)?.delegate, held: None, references: vec![] });
     }
     let count = proxy.list("containers").len();
     let mut all = proxy.clone();
@@ -42,10 +46,14 @@ pub fn refresh(proxy: &PodDocument, site: &Site) -> Result<Refreshed, Hold> {
         containers.extend_from_slice(added);
     }
     match translate(&all, site) {
-        Ok(translation) => Ok(Refreshed { delegate: apart(translation, proxy), held: None }),
+        Ok(mut translation) => {
+            let references = std::mem::take(&mut translation.references);
+            let references = references.into_iter().filter_map(|reference| added_reference(reference, count)).collect();
+            Ok(Refreshed { delegate: apart(translation, proxy), held: None, references })
+        }
         Err(hold) => {
             let Some(own) = of_added(&hold, count) else { return Err(hold) };
-            Ok(Refreshed { delegate: translate(proxy, site)?.delegate, held: Some(own) })
+            Ok(Refreshed { delegate: translate(proxy, site)?.delegate, held: Some(own), references: vec![] })
         }
     }
 }
@@ -66,9 +74,22 @@ fn apart(Translation { mut delegate, .. }: Translation, proxy: &PodDocument) -> 
 
 /// The hold of an ephemeral container under its own name; `None` for any other.
 fn of_added(hold: &Hold, count: usize) -> Option<Hold> {
-    let (index, rest) = hold.field.strip_prefix("spec.containers[")?.split_once(']')?;
+    Some(Hold { field: own_path(&hold.field, count)?, message: hold.message.clone() })
+}
+
+/// A reference of an ephemeral container under its own name; `None` for one that the pod has had from the beginning.
+fn added_reference(reference: Reference, count: usize) -> Option<Reference> {
+    match own_path(&reference.field, count) {
+        Some(field) => Some(Reference { field, ..reference }),
+        None => (reference.kind == HostKind::Service).then_some(reference),
+    }
+}
+
+/// The path of a field of an ephemeral container that was counted after the regular ones.
+fn own_path(path: &str, count: usize) -> Option<String> {
+    let (index, rest) = path.strip_prefix("spec.containers[")?.split_once(']')?;
     let index = index.parse::<usize>().ok()?.checked_sub(count)?;
-    Some(Hold { field: format!("spec.{FIELD}[{index}]{rest}"), message: hold.message.clone() })
+    Some(format!("spec.{FIELD}[{index}]{rest}"))
 }
 
 fn sign(delegate: &mut PodDocument, proxy: &PodDocument) {
@@ -101,6 +122,7 @@ pub(super) fn patch(fresh: &PodDocument, live: &PodDocument, before: &Before) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provider::follow::names::{CopyKind, Need};
     use crate::provider::translate::sent;
 
     fn proxy(ephemeral: &Value) -> PodDocument {
@@ -113,6 +135,35 @@ mod tests {
         let mut live = created(translate(proxy, &Site::default()).unwrap().delegate, proxy);
         live.metadata.uid = Some("d".into());
         live
+    }
+
+    #[test]
+    fn what_ephemeral_containers_refer_to_follows_them() {
+        let from = |name: &str| json!([{"configMapRef": {"name": name}}]);
+        let mut pod = proxy(&json!([{"name": "e", "image": "debug", "envFrom": from("late")},
+            {"name": "f", "image": "debug", "envFrom": from("early")}]));
+        pod.spec["containers"][0]["envFrom"] = from("early");
+        let site = Site::default();
+        let fresh = refresh(&pod, &site).unwrap();
+        let found: Vec<_> = fresh.references.iter().map(|one| (one.name.as_str(), one.field.as_str())).collect();
+        let services = crate::provider::follow::variables::NAME;
+        assert_eq!(
+            found,
+            [("late", "spec.ephemeralContainers[0].envFrom[0].configMapRef"), (services, "spec.enableServiceLinks")]
+        );
+        let of_services = crate::provider::follow::variables::source(&site.names);
+        assert_eq!(fresh.delegate.spec[FIELD][0]["envFrom"], json!([of_services, from("late")[0]]));
+
+        let mut live = live(&pod);
+        live.metadata.annotations.get_or_insert_default().insert(names::FOLLOWS.into(), "configmap/early".into());
+        let need = |name: &str| Need { kind: CopyKind::ConfigMap, name: name.into(), home: name.into() };
+        let mut update = fresh.update(&live);
+        update.follow(&live, &[need("early")]);
+        assert_eq!(update.whole["metadata"]["annotations"].get(names::FOLLOWS), None);
+        update.follow(&live, &[need("early"), need("late")]);
+        for patch in [&update.whole, &update.part] {
+            assert_eq!(patch["metadata"]["annotations"][names::FOLLOWS], "configmap/early configmap/late");
+        }
     }
 
     fn debugger() -> Value {

@@ -1,0 +1,67 @@
+//! What runs here, where those can see it who report on it: which targets are served, and how they are.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::kubelet::contact::Contact;
+use crate::kubelet::provider::NodeReport;
+use crate::provider::target::TargetProvider;
+
+/// All nodes that this process keeps now, by name.
+#[derive(Clone, Default)]
+pub(super) struct Board(Arc<Mutex<BTreeMap<String, Kept>>>);
+
+/// A node that is kept.
+#[derive(Clone)]
+pub(super) struct Kept {
+    /// What it offers as a whole.
+    pub(super) report: watch::Receiver<NodeReport>,
+    /// Whether it answers as a whole.
+    pub(super) contact: watch::Receiver<Contact>,
+    /// Its targets, by name.
+    pub(super) targets: BTreeMap<String, Served>,
+}
+
+/// A target that is served.
+#[derive(Clone)]
+pub(super) struct Served {
+    pub(super) provider: Arc<TargetProvider>,
+    pub(super) contact: watch::Receiver<Contact>,
+}
+
+impl Board {
+    /// Shows a node until the answer is dropped.
+    pub(super) fn show(&self, node: &str, kept: Kept) -> Shown {
+        self.lock().insert(node.into(), kept);
+        Shown { board: self.clone(), node: node.into() }
+    }
+
+    /// A node, if it is kept here.
+    pub(super) fn node(&self, name: &str) -> Option<Kept> {
+        self.lock().get(name).cloned()
+    }
+
+    /// A target as every node serves it that is kept here and names it.
+    pub(super) fn target(&self, name: &str) -> Vec<Served> {
+        self.lock().values().filter_map(|kept| kept.targets.get(name).cloned()).collect()
+    }
+
+    /// No code panics while it holds the lock.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A node is shown as long as this lives.
+pub(super) struct Shown {
+    board: Board,
+    node: String,
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.board.lock().remove(&self.node);
+    }
+}

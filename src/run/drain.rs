@@ -1,0 +1,101 @@
+//! Emptying a node, or one of its targets, in order: pods are evicted, so that disruption budgets hold, and each goes the
+//! way that every deleted pod goes.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Api, DeleteParams, EvictParams, ListParams, PartialObjectMeta, Patch, PatchParams, Preconditions};
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
+
+use crate::kubelet::sites::CHOICE;
+
+/// How often it looks what is left: often at first, then rarely, as it may have to wait for a target that is out of reach.
+const ROUNDS: [u64; 6] = [1, 1, 2, 2, 5, 10];
+
+/// What leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Leaving {
+    pub(super) node: String,
+    pub(super) target: String,
+    /// The node leaves as a whole, with every pod of it that has no target yet.
+    pub(super) whole: bool,
+    /// It is the only target of the node, and all pods are its own.
+    pub(super) alone: bool,
+}
+
+impl Leaving {
+    fn concerns(&self, pod: &PartialObjectMeta<Pod>) -> bool {
+        match pod.annotations().get(CHOICE) {
+            Some(target) => *target == self.target || self.alone,
+            None => self.whole || self.alone,
+        }
+    }
+}
+
+/// Evicts what belongs to a target on a node until nothing is left.
+pub(super) async fn empty(host: Client, leaving: Leaving) {
+    let (node, target) = (&leaving.node, &leaving.target);
+    tracing::info!(node, target_name = target, "removed: its pods are evicted first");
+    let mut pauses = ROUNDS.into_iter();
+    let mut pause = ROUNDS[0];
+    loop {
+        match round(&host, &leaving).await {
+            Ok(0) => return,
+            Ok(left) => tracing::debug!(node, target_name = target, left, "waiting for pods to go"),
+            Err(error) => {
+                let error = crate::errors::chain(&error);
+                tracing::warn!(node, target_name = target, error, "pods could not be evicted; trying again");
+            }
+        }
+        pause = pauses.next().unwrap_or(pause);
+        tokio::time::sleep(Duration::from_secs(pause)).await;
+    }
+}
+
+/// One round; answers how many pods are left.
+async fn round(host: &Client, leaving: &Leaving) -> kube::Result<usize> {
+    if leaving.whole {
+        cordon(host, &leaving.node, true).await?;
+    }
+    let pods: Api<Pod> = Api::all(host.clone());
+    let bound = ListParams::default().fields(&format!("spec.nodeName={}", leaving.node));
+    let list = pods.list_metadata(&bound).await?.items;
+    let concerned: Vec<_> = list.iter().filter(|pod| leaving.concerns(pod)).collect();
+    for pod in concerned.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+        let pods: Api<Pod> = Api::namespaced(host.clone(), &pod.namespace().unwrap_or_default());
+        let this = Preconditions { uid: pod.uid(), ..Preconditions::default() };
+        let options = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
+        let params = EvictParams { delete_options: Some(options), ..EvictParams::default() };
+        match pods.evict(&pod.name_any(), &params).await {
+            // A disruption budget, a namesake, or gone: the next round tells.
+            Err(kube::Error::Api(status)) if [404, 409, 429].contains(&status.code) => {}
+            other => drop(other?),
+        }
+    }
+    Ok(concerned.len())
+}
+
+/// Lets the scheduler take the node, or not. Fine if there is none.
+pub(super) async fn cordon(host: &Client, node: &str, closed: bool) -> kube::Result<()> {
+    let nodes: Api<Node> = Api::all(host.clone());
+    let closed = if closed { Value::Bool(true) } else { Value::Null };
+    let patch = Patch::Merge(json!({"spec": {"unschedulable": closed}}));
+    match nodes.patch(node, &PatchParams::default(), &patch).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Deletes the Node, which is empty and kept by nobody any more.
+pub(super) async fn delete_node(host: &Client, node: &str) {
+    let nodes: Api<Node> = Api::all(host.clone());
+    match nodes.delete(node, &DeleteParams::default()).await {
+        Ok(_) => tracing::info!(node, "deleted the node, which nobody declares any more"),
+        Err(kube::Error::Api(status)) if status.is_not_found() => {}
+        Err(error) => {
+            let error = crate::errors::chain(&error);
+            tracing::warn!(node, error, "the node was not deleted; `kubectl delete node` it");
+        }
+    }
+}
