@@ -159,7 +159,7 @@ impl TargetProvider {
         let follow = Arc::new(Follow::start(there, setup.view.clone(), owner, choice));
         let delegates = Delegates::new(&setup, health.clone(), follow.clone());
         Self {
-            meters: Meters::new(client.clone(), &setup.name, delegates.selector()),
+            meters: Meters::new(client.clone(), &setup.name, delegates.selector(), &setup.reach),
             delegates,
             namespaces,
             streams: Streams::new(setup.streaming.clone()),

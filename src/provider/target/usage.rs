@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::future::join_all;
 use http::Request;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Client;
@@ -14,12 +15,14 @@ use crate::errors::chain;
 use crate::kubelet::provider::{ContainerUsage, PodUsage, Usage};
 use crate::provider::names;
 use crate::provider::quantity::Quantity;
+use crate::provider::reach::Reach;
 
 /// Reads the usage of the delegates of one virtual node in one target.
 pub(super) struct Meters {
     client: Client,
     target: String,
-    path: String,
+    /// One for each place that has to be asked.
+    paths: Vec<String>,
     /// The log has said that there are no numbers.
     told: AtomicBool,
 }
@@ -53,34 +56,40 @@ struct Amounts {
 }
 
 impl Meters {
-    /// `selector` are the labels of the delegates.
-    pub(super) fn new(client: Client, target: &str, selector: &str) -> Self {
+    /// `selector` are the labels of the delegates, `reach` the namespaces where they may be.
+    pub(super) fn new(client: Client, target: &str, selector: &str, reach: &Reach) -> Self {
         let selector = selector.replace('/', "%2F").replace('=', "%3D").replace(',', "%2C");
-        let path = format!("/apis/metrics.k8s.io/v1beta1/pods?labelSelector={selector}");
-        Self { client, target: target.into(), path, told: AtomicBool::new(false) }
+        let path = |place: &str| format!("/apis/metrics.k8s.io/v1beta1{place}/pods?labelSelector={selector}");
+        let paths = match reach.within() {
+            None => vec![path("")],
+            Some(within) => within.iter().map(|namespace| path(&format!("/namespaces/{namespace}"))).collect(),
+        };
+        Self { client, target: target.into(), paths, told: AtomicBool::new(false) }
     }
 
     /// What the delegates use now. A target without a metrics API is a gap, and said once in the log.
     pub(super) async fn read(&self) -> Usage {
-        let answer = match Request::get(&self.path).body(vec![]) {
-            Ok(request) => self.client.request::<List>(request).await,
-            Err(error) => Err(kube::Error::HttpError(error)),
-        };
-        match answer {
-            Ok(list) => {
-                if self.told.swap(false, Ordering::Relaxed) {
-                    tracing::info!(target_cluster = self.target, "the metrics API of the target answers");
-                }
-                Usage { pods: list.items.into_iter().filter_map(usage).collect(), gaps: vec![] }
-            }
-            Err(error) => {
-                let gap = explain(&self.target, &error);
-                if !self.told.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(target_cluster = self.target, "the pods' CPU and memory are not known: {gap}");
-                }
-                Usage { pods: vec![], gaps: vec![gap] }
+        let mut whole = Usage::default();
+        for answer in join_all(self.paths.iter().map(|path| self.list(path))).await {
+            match answer {
+                Ok(list) => whole.pods.extend(list.items.into_iter().filter_map(usage)),
+                Err(error) => whole.gaps.push(explain(&self.target, &error)),
             }
         }
+        let told = self.told.swap(!whole.gaps.is_empty(), Ordering::Relaxed);
+        match whole.gaps.first() {
+            Some(gap) if !told => {
+                tracing::warn!(target_cluster = self.target, "the pods' CPU and memory are not known: {gap}");
+            }
+            None if told => tracing::info!(target_cluster = self.target, "the metrics API of the target answers"),
+            _ => {}
+        }
+        whole
+    }
+
+    async fn list(&self, path: &str) -> Result<List, kube::Error> {
+        let request = Request::get(path).body(vec![]).map_err(kube::Error::HttpError)?;
+        self.client.request(request).await
     }
 }
 
