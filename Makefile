@@ -6,7 +6,7 @@ DENY := $(CACHE)/tools/bin/cargo-deny
 DENY_VERSION := 0.20.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test fmt lint deny unit mutants e2e chaos chaos-short clusters-down
+.PHONY: help demo demo-down test fmt lint deny unit mutants e2e test-vk chaos chaos-short clusters-down
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,9 +42,13 @@ mutants: ## Shows that the checkers can fail: each mistake in hack/mutants is fo
 e2e: ## End-to-end tests on real clusters of this machine (brings up `host` and `east`; needs root)
 	hack/clusters deps
 	hack/clusters build
-	$(CARGO) build --bin longshore --features crash-points
+	$(CARGO) build --bin longshore --example memory --features crash-points
 	hack/clusters up host east
 	$(CARGO) test --package e2e -- $(E2E_ARGS)
+
+test-vk: ## The virtual-kubelet project's own end-to-end suite, against both providers (a part of e2e; needs root)
+	hack/clusters up host east
+	$(CARGO) test --package e2e --test vk
 
 chaos: ## Breaks everything at random and judges: SEED=7 DURATION=120 PODS=200 TARGETS=2 REAL=1 make chaos
 	hack/clusters deps
