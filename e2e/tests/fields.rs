@@ -5,8 +5,10 @@ use e2e::{Context, IMAGE, Pod, Result, Value, World, container, ensure, json, se
 
 /// Creates a pod whose delegate no scheduler places, and compares these fields of both.
 fn accepted(world: &World, name: &str, more: &Value) -> Result<Pod> {
-    let mut spec =
-        world.placed(json!({"containers": [container("main", "true")], "automountServiceAccountToken": false}));
+    // Without what Longshore adds to containers: their account's token, and the variables of home's Services.
+    let plain = json!({"containers": [container("main", "true")], "automountServiceAccountToken": false,
+        "enableServiceLinks": false});
+    let mut spec = world.placed(plain);
     // It comes with its node; the selector is the user's own, and no node of the target has the label.
     spec["nodeName"] = world.longshore().node().into();
     spec["nodeSelector"] = json!({"example.com/nowhere": "yes"});
