@@ -114,8 +114,7 @@ fn whoever_writes_pods_at_home_cannot_write_as_longshore() -> Result<()> {
     pod["metadata"]["annotations"] = json!({"longshore.dev/namespace": "kube-system", "longshore.dev/name": "x",
         "longshore.dev/follows": "secret/crown-jewels", "longshore.dev/sent": "00000000000000ff",
         "longshore.dev/tokens": "{\"account\": \"default\", \"tokens\": [{\"seconds\": 3600}]}",
-        "longshore.dev/last": "{}", "longshore.dev/lifted-tolerations": "not-ready,unreachable",
-        "longshore.dev/target": "nowhere"});
+        "longshore.dev/last": "{}", "longshore.dev/lifted-tolerations": "not-ready,unreachable"});
     world.host.create(pod)?;
     let proxy = world.host.wait_for_ready("mimic")?;
     let delegate = world.delegate(&proxy)?.0;
@@ -135,4 +134,17 @@ fn whoever_writes_pods_at_home_cannot_write_as_longshore() -> Result<()> {
     world.host.delete("pods", "mimic")?;
     world.host.wait_for_gone(&proxy)?;
     world.wait_for_no_delegates()
+}
+
+#[test]
+fn a_choice_that_names_no_target_starts_nothing_and_is_told() -> Result<()> {
+    let world = World::new("astray")?;
+    let mut pod = world.pod("astray", &[container("main", IDLE)]);
+    pod["metadata"]["annotations"] = json!({"longshore.dev/target": "nowhere"});
+    let proxy = Pod(world.host.create(pod)?);
+    let message = world.host.wait_for_event("astray", "TargetUnknown")?;
+    ensure!(message.contains("longshore.dev/target"), "{message}");
+    assert_eq!(world.delegates(&proxy)?.len(), 0);
+    world.host.delete_with("pods", "astray", "gracePeriodSeconds=0")?;
+    world.host.wait_for_gone(&proxy)
 }

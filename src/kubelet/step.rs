@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use super::partition::UNREACHABLE;
 use super::provider::Obstacle;
-use super::sites::{Index, NOWHERE};
+use super::sites::{CHOICE, Index, NOWHERE};
 
 /// `v1.PodPhase`; an unknown or empty phase counts as pending.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -721,6 +721,7 @@ fn live(record: &Record, proxy: &ProxyView) -> Vec<Action> {
     };
     actions.extend(match record.reach {
         Reach::Fine => keep(record, proxy),
+        Reach::Silent if proxy.site == Some(NOWHERE) => report(record, proxy, Evidence::Waiting(astray()), true),
         Reach::Silent => report(record, proxy, Evidence::Waiting(silent()), true),
         Reach::Returning => vec![],
     });
@@ -812,6 +813,17 @@ fn silent() -> Obstacle {
     Obstacle {
         reason: UNREACHABLE.into(),
         message: "the target does not answer; what runs there may go on, but nothing is known of it".into(),
+    }
+}
+
+/// The obstacle of a pod whose choice names none of the node's sites: it may run there, so that it is started nowhere else.
+fn astray() -> Obstacle {
+    Obstacle {
+        reason: "TargetUnknown".into(),
+        message: format!(
+            "its annotation {CHOICE} names a target that this node does not have (any more), where it may run; give the node that \
+             target, or delete the pod by force"
+        ),
     }
 }
 

@@ -335,6 +335,18 @@ fn a_silent_side_makes_pods_unready_and_no_more() {
 }
 
 #[test]
+fn a_pod_whose_target_is_none_of_the_nodes_says_so() {
+    let mut record = silent_record();
+    let astray = ProxyView { site: Some(NOWHERE), ..proxy(6) };
+    let [Action::Report { evidence: Evidence::Waiting(obstacle), .. }] =
+        &step(&mut record, Event::ProxySeen(astray))[..]
+    else {
+        panic!("not one report")
+    };
+    assert_eq!(obstacle.reason, "TargetUnknown");
+}
+
+#[test]
 fn nobody_is_given_up_unless_the_user_says_so_and_the_side_is_silent() {
     let mut record = settled();
     assert_eq!(step(&mut record, Event::GiveUp), [mirror(false)], "it answers again");
