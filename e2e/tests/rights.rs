@@ -354,7 +354,7 @@ fn live(world: &World) -> Result<()> {
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
             {"name": "jewels", "secret": {"secretName": "jewels"}}]}),
     ))?;
-    home.wait_for_event("web", "ReferenceMissing")?;
+    home.wait_for_event("web", "MandatorySecretNotFound")?;
     home.create(json!({"kind": "Secret", "metadata": {"name": "late"}, "stringData": {"word": "one"}}))?;
     let proxy = home.wait_for_ready("web")?;
 
@@ -395,6 +395,9 @@ fn streams(world: &World, proxy: &Pod) -> Result<()> {
         let path = format!("/api/v1/namespaces/{}/pods/web/{stream}", world.namespace);
         drop(LegacySocket::open(home, &path, "v4.channel.k8s.io")?);
     }
+    // Whoever asks for usage makes it be measured; here there is nothing that measures, which is known by asking.
+    let usage = format!("/api/v1/nodes/{}/proxy/metrics/resource", world.longshore().node());
+    ensure!(home.kubectl(&["get", "--raw", &usage])?.ok()?.contains("resource_scrape_error"), "no metrics");
     let path = format!("/containerLogs/{}/web/main", world.namespace);
     let token = home.kubectl(&["create", "token", "default"])?.ok()?;
     assert_eq!(kubelet_status(&world.longshore().kubelet_url(), &path, Some(token.trim()))?, 403);
