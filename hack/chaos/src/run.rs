@@ -32,7 +32,8 @@ const AGREEMENT: Duration = Duration::from_secs(10);
 /// How long is waited for what takes longer, to be able to say how long it took.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// How much more memory than before both replicas may use at the end, in KiB.
+/// How much more memory than in the first third of the storm both replicas may use at the end, in KiB. A process that has
+/// just begun knows no kind of work yet, and has neither connections nor buffers for it: its use is no level.
 const MEMORY: u64 = 16 * 1024;
 
 /// How many stories are told at length.
@@ -58,7 +59,7 @@ pub(crate) fn storm(settings: &Settings, seed: u64, world: &World) -> Result<boo
     let (mut deeds, mut dice, mut wrong) = (Deeds::default(), Dice::new(seed), Wrong::default());
     let mut workload = Workload::new(NODE, settings.pods, settings.real);
     world.wait("the virtual node", Duration::from_secs(60), || runtime.block_on(is_ready(host)))?;
-    let before = level(&storm);
+    let mut before = level(&storm);
 
     let (start, mut peak) = (Instant::now(), 0);
     let mut faults: Vec<(Duration, String)> = vec![];
@@ -78,6 +79,9 @@ pub(crate) fn storm(settings: &Settings, seed: u64, world: &World) -> Result<boo
         }
         storm.mend(runtime, Instant::now());
         peak = peak.max(memory(&storm));
+        if start.elapsed() < settings.duration / 3 {
+            before = before.max(peak);
+        }
         thread::sleep(dice.pause(20, 150));
     }
 
@@ -111,7 +115,10 @@ pub(crate) fn storm(settings: &Settings, seed: u64, world: &World) -> Result<boo
     _ = world.wait("memory", Duration::from_secs(10), || memory(&storm) <= before + MEMORY / 2);
     let after = level(&storm);
     if after > before + MEMORY {
-        wrong.push((String::new(), format!("{after} KiB are in use, and {before} KiB were before")));
+        wrong.push((
+            String::new(),
+            format!("{after} KiB are in use, and {before} KiB were in the first third of the storm"),
+        ));
     }
 
     let history = record.history();
