@@ -21,5 +21,6 @@ pub mod sites;
 pub mod status;
 pub mod step;
 pub mod table;
+pub(crate) mod tasks;
 pub mod tolerations;
 pub mod view;

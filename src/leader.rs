@@ -16,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, PostParams};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -231,6 +232,24 @@ impl Term {
                 return;
             }
         }
+    }
+
+    /// Renews while a task runs, which is told to stop when the leadership is lost, and what becomes of it. Nobody else can be
+    /// kept from beginning until it has ended, and need not be.
+    ///
+    /// # Panics
+    /// When the task has panicked.
+    pub async fn hold_while<T>(&mut self, mut task: JoinHandle<T>, stop: &CancellationToken) -> T {
+        let ended = tokio::select! {
+            ended = &mut task => Some(ended),
+            () = self.hold() => None,
+        };
+        stop.cancel();
+        let ended = match ended {
+            Some(ended) => ended,
+            None => task.await,
+        };
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
     /// Gives the leadership back, so that another replica need not wait for its end.

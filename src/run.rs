@@ -184,18 +184,7 @@ pub async fn start(mut setup: Setup, shutdown: CancellationToken) -> Result<(), 
     for (node, listener) in nodes {
         tasks.spawn(keep(shared.clone(), node, listener, shutdown.clone()));
     }
-    let mut outcome = Ok(());
-    while let Some(ended) = tasks.join_next().await {
-        let failed = match ended {
-            Ok(Ok(())) => continue,
-            Ok(Err(error)) => error,
-            // A bug: say where, and end the others in an orderly way.
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        };
-        shutdown.cancel();
-        outcome = outcome.and(Err(failed));
-    }
-    outcome
+    crate::kubelet::tasks::all(tasks, &shutdown).await
 }
 
 async fn client(access: &Access, what: &str) -> Result<Client, StartError> {

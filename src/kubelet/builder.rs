@@ -276,16 +276,6 @@ impl VirtualNode {
             Ok(())
         });
         tasks.spawn(keeper.run(shutdown.clone()));
-        let mut outcome = Ok(());
-        while let Some(ended) = tasks.join_next().await {
-            let failed = match ended {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) => error,
-                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-            };
-            shutdown.cancel();
-            outcome = outcome.and(Err(failed));
-        }
-        outcome
+        super::tasks::all(tasks, &shutdown).await
     }
 }

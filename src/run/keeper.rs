@@ -36,21 +36,8 @@ pub(super) async fn keep(
     while let Some(mut term) = shared.replica.claim(&node.name, &shutdown).await {
         let stop = shutdown.child_token();
         let unit = Unit::build(&shared, &node, &listener).await?;
-        let mut running = tokio::spawn(unit.run(shared.setup.workers, stop.clone()));
-        let ended = tokio::select! {
-            ended = &mut running => Some(ended),
-            () = term.hold() => None,
-        };
-        stop.cancel();
-        let ended = match ended {
-            Some(ended) => ended,
-            // Nobody else can be kept from beginning meanwhile, and need not be.
-            None => running.await,
-        };
-        match ended {
-            Ok(outcome) => outcome?,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
+        let running = tokio::spawn(unit.run(shared.setup.workers, stop.clone()));
+        term.hold_while(running, &stop).await?;
         term.release().await;
         if !shutdown.is_cancelled() {
             tokio::time::sleep(REST).await;

@@ -52,20 +52,8 @@ pub async fn keep_other(
     while let Some(mut term) = replica.claim(name, &shutdown).await {
         let stop = shutdown.child_token();
         let node = build().connections(client.clone(), lease_client(host.clone())).build().await?;
-        let mut running = tokio::spawn(node.run(stop.clone()));
-        let ended = tokio::select! {
-            ended = &mut running => Some(ended),
-            () = term.hold() => None,
-        };
-        stop.cancel();
-        let ended = match ended {
-            Some(ended) => ended,
-            None => running.await,
-        };
-        match ended {
-            Ok(outcome) => outcome?,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
+        let running = tokio::spawn(node.run(stop.clone()));
+        term.hold_while(running, &stop).await?;
         term.release().await;
         if !shutdown.is_cancelled() {
             tokio::time::sleep(REST).await;

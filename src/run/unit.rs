@@ -179,17 +179,7 @@ impl Unit {
             });
         }
         tasks.spawn(async move { Ok(keeper.run(c).await?) });
-        let mut outcome = Ok(());
-        while let Some(ended) = tasks.join_next().await {
-            let failed = match ended {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) => error,
-                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-            };
-            shutdown.cancel();
-            outcome = outcome.and(Err(failed));
-        }
-        outcome
+        crate::kubelet::tasks::all(tasks, &shutdown).await
     }
 }
 
