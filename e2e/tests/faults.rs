@@ -255,6 +255,12 @@ fn a_target_that_refuses_us_for_a_while_loses_nothing() -> Result<()> {
         ensure!(conditions.iter().any(|one| one["reason"] == "TargetRefused"), "{conditions:?}");
         Ok(())
     })?;
+    // A pod that comes before the list begins is refused by its own creation, and told that instead.
+    scene.world.host.wait("the delegates to be listed in vain", secs(20), |_| {
+        let list = |asked: &Asked| asked.method == "GET" && pods(asked) && !asked.is_watch() && asked.status == 401;
+        ensure!(scene.target.asked().iter().any(list), "nobody has asked");
+        Ok(())
+    })?;
     let mut late = scene.world.pod("late", &[container("main", IDLE)]);
     late["spec"]["nodeName"] = node.into();
     scene.world.host.create(late)?;

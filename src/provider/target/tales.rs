@@ -99,10 +99,12 @@ impl Events {
             let event = match next {
                 Ok(Some(watcher::Event::InitApply(event))) if is_fresh(&event, Timestamp::now()) => event,
                 Ok(Some(watcher::Event::Apply(event))) => event,
-                Ok(Some(_)) => {
+                // Only the end of a list shows that it can be read: its beginning is told before anybody is asked.
+                Ok(Some(watcher::Event::InitDone)) => {
                     silent = false;
                     continue;
                 }
+                Ok(Some(_)) => continue,
                 Ok(None) => return,
                 Err(error) => {
                     if !std::mem::replace(&mut silent, true) {
