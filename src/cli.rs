@@ -22,6 +22,7 @@ use crate::api::target::TargetSpec;
 use crate::errors::chain;
 use crate::registry::Registry;
 
+use self::doctor::uninstall::{UninstallArgs, UninstallError};
 use self::doctor::{DoctorArgs, DoctorError};
 use self::explain::{ExplainArgs, ExplainError};
 use self::logging::LogArgs;
@@ -47,6 +48,8 @@ enum Command {
     Check(ConfigurationArgs),
     /// Find what Longshore has left behind on either side, explain it, and remove it with --fix
     Doctor(DoctorArgs),
+    /// Remove all that Longshore has made in the host and in the targets that answer; the chart does it before it goes
+    Uninstall(UninstallArgs),
     /// Print the CustomResourceDefinitions of Target and VirtualNode, for kubectl apply
     Crds,
     /// Show what a pod would be in a target, and why it differs; nothing is changed
@@ -108,6 +111,9 @@ pub enum CliError {
     /// The doctor has found something, or could not look.
     #[error(transparent)]
     Doctor(#[from] DoctorError),
+    /// Longshore could not be taken away.
+    #[error(transparent)]
+    Uninstall(#[from] UninstallError),
     /// There is nothing to explain, or a pod would be held.
     #[error(transparent)]
     Explain(#[from] ExplainError),
@@ -127,6 +133,7 @@ impl CliError {
             | Self::PrintCrds(_)
             | Self::Check(_)
             | Self::Doctor(_)
+            | Self::Uninstall(_)
             | Self::Explain(_)
             | Self::Run(_) => ExitCode::from(1),
         }
@@ -153,6 +160,7 @@ impl Cli {
             // What a check finds is its output; the log is for the rest.
             Command::Check(args) => ("warn", Work::Check(args)),
             Command::Doctor(args) => ("warn", Work::Doctor(args)),
+            Command::Uninstall(args) => ("warn", Work::Uninstall(args)),
             Command::Explain(args) => ("warn", Work::Explain(args)),
             Command::Run(args) => ("info", Work::Run(args)),
         };
@@ -163,6 +171,7 @@ impl Cli {
             match work {
                 Work::Check(args) => check::check(&args).await,
                 Work::Doctor(args) => doctor::doctor(&args).await,
+                Work::Uninstall(args) => doctor::uninstall::uninstall(args).await,
                 Work::Explain(args) => explain::explain(&args).await,
                 Work::Run(args) => Box::pin(run::run(args, registry)).await,
             }
@@ -176,6 +185,7 @@ impl Cli {
 enum Work {
     Check(ConfigurationArgs),
     Doctor(DoctorArgs),
+    Uninstall(UninstallArgs),
     Explain(ExplainArgs),
     Run(RunArgs),
 }

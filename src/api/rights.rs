@@ -16,6 +16,8 @@ use super::configuration::Declared;
 use super::target::{CapacitySource, Events, Scope, TargetSpec};
 use super::virtual_node::VirtualNodeSpec;
 
+pub mod install;
+
 /// So many questions at a time: quick on a remote cluster, and no flood there.
 const CONCURRENCY: usize = 8;
 

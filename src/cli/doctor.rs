@@ -33,6 +33,8 @@ use crate::run::rules::reach;
 
 use super::{CliError, Clusters, ConfigurationArgs};
 
+pub mod uninstall;
+
 /// How long one cluster may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -150,10 +152,6 @@ async fn look(
     let read = |what, reason| DoctorError::ReadHost { what, reason };
     let all: Api<Node> = Api::all(host.clone());
     let nodes = within(all.list(&ListParams::default())).await.map_err(|error| read("the nodes", error))?;
-    let ours = |node: &Node| {
-        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-        conditions.into_iter().flatten().any(|condition| condition.type_ == REACHABLE)
-    };
     let leases: Api<Lease> = Api::namespaced(host.clone(), &args.lease_namespace);
     let leases = within(leases.list(&ListParams::default())).await.map_err(|error| read("the leases", error))?;
     let leaderships: BTreeMap<_, _> = leases.items.iter().filter_map(leadership).collect();
@@ -161,7 +159,7 @@ async fn look(
     let mut configured: BTreeSet<_> = nodes_of_configuration.collect();
     let kept = |node: &str| leaderships.get(node) == Some(&true);
     let nodes: BTreeMap<_, _> =
-        nodes.items.iter().filter(|node| ours(node)).map(|node| (node.name_any(), kept(&node.name_any()))).collect();
+        nodes.items.iter().filter(|node| is_ours(node)).map(|node| (node.name_any(), kept(&node.name_any()))).collect();
 
     let mut proxies = BTreeMap::new();
     for node in nodes.keys().chain(&configured) {
@@ -195,6 +193,12 @@ async fn look(
     let (claims, volumes) =
         storage(args, clusters, host).await.map_err(|error| read("the volumes and claims", error))?;
     Ok(Inventory { configured, nodes, namespaces, proxies, leaderships, claims, volumes, targets })
+}
+
+/// Whether a node of the host is one of Longshore's.
+fn is_ours(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == REACHABLE)
 }
 
 /// The UIDs of the host's claims, and its volumes that stand for claims in targets.

@@ -26,6 +26,7 @@ use super::node_ip::{self, NodeIpError};
 use super::provider::{self, ProviderArgs, ProviderError};
 use super::{CliError, Clusters, ConfigurationArgs, HostArgs, check};
 
+mod http;
 mod signals;
 
 /// The flags of `run`.
@@ -57,6 +58,9 @@ pub struct RunArgs {
     /// The port of the first node's kubelet API; further nodes get the next free ones
     #[arg(long, value_name = "PORT", default_value_t = 10250, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
+    /// The port on which the state of this process is told over plain HTTP: /livez, /readyz and /metrics [default: none]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    http_port: Option<u16>,
     /// How many pods of each target are worked on at the same time
     #[arg(long, value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     workers: u16,
@@ -78,6 +82,14 @@ pub enum RunError {
     /// The process cannot be told to stop.
     #[error("failed to listen for signals")]
     Listen(#[source] std::io::Error),
+    /// The port for the state of the process is taken.
+    #[error("failed to listen on {address}; give another --http-port")]
+    BindHttp {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// There is no client for the host.
     #[error("failed to connect to the host cluster")]
     ConnectHost(#[source] ClientsError),
@@ -143,12 +155,14 @@ pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliErr
     let shutdown = CancellationToken::new();
     let other = args.provider.other(registry).map_err(RunError::from)?;
     signals::listen(&shutdown).map_err(RunError::Listen)?;
+    let ready = http::serve(args.http_port.map(|port| (args.bind_address, port).into()), &shutdown).await?;
     if let Some(other) = other {
         let host = args.host.load().await?;
         let place = tokio::select! {
             place = prepare_other(&args, host) => place?,
             () = shutdown.cancelled() => return Ok(()),
         };
+        ready.now();
         return Ok(Box::pin(provider::run(other, registry, place, shutdown)).await?);
     }
     let clusters = match &args.provider_config {
@@ -163,6 +177,7 @@ pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliErr
         setup = prepare(&args, clusters) => setup?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    ready.now();
     run::start(setup, shutdown).await.map_err(|error| RunError::Run(Box::new(error)).into())
 }
 

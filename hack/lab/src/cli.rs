@@ -40,6 +40,9 @@ enum Action {
         /// Build agnhost too, Kubernetes' own test program, and print its path
         #[arg(long)]
         agnhost: bool,
+        /// Build helm too, and print its path
+        #[arg(long)]
+        helm: bool,
     },
     /// Bring clusters up, or repair them
     Up(Up),
@@ -206,11 +209,14 @@ impl Cli {
                 let said = if installed.is_empty() { "nothing is missing".into() } else { installed.join(" ") };
                 writeln!(out, "{}{said}", if installed.is_empty() { "" } else { "installed: " })?;
             }
-            Action::Build { agnhost } => {
+            Action::Build { agnhost, helm } => {
                 lab.toolchain().ensure()?;
                 writeln!(out, "{}", lab.kubectl_path().display())?;
                 if agnhost {
                     writeln!(out, "{}", lab.toolchain().ensure_agnhost()?.display())?;
+                }
+                if helm {
+                    writeln!(out, "{}", lab.toolchain().ensure_helm()?.display())?;
                 }
             }
             Action::Up(up) => up.run(&lab)?,
