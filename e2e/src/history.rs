@@ -55,7 +55,8 @@ pub struct History {
 }
 
 impl History {
-    pub(crate) fn record(cluster: &Cluster) -> Result<Self> {
+    /// Records from now on what happens to pods of the namespace that this cluster is seen from.
+    pub fn record(cluster: &Cluster) -> Result<Self> {
         let path = cluster.path("pods")?;
         let client = cluster.client().clone();
         let list: Value = block_on(client.request(Request::get(&path).body(Vec::new())?))?;

@@ -22,6 +22,7 @@ mod bespoke;
 mod cluster;
 mod command;
 mod declared;
+mod helm;
 mod history;
 mod https;
 mod injector;
@@ -48,6 +49,7 @@ pub use crate::{
     cluster::Cluster,
     command::{Background, Output, run},
     declared::Declared,
+    helm::{helm, image},
     history::{Change, History, Observation},
     injector::{Injector, SIDECAR},
     longshore::{Frozen, Longshore, Options},
