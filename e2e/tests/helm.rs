@@ -1,4 +1,4 @@
-//! Longshore as a platform team has it: from the image and the chart, by the real helm, in clusters of the test's own, since
+//! Longshore as a platform team has it: from the image and the chart, by the real helm, in a host of the test's own, since
 //! definitions are for a whole cluster.
 
 use std::{
@@ -16,7 +16,7 @@ use e2e::{
 };
 
 const HOST: &str = "helmhost";
-const TARGET: &str = "helmeast";
+const TARGET: &str = "east";
 const NAMESPACE: &str = "longshore";
 
 /// How many pods live through an upgrade.
@@ -25,7 +25,7 @@ const FLEET: u32 = 100;
 /// Real containers of a fleet start, and stop, one after the other on a machine with two cores.
 const FLEET_PATIENCE: Duration = secs(240);
 
-/// Two clusters, a directory to work in, and the programs of the quick start. Dropping it takes the clusters down.
+/// A host, a directory to work in, and the programs of the quick start. Dropping it takes the host down.
 struct Site {
     /// The user's namespace in the host.
     home: Cluster,
@@ -34,15 +34,18 @@ struct Site {
     /// The user's namespace in the target.
     there: Cluster,
     dir: tempfile::TempDir,
+    _clusters: Clusters,
+    /// Which cluster the host is.
+    id: String,
 }
 
 impl Site {
     fn up() -> Result<Self> {
         let (helm, image) = (helm()?, image()?);
         let lab = World::lab()?;
-        // Made first: what fails from here on takes them down, too.
-        let guard = Clusters;
-        lab.up(&[HOST, TARGET])?;
+        // Made first: what fails from here on takes it down, too.
+        let clusters = Clusters;
+        lab.up(&[HOST])?;
         lab.load_image(HOST, image)?;
         // The one that the quick start names, for a node without a registry.
         let archive = tempfile::Builder::new().suffix(".tar").tempfile()?;
@@ -52,12 +55,20 @@ impl Site {
             ["sh", "sleep", "echo"].iter().fold(image, |image, tool| image.link(&format!("/bin/{tool}"), "busybox"));
         image.write(archive.path())?;
         lab.load_image(TARGET, archive.path())?;
-        let cluster = |name, namespace| World::cluster(name, namespace);
+        let space = format!("e2e-helm-{}", std::process::id());
+        let home = World::cluster(HOST, &space)?;
+        home.create(json!({"kind": "Namespace", "metadata": {"name": space}}))?;
+        home.wait("the service account of the new namespace", secs(60), |home| {
+            home.find("serviceaccounts", "default")?.context("none yet")
+        })?;
+        let id = home.get("namespaces", "kube-system")?["metadata"]["uid"].as_str().context("no UID")?.to_owned();
         let site = Self {
-            home: cluster(HOST, "default")?,
-            dock: cluster(HOST, NAMESPACE)?,
-            there: cluster(TARGET, "default")?,
+            home,
+            dock: World::cluster(HOST, NAMESPACE)?,
+            there: World::cluster(TARGET, &space)?,
             dir: tempfile::Builder::new().prefix("longshore-e2e-").tempdir()?,
+            _clusters: clusters,
+            id,
         };
         let bin = site.dir.path().join("bin");
         fs::create_dir(&bin)?;
@@ -65,8 +76,22 @@ impl Site {
         symlink(lab.kubectl_path(), bin.join("kubectl"))?;
         symlink(root().join("charts"), site.dir.path().join("charts"))?;
         fs::copy(World::kubeconfig(TARGET)?, site.dir.path().join("east.yaml"))?;
-        std::mem::forget(guard);
+        fs::copy(World::kubeconfig(HOST)?, site.kubeconfig())?;
+        site.shell(&format!("kubectl config set-context --current --namespace {space}"))?;
         Ok(site)
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.dir.path().join("host.yaml")
+    }
+
+    /// Drops what pods of the host send to the target, or no longer, so that nobody else there notices.
+    fn cut(&self, cut: bool) -> Result<()> {
+        let lab = World::lab()?;
+        let target = lab.plan(TARGET)?.ip().to_string();
+        let mut command = lab.exec(HOST)?;
+        command.args(["iptables", "-w", if cut { "-I" } else { "-D" }, "FORWARD", "-d", &target, "-j", "DROP"]);
+        run(&mut command, b"")?.ok().map(drop)
     }
 
     /// A command as a user types it.
@@ -74,7 +99,7 @@ impl Site {
         let path = format!("{}:{}", self.dir.path().join("bin").display(), std::env::var("PATH")?);
         let mut command = Command::new("sh");
         command.args(["-euc", text]).current_dir(self.dir.path()).env("PATH", path);
-        command.env("KUBECONFIG", World::kubeconfig(HOST)?).env("HOME", self.dir.path());
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.dir.path());
         let begin = Instant::now();
         // Longer than the deadline of other commands: helm waits for others.
         let output = command.stdin(Stdio::null()).output()?;
@@ -116,20 +141,21 @@ impl Site {
     }
 }
 
-/// Takes the clusters down.
+impl Drop for Site {
+    fn drop(&mut self) {
+        // What a dead target has kept.
+        _ = self.there.delete("namespaces", self.there.namespace());
+    }
+}
+
+/// Takes the host down.
 struct Clusters;
 
 impl Drop for Clusters {
     fn drop(&mut self) {
         if let Ok(lab) = World::lab() {
-            _ = lab.down_only(&[HOST, TARGET]);
+            _ = lab.down_only(&[HOST]);
         }
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        drop(Clusters);
     }
 }
 
@@ -173,8 +199,8 @@ fn quick_start(site: &Site) -> Result<()> {
 /// Nobody is root, nothing can be written, and nothing is allowed.
 fn confined(site: &Site) -> Result<()> {
     let size = fs::metadata(image()?)?.len();
-    ensure!(size < 40 * 1024 * 1024, "the image has {size} bytes");
-    eprintln!("image: {:.1} MB", size as f64 / 1e6);
+    ensure!(size < 50 * 1024 * 1024, "the image has {size} bytes");
+    eprintln!("image: {} MB", size / 1_000_000);
     let replicas = site.replicas()?;
     assert_eq!(replicas.len(), 2, "{replicas:?}");
     for pod in replicas.values() {
@@ -315,7 +341,8 @@ fn uninstall(site: &Site) -> Result<()> {
     ensure_nothing_left(site)?;
     site.there.wait("nothing to be left there", FLEET_PATIENCE, |there| {
         let kinds = "pods,configmaps,secrets,namespaces";
-        let left = there.kubectl(&["get", kinds, "-A", "-l", "longshore.dev/host", "-o", "name"])?.ok()?;
+        let ours = format!("longshore.dev/host={}", site.id);
+        let left = there.kubectl(&["get", kinds, "-A", "-l", &ours, "-o", "name"])?.ok()?;
         ensure!(left.is_empty(), "{left}");
         Ok(())
     })?;
@@ -332,11 +359,11 @@ fn uninstall_with_a_dead_target(site: &Site) -> Result<()> {
         site.shell(command)?;
     }
     site.home.wait_for_ready("hello")?;
-    World::lab()?.cut(TARGET)?;
+    site.cut(true)?;
     let gone = site
         .shell("helm uninstall longshore --namespace longshore --wait --timeout 5m")
         .and_then(|_| ensure_nothing_left(site));
-    World::lab()?.heal(TARGET)?;
+    site.cut(false)?;
     gone?;
     let Some(delegate) = site.there.find_pod("hello")? else { bail!("the delegate has gone, and nobody could say so") };
     ensure!(!delegate.is_terminating(), "{delegate}");
