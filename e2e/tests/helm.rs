@@ -19,6 +19,8 @@ const HOST: &str = "helmhost";
 const TARGET: &str = "east";
 const NAMESPACE: &str = "longshore";
 
+const UNINSTALL: &str = "helm uninstall longshore --namespace longshore --wait --timeout 5m";
+
 /// How many pods live through an upgrade.
 const FLEET: u32 = 100;
 
@@ -83,15 +85,6 @@ impl Site {
 
     fn kubeconfig(&self) -> PathBuf {
         self.dir.path().join("host.yaml")
-    }
-
-    /// Drops what pods of the host send to the target, or no longer, so that nobody else there notices.
-    fn cut(&self, cut: bool) -> Result<()> {
-        let lab = World::lab()?;
-        let target = lab.plan(TARGET)?.ip().to_string();
-        let mut command = lab.exec(HOST)?;
-        command.args(["iptables", "-w", if cut { "-I" } else { "-D" }, "FORWARD", "-d", &target, "-j", "DROP"]);
-        run(&mut command, b"")?.ok().map(drop)
     }
 
     /// A command as a user types it.
@@ -159,6 +152,15 @@ impl Drop for Clusters {
     }
 }
 
+/// Drops what pods of the host send to the target, or no longer, so that nobody else there notices.
+fn cut(cut: bool) -> Result<()> {
+    let lab = World::lab()?;
+    let target = lab.plan(TARGET)?.ip().to_string();
+    let mut command = lab.exec(HOST)?;
+    command.args(["iptables", "-w", if cut { "-I" } else { "-D" }, "FORWARD", "-d", &target, "-j", "DROP"]);
+    run(&mut command, b"")?.ok().map(drop)
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("")
 }
@@ -178,6 +180,7 @@ fn from_nothing_to_offloaded_pods_through_upgrades_and_back_to_nothing() -> Resu
     reached(&site)?;
     upgrade(&site)?;
     uninstall(&site)?;
+    uninstall_stops_at_a_budget(&site)?;
     uninstall_with_a_dead_target(&site)
 }
 
@@ -198,9 +201,9 @@ fn quick_start(site: &Site) -> Result<()> {
 
 /// Nobody is root, nothing can be written, and nothing is allowed.
 fn confined(site: &Site) -> Result<()> {
-    let size = fs::metadata(image()?)?.len();
-    ensure!(size < 50 * 1024 * 1024, "the image has {size} bytes");
-    eprintln!("image: {} MB", size / 1_000_000);
+    let bytes = fs::metadata(image()?)?.len();
+    ensure!(bytes < 50 * 1024 * 1024, "the image has {bytes} bytes");
+    eprintln!("image: {} MB", bytes / 1_000_000);
     let replicas = site.replicas()?;
     assert_eq!(replicas.len(), 2, "{replicas:?}");
     for pod in replicas.values() {
@@ -337,7 +340,7 @@ fn ensure_nothing_left(site: &Site) -> Result<()> {
 
 fn uninstall(site: &Site) -> Result<()> {
     let begin = Instant::now();
-    site.shell("helm uninstall longshore --namespace longshore --wait --timeout 5m")?;
+    site.shell(UNINSTALL)?;
     ensure_nothing_left(site)?;
     site.there.wait("nothing to be left there", FLEET_PATIENCE, |there| {
         let kinds = "pods,configmaps,secrets,namespaces";
@@ -351,20 +354,45 @@ fn uninstall(site: &Site) -> Result<()> {
     site.home.delete("deployments", "fleet")
 }
 
-fn uninstall_with_a_dead_target(site: &Site) -> Result<()> {
-    // The Secret is still there.
+/// The quick start again; its Secret is still there.
+fn install_again(site: &Site) -> Result<Pod> {
     let mut commands = commands("quickstart.md")?;
-    commands[0] += " --set uninstall.patienceSeconds=15";
+    commands[0] += " --set uninstall.patienceSeconds=10";
     for command in commands.iter().filter(|command| !command.contains("create secret")) {
         site.shell(command)?;
     }
-    site.home.wait_for_ready("hello")?;
-    site.cut(true)?;
-    let gone = site
-        .shell("helm uninstall longshore --namespace longshore --wait --timeout 5m")
-        .and_then(|_| ensure_nothing_left(site));
-    site.cut(false)?;
-    gone?;
+    site.home.wait_for_ready("hello")
+}
+
+fn uninstall_stops_at_a_budget(site: &Site) -> Result<()> {
+    let hello = install_again(site)?;
+    let labels = json!({"metadata": {"labels": {"app": "hello"}}});
+    site.home.patch("pods", "hello", &labels)?;
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "hello"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "hello"}}}});
+    site.home.kubectl_with(&["apply", "-f", "-"], budget.to_string().as_bytes())?.ok()?;
+    // The second time the Target has gone already.
+    for _ in 0..2 {
+        let refused = site.shell(UNINSTALL).err().context("the pod was not protected")?.to_string();
+        ensure!(refused.contains("PodDisruptionBudgets"), "{refused}");
+        let now = site.home.pod("hello")?;
+        ensure!(now.uid() == hello.uid() && now.is_ready(), "{now}");
+        assert_eq!(site.shell("kubectl exec hello -- echo inside")?, "inside\n");
+    }
+    site.home.kubectl(&["delete", "poddisruptionbudgets", "hello"])?.ok()?;
+    site.shell(UNINSTALL)?;
+    ensure_nothing_left(site)
+}
+
+fn uninstall_with_a_dead_target(site: &Site) -> Result<()> {
+    install_again(site)?;
+    cut(true)?;
+    let gone = site.shell(UNINSTALL).and_then(|said| ensure_nothing_left(site).map(|()| said));
+    cut(false)?;
+    let said = gone?;
+    for sentence in ["east does not answer", "what ran for it in its target may still run there"] {
+        ensure!(said.contains(sentence), "{sentence} is not in:\n{said}");
+    }
     let Some(delegate) = site.there.find_pod("hello")? else { bail!("the delegate has gone, and nobody could say so") };
     ensure!(!delegate.is_terminating(), "{delegate}");
     Ok(())

@@ -31,6 +31,9 @@ use crate::leftovers::{Finding, findings};
 /// How often it looks what is left.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Where leases are unless somebody says otherwise, and so those of several Longshores.
+const SHARED_NAMESPACE: &str = "kube-node-lease";
+
 /// How often leftovers are looked for: namespaces can go when what was in them has gone.
 const ROUNDS: u32 = 5;
 
@@ -50,7 +53,7 @@ pub struct UninstallArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     patience: u32,
     /// The namespace of the leases by which replicas share the virtual nodes
-    #[arg(long, value_name = "NAMESPACE", default_value = "kube-node-lease")]
+    #[arg(long, value_name = "NAMESPACE", default_value = SHARED_NAMESPACE)]
     lease_namespace: String,
 }
 
@@ -138,7 +141,8 @@ async fn read(args: &UninstallArgs, host: &Client) -> Result<Declared, CliError>
     let targets = list(args, host, ApiResource::erase::<Target>(&())).await.map_err(trouble("list the targets"))?;
     let nodes =
         list(args, host, ApiResource::erase::<VirtualNode>(&())).await.map_err(trouble("list the virtual nodes"))?;
-    let names = targets.iter().chain(&nodes).map(ResourceExt::name_any).collect();
+    let mut names: BTreeSet<_> = targets.iter().chain(&nodes).map(ResourceExt::name_any).collect();
+    names.extend(kept(args, host).await?);
     let usable = targets.iter().filter(|one| resource::target(&one.name_any(), &one.data["spec"]).is_ok());
     let document = |one: &DynamicObject| {
         json!({"apiVersion": crate::api::API_VERSION, "kind": "Target", "metadata": {"name": one.name_any()},
@@ -158,6 +162,17 @@ async fn read(args: &UninstallArgs, host: &Client) -> Result<Declared, CliError>
     // A target first: without its virtual node it would get one of its own name.
     let objects = targets.into_iter().chain(nodes).collect();
     Ok(Declared { objects, nodes: names, configuration, targets: clients })
+}
+
+/// The nodes that replicas share by leases of a namespace of their own. After an attempt that was given up nothing else tells
+/// which nodes these are; in the namespace of all nodes' leases they may be those of another Longshore.
+async fn kept(args: &UninstallArgs, host: &Client) -> Result<Vec<String>, CliError> {
+    if args.lease_namespace == SHARED_NAMESPACE {
+        return Ok(vec![]);
+    }
+    let leases: Api<Lease> = Api::namespaced(host.clone(), &args.lease_namespace);
+    let found = within(leases.list(&ListParams::default())).await.map_err(trouble("list the leases"))?;
+    Ok(found.items.iter().filter_map(leadership).map(|(node, _)| node).collect())
 }
 
 async fn connect(args: &UninstallArgs, host: &Client, spec: &TargetSpec) -> Result<Client, String> {

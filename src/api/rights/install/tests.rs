@@ -1,6 +1,7 @@
 //! The chart is in step with the types and lists here. `UPDATE_CHART=1 cargo test --lib rights::install` writes what is not.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,10 +28,10 @@ fn in_step(path: &str, wanted: &str) {
 }
 
 fn cluster(rights: &[Right]) -> Vec<PolicyRule> {
-    let mut roles = roles(rights);
-    let rules = roles.remove(&None).unwrap_or_default();
-    assert!(roles.is_empty(), "{roles:?}");
-    rules
+    let mut granted = roles(rights);
+    let everywhere = granted.remove(&None).unwrap_or_default();
+    assert!(granted.is_empty(), "{granted:?}");
+    everywhere
 }
 
 /// What a feature needs beyond the rest.
@@ -129,7 +130,7 @@ fn every_value_has_a_default_a_schema_and_a_line_in_the_docs() {
             .to_owned();
     for Row { path, kind, default, text } in all {
         let (kind, text) = (kind.replace('|', "\\|"), text.replace('|', "\\|"));
-        page += &format!("| `{path}` | {kind} | `{default}` | {text} |\n");
+        _ = writeln!(page, "| `{path}` | {kind} | `{default}` | {text} |");
     }
     in_step("docs/values.md", &page);
 }
