@@ -14,7 +14,7 @@ use kube::{Client, core::ObjectMeta};
 
 use super::configuration::Declared;
 use super::target::{CapacitySource, Events, Scope, TargetSpec};
-use super::virtual_node::VirtualNodeSpec;
+use super::virtual_node::{Shape, VirtualNodeSpec};
 
 /// So many questions at a time: quick on a remote cluster, and no flood there.
 const CONCURRENCY: usize = 8;
@@ -26,6 +26,8 @@ pub struct Features {
     pub claims: bool,
     /// Services and Ingresses follow pods.
     pub services: bool,
+    /// Nodes stand for parts of a target, which come and go.
+    pub parts: bool,
 }
 
 impl Features {
@@ -34,6 +36,7 @@ impl Features {
         nodes.into_iter().fold(Self::default(), |all, node| Self {
             claims: all.claims || node.claims,
             services: all.services || node.services,
+            parts: all.parts || node.shape != Shape::Cluster,
         })
     }
 
@@ -127,6 +130,10 @@ fn only(rights: Vec<Right>, namespace: &'static str, name: &'static str) -> Vec<
     rights.into_iter().map(|right| Right { namespace: namespace.into(), name, ..right }).collect()
 }
 
+fn nodes_delete() -> Vec<Right> {
+    On("", "nodes").verbs(&["delete"], "remove virtual nodes whose VirtualNode, or whose part of a target, has gone")
+}
+
 /// What claims need in the host cluster.
 fn host_claims() -> Vec<Right> {
     let why = "keep claims in targets";
@@ -145,6 +152,9 @@ pub fn host_rights(features: Features) -> Vec<Right> {
     if features.claims {
         rights.extend(host_claims());
     }
+    if features.parts {
+        rights.extend(nodes_delete());
+    }
     if features.services {
         let why = "let Services and Ingresses follow pods";
         rights.extend(On("", "services").verbs(&["get", "list", "watch"], why));
@@ -159,6 +169,7 @@ fn host_basics() -> Vec<Right> {
         On("", "pods").verbs(&["get", "list", "watch", "delete"], "follow the pods of the virtual nodes"),
         On("", "pods").verbs(&["patch"], "keep pods from eviction while their target is out of reach"),
         On("", "pods/status").verbs(&["patch"], "report the state of pods"),
+        On("", "pods/eviction").verbs(&["create"], "evict pods that find no room in their target; empty nodes that go"),
         On("", "nodes").verbs(&["get", "list", "watch", "create", "patch"], "register the virtual nodes"),
         On("", "nodes/status").verbs(&["patch"], "report the state of the virtual nodes"),
         only(
@@ -188,8 +199,7 @@ pub fn resource_rights() -> Vec<Right> {
         On(group, "virtualnodes").verbs(&["get", "list", "watch"], "know the virtual nodes"),
         On(group, "targets/status").verbs(&["patch"], "say how the targets are"),
         On(group, "virtualnodes/status").verbs(&["patch"], "say how the virtual nodes are"),
-        On("", "nodes").verbs(&["delete"], "remove the node of a VirtualNode that was removed"),
-        On("", "pods/eviction").verbs(&["create"], "empty a node whose VirtualNode or Target was removed"),
+        nodes_delete(),
     ]
     .concat()
 }
@@ -268,6 +278,9 @@ fn cluster_rights(spec: &TargetSpec) -> Vec<Right> {
     }
     if spec.capacity.source_in(spec.scope) == CapacitySource::Nodes {
         rights.extend(On("", "nodes").verbs(&["list", "watch"], "know the target's capacity"));
+        if spec.namespaces.single.is_some() {
+            rights.extend(On("", "resourcequotas").verbs(&["list", "watch"], "know how much may be used"));
+        }
     }
     rights
 }
@@ -370,17 +383,17 @@ mod tests {
     fn what_nobody_uses_needs_no_rights() {
         let names = |features| host_rights(features).iter().map(ToString::to_string).collect::<Vec<_>>();
         let none = names(Features::default());
-        let claims = names(Features { claims: true, services: false });
+        let claims = names(Features { claims: true, ..Features::default() });
         assert!(!none.iter().any(|right| right.contains("persistentvolume") || right.contains("services")), "{none:?}");
         assert!(claims.contains(&"create persistentvolumes".to_owned()), "{claims:?}");
-        let services = names(Features { claims: false, services: true });
+        let services = names(Features { services: true, ..Features::default() });
         assert!(services.contains(&"watch ingresses.networking.k8s.io".to_owned()), "{services:?}");
     }
 
     #[test]
     fn in_namespaces_nothing_is_needed_outside_of_them() {
         let text = r#"{"kubeconfig": {"file": "x"}, "scope": "Namespaces", "namespaces": {"names": ["a", "b"]}}"#;
-        let all = Features { claims: true, services: true };
+        let all = Features { claims: true, services: true, parts: true };
         let rights = target_rights(&serde_json::from_str(text).unwrap(), all);
         assert!(rights.iter().all(|right| ["a", "b"].contains(&&*right.namespace)));
         let roles = roles(&rights);
