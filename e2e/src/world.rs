@@ -354,6 +354,11 @@ impl Drop for Dock {
             _ = self.longshore.stop();
         }
         _ = self.host.delete("nodes", self.longshore.node());
+        // Those of its parts, where it has some.
+        let parts = format!("longshore.dev/virtual-node={}", self.longshore.node());
+        for node in self.host.list("nodes", &parts).unwrap_or_default() {
+            _ = self.host.delete("nodes", node["metadata"]["name"].as_str().unwrap_or_default());
+        }
     }
 }
 

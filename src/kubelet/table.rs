@@ -222,10 +222,10 @@ impl Table {
     /// The records of instances at a site that could not be scheduled for so long, each with how long.
     pub fn stuck(&self, site: Index, time: Duration) -> Vec<(Uid, Duration)> {
         let here = |entry: &Entry| entry.record.instance.there().is_some_and(|instance| instance.site == site);
-        let wanted = |entry: &Entry| entry.record.proxy.there().is_some_and(|proxy| proxy.deleting.is_none());
+        let alive = |entry: &Entry| entry.record.proxy.there().is_some_and(|proxy| proxy.deleting.is_none());
         let stuck = self.entries.iter().filter_map(|entry| {
             let waited = entry.unschedulable?.elapsed();
-            let stuck = waited >= time && here(&entry) && wanted(&entry) && !entry.record.memo.moving;
+            let stuck = waited >= time && here(&entry) && alive(&entry) && !entry.record.memo.moving;
             stuck.then(|| (entry.key().clone(), waited))
         });
         stuck.collect()

@@ -3,7 +3,7 @@
 //! Each node is projected onto its [`NodeShare`] when it changes, so that a sum over thousands of nodes parses nothing. A
 //! node that cannot be read is an error of its own ([`NodeShare::read`]) and harms no other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
@@ -31,6 +31,7 @@ const OWN_LABELS: [&str; 5] = [
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
 /// What counts of one node.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent facts about one node")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeShare {
     /// Its condition `Ready` is true.
@@ -165,7 +166,11 @@ fn amounts(
 /// allocatable CPU switches topology hints off in the whole cluster.
 ///
 /// A node that stands for a part has the labels and taints that all of these have; where they are cordoned, so is it.
-pub fn sum<'a>(offers: impl Iterator<Item = Offer<'a>>, part: &Part, ours: &HashMap<Arc<str>, Requests>) -> NodeReport {
+pub fn sum<'a>(
+    offers: impl Iterator<Item = Offer<'a>>,
+    part: &Part,
+    ours: &BTreeMap<Arc<str>, Requests>,
+) -> NodeReport {
     let offers: Vec<_> = offers.filter(|offer| !offer.share.virtual_node).collect();
     let whole = *part == Part::All;
     let open = offers.iter().any(|offer| offer.share.counts());
@@ -338,7 +343,7 @@ mod tests {
         let (share, name) = (NodeShare::read(&node("a", &json!({}))).unwrap(), Arc::from("a"));
         let taken: Requests = [("cpu".into(), Quantity::whole(1)), ("memory".into(), Quantity::whole(20 << 30))].into();
         let offer = Offer { name: &name, share: &share, taken: Some(&taken) };
-        let report = sum(std::iter::once(offer), &Part::All, &HashMap::new());
+        let report = sum(std::iter::once(offer), &Part::All, &BTreeMap::new());
         assert_eq!(json!(report.allocatable), json!({"cpu": "2900m", "memory": "0", "pods": "110"}));
         assert_eq!(report.capacity["cpu"], "4", "which is what is there");
     }

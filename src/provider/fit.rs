@@ -4,7 +4,7 @@
 //! matches, while there is another one where something does. What depends on other pods (affinity between pods, spread) is not
 //! looked at.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -17,7 +17,7 @@ pub fn obstacle<'a>(
     spec: &Value,
     asks: &Requests,
     offers: impl Iterator<Item = Offer<'a>>,
-    ours: &HashMap<Arc<str>, Requests>,
+    ours: &BTreeMap<Arc<str>, Requests>,
 ) -> Option<String> {
     let mut nodes = 0_usize;
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
@@ -121,10 +121,10 @@ fn holds(requirement: &Value, value: Option<&str>) -> bool {
     match (text(requirement, "operator"), value) {
         ("In", Some(value)) => among(value),
         ("NotIn", Some(value)) => !among(value),
-        ("NotIn" | "DoesNotExist", None) | ("Exists", Some(_)) => true,
         ("Gt", Some(value)) => number(value).zip(bound()).is_some_and(|(value, bound)| value > bound),
         ("Lt", Some(value)) => number(value).zip(bound()).is_some_and(|(value, bound)| value < bound),
         ("In" | "Exists" | "Gt" | "Lt", None) | ("DoesNotExist", Some(_)) => false,
+        // `Exists`, the negations of what is not there, or something new.
         _ => true,
     }
 }
@@ -152,7 +152,7 @@ mod tests {
     fn why(spec: &Value, cpu: i64, nodes: &[NodeShare]) -> Option<String> {
         let names: Vec<Arc<str>> = (0..nodes.len()).map(|i| format!("n{i}").into()).collect();
         let offers = nodes.iter().zip(&names).map(|(share, name)| Offer { name, share, taken: None });
-        obstacle(spec, &amounts(cpu), offers, &HashMap::new())
+        obstacle(spec, &amounts(cpu), offers, &BTreeMap::new())
     }
 
     #[test]
@@ -168,7 +168,7 @@ mod tests {
     fn what_others_and_we_take_counts() {
         let (share, name, taken) = (node(4, &[]), Arc::<str>::from("n"), amounts(2));
         let offer = || [Offer { name: &name, share: &share, taken: Some(&taken) }].into_iter();
-        let ours = |cpu| HashMap::from([(name.clone(), amounts(cpu))]);
+        let ours = |cpu| BTreeMap::from([(name.clone(), amounts(cpu))]);
         assert_eq!(obstacle(&json!({}), &amounts(1), offer(), &ours(1)), None);
         assert!(obstacle(&json!({}), &amounts(2), offer(), &ours(1)).is_some());
     }

@@ -227,9 +227,9 @@ fn pool_keys(own: Option<&String>) -> Vec<String> {
 
 /// The part that a node belongs to; none for nodes that run nobody's pods, or another cluster's.
 fn part_of(node: &Node, shape: Shape, keys: &[String]) -> Option<Part> {
-    let share = NodeShare::read(node).ok()?;
+    let read = NodeShare::read(node).ok()?;
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-    if share.virtual_node || taints.iter().any(is_control_plane) {
+    if read.virtual_node || taints.iter().any(is_control_plane) {
         return None;
     }
     match shape {

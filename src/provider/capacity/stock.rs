@@ -92,9 +92,8 @@ impl Strangers {
     pub fn listed(&mut self, watch: usize) {
         self.known[watch] = true;
         let Some(listed) = self.listed[watch].take() else { return };
-        let gone =
-            |(uid, pod): (&Box<str>, &Stranger)| (pod.watch == watch && !listed.contains(uid)).then(|| uid.clone());
-        for uid in self.pods.iter().filter_map(gone).collect::<Vec<_>>() {
+        let gone = self.pods.iter().filter(|(uid, pod)| pod.watch == watch && !listed.contains(*uid));
+        for uid in gone.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
             self.remove(&uid);
         }
     }

@@ -1,6 +1,6 @@
 //! What the delegates of one virtual node ask of their target, kept up from the watch that there is anyway.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::kubelet::provider::PodDocument;
@@ -20,7 +20,7 @@ struct Inner {
     pods: HashMap<Box<str>, (Requests, Option<Arc<str>>)>,
     total: Requests,
     /// The sums by node.
-    by_node: HashMap<Arc<str>, Requests>,
+    by_node: BTreeMap<Arc<str>, Requests>,
     /// Seen since a list began, while it is not complete.
     listed: Option<Vec<Box<str>>>,
 }
@@ -63,7 +63,7 @@ impl Load {
     }
 
     /// The sums by node.
-    pub(super) fn by_node(&self) -> HashMap<Arc<str>, Requests> {
+    pub(super) fn by_node(&self) -> BTreeMap<Arc<str>, Requests> {
         self.lock().by_node.clone()
     }
 
