@@ -1,6 +1,7 @@
 //! Two clusters, a namespace on both, and Longshore between them.
 
 use std::{
+    collections::BTreeMap,
     env,
     path::{Path, PathBuf},
     process,
@@ -283,6 +284,7 @@ fn options(node: String, host: PathBuf, target: PathBuf) -> Options {
         heartbeat_seconds: 40,
         target_spec: String::new(),
         more_targets: Vec::new(),
+        weights: BTreeMap::new(),
         node_spec: String::new(),
         flags: Vec::new(),
         berth: None,

@@ -32,6 +32,7 @@ fn virtual_nodes_offer_what_there_is() -> Result<()> {
         ("fragments", fragments),
         ("nodes", nodes),
         ("pools", pools),
+        ("declared", declared),
         ("places", places),
         ("drain", drain),
     ] {
@@ -277,6 +278,40 @@ fn pools(_: &Clusters) -> Result<()> {
     Ok(())
 }
 
+/// The same for what is declared in the host: it is reported, and goes in order.
+fn declared(_: &Clusters) -> Result<()> {
+    let _machines = Machines::new("capfar", &[("one", "4", json!({})), ("two", "2", json!({}))])?;
+    let world = Declared::between("parts", "caphost", "capfar")?;
+    let (target, node) = (world.name("far"), world.name("node"));
+    let kubeconfig = world.keep_kubeconfig("far", &world.east.admin_kubeconfig()?)?;
+    world.declare("Target", &target, &json!({"kubeconfig": kubeconfig}))?;
+    world.declare("VirtualNode", &node, &json!({"targets": [{"name": target}], "shape": "Node"}))?;
+    world.wait_for("virtualnodes", &node, "Ready", "True", secs(60))?;
+    let parts = format!("longshore.dev/virtual-node={node}");
+    let one = format!("{node}-one");
+    wait_for_offer(&world.host, &one, &json!({"cpu": "4"}))?;
+    world.host.create(world.pod(&one, "web", &[asking("main", "1")]))?;
+    let proxy = world.host.wait_for_ready("web")?;
+    world.host.wait("both resources to say how full they are", secs(60), |host| {
+        let (node, target) = (host.get("virtualnodes", &node)?, host.get("targets", &target)?);
+        let full = node["status"]["usage"]["cpu"] == "1/6" && target["status"]["usage"]["cpu"] == "1/6";
+        ensure!(full && node["status"]["targets"] == "1/1", "{} {}", node["status"], target["status"]);
+        Ok(())
+    })?;
+    let refused = world.host.patch("virtualnodes", &node, &json!({"spec": {"shape": "Cluster"}}));
+    let refused = format!("{:#}", refused.expect_err("the shape stays"));
+    assert!(refused.contains("shape cannot be changed"), "{refused}");
+    world.host.delete("virtualnodes", &node)?;
+    world.host.wait_for_gone(&proxy)?;
+    world.host.wait("its nodes to go", secs(60), |host| {
+        let left = host.list("nodes", &parts)?.len();
+        ensure!(left == 0, "{left} are left\n{}", world.log());
+        Ok(())
+    })?;
+    assert!(world.east.pods("longshore.dev/uid")?.is_empty());
+    Ok(())
+}
+
 fn places(clusters: &Clusters) -> Result<()> {
     let _far = Machines::new("capfar", &[("big", "4", json!({})), ("small", "2", json!({}))])?;
     let tainted = json!({"labels": {"disk": "ssd"}});
@@ -369,6 +404,7 @@ fn drain(_: &Clusters) -> Result<()> {
     drop(watched);
     assert_eq!(world.host.get("targets", &far_name)?["spec"]["cordoned"], true);
     assert!(world.east.pods("app=web")?.is_empty());
+    wait_for_offer(&world.host, &node, &json!({"cpu": "8"}))?;
     longshore(&["uncordon", &far_name])?.ok()?;
     wait_for_offer(&world.host, &node, &json!({"cpu": "16"}))?;
     world.host.wait("new pods to go there again", secs(60), |host| {
@@ -379,8 +415,9 @@ fn drain(_: &Clusters) -> Result<()> {
         Ok(())
     })?;
 
-    // The whole node, by kubectl.
-    let drained = world.host.kubectl(&["drain", &node, "--force", "--timeout=100s"])?.ok()?;
+    // The whole node, by kubectl. There is no other one where the budget could be kept.
+    world.host.kubectl(&["delete", "poddisruptionbudget", "web"])?.ok()?;
+    let drained = world.host.kubectl(&["drain", &node, "--force", "--timeout=80s"])?.ok()?;
     assert!(drained.contains("drained"), "{drained}");
     for cluster in [&world.east, &west] {
         cluster.wait_for_pods(&format!("longshore.dev/node={node}"), 0, "gone", |_| true)?;

@@ -251,5 +251,6 @@ fn trouble(contact: &Contact, ready: bool, report: &NodeReport) -> Option<Obstac
 
 /// An answer that will be the same next time.
 fn is_refusal(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429)
+    // A conflict is with another writer of the same moment.
+    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && ![409, 429].contains(&status.code))
 }

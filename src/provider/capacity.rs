@@ -250,11 +250,13 @@ fn resemble(report: NodeReport, offers: &[Offer<'_>], part: &Part, works: bool, 
 }
 
 /// One node that stands for several targets: the sum of what they offer. Each report comes with whether its target is
-/// silent; such a one offers nothing. Trouble is the node's only where every target has some.
+/// silent; such a one offers nothing, nor does one that is closed, unless all are. Trouble is the node's only where every target has some.
 pub fn together(reports: &[(NodeReport, bool)]) -> NodeReport {
+    let closed = |report: &NodeReport| report.taints.iter().any(|taint| taint.key == names::CORDONED);
+    let all_closed = reports.iter().all(|(report, _)| closed(report));
     let known: Vec<&NodeReport> = reports
         .iter()
-        .filter(|(report, silent)| !silent && !report.capacity.is_empty())
+        .filter(|(report, silent)| !silent && !report.capacity.is_empty() && (all_closed || !closed(report)))
         .map(|(report, _)| report)
         .collect();
     let add = |part: fn(&NodeReport) -> &BTreeMap<String, String>| {
@@ -464,6 +466,11 @@ mod tests {
             [(report("2", "v1.35.0"), false), (report("1500m", "v1.9.1"), false), (report("8", "v1.1.0"), true)];
         let sum = together(&reports);
         assert_eq!((sum.allocatable["cpu"].as_str(), sum.kubelet_version.as_str()), ("3500m", "v1.9.1"));
+        reports[0].0.taints.push(NodeTaint::no_schedule(names::CORDONED));
+        let sum = together(&reports);
+        assert_eq!((sum.allocatable["cpu"].as_str(), sum.taints), ("1500m", vec![]), "one is closed");
+        let all = together(&reports[..1]);
+        assert_eq!((all.allocatable["cpu"].as_str(), all.taints.len()), ("2", 1), "all are closed");
         reports[0].0.trouble = trouble();
         assert_eq!(together(&reports).trouble, None, "the others work");
         for (report, _) in &mut reports {

@@ -275,7 +275,7 @@ async fn connect(
         places: places(&target.spec.namespaces),
         reach: reach(&target.spec),
         part: node.part.as_ref().map(|(_, part)| part.clone()).unwrap_or_default(),
-        cordoned: target.spec.cordoned,
+        cordoned: target.spec.cordoned || target.leaving,
         source: match target.spec.capacity.source_in(target.spec.scope) {
             Capacity::Nodes => CapacitySource::Nodes,
             Capacity::Quota => CapacitySource::Quota,

@@ -59,7 +59,7 @@ fn given(report: &NodeReport) -> Option<String> {
 }
 
 /// The patch (merge) that gives a Node these labels, annotations and taints, and takes away what was given to it before.
-/// Everything else stays. It holds for this version of the Node only.
+/// Everything else stays.
 pub fn dress(live: &Node, wanted: &Value, report: &NodeReport) -> Value {
     let annotations = live.metadata.annotations.as_ref();
     let mut wanted = wanted.clone();
@@ -77,8 +77,7 @@ pub fn dress(live: &Node, wanted: &Value, report: &NodeReport) -> Value {
             labels.entry(key).or_insert(Value::Null);
         }
     }
-    let metadata = json!({"labels": labels, "annotations": wanted["annotations"],
-        "resourceVersion": live.metadata.resource_version});
+    let mut metadata = json!({"labels": labels, "annotations": wanted["annotations"]});
     let given = before["taints"].as_array().map(Vec::as_slice).unwrap_or_default();
     let had = live.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
     let ours = |taint: &Taint| {
@@ -95,6 +94,8 @@ pub fn dress(live: &Node, wanted: &Value, report: &NodeReport) -> Value {
     if given.is_empty() && report.taints.is_empty() {
         return json!({"metadata": metadata});
     }
+    // The list is written as a whole, and others write it, too.
+    metadata["resourceVersion"] = json!(live.metadata.resource_version);
     json!({"metadata": metadata, "spec": {"taints": taints}})
 }
 

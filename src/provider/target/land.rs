@@ -103,7 +103,7 @@ impl Land {
             return Some((quotas::report(&free), None));
         }
         let count = stock.offers().filter(|offer| offer.share.counts()).count();
-        let sum = sum(stock.offers(), &self.part, &self.load.by_node());
+        let sum = self.load.on_nodes(|ours| sum(stock.offers(), &self.part, ours));
         Some((quotas::at_most(sum, &free), Some(count)))
     }
 
@@ -112,7 +112,8 @@ impl Land {
         if !self.by_nodes || !self.known().nodes {
             return None;
         }
-        fit::obstacle(spec, asks, self.stock().offers(), &self.load.by_node())
+        let stock = self.stock();
+        self.load.on_nodes(|ours| fit::obstacle(spec, asks, stock.offers(), ours))
     }
 
     /// No code panics while it holds a lock.

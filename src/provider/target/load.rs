@@ -62,9 +62,9 @@ impl Load {
         }
     }
 
-    /// The sums by node.
-    pub(super) fn by_node(&self) -> BTreeMap<Arc<str>, Requests> {
-        self.lock().by_node.clone()
+    /// What something makes of the sums by node.
+    pub(super) fn on_nodes<T>(&self, make: impl FnOnce(&BTreeMap<Arc<str>, Requests>) -> T) -> T {
+        make(&self.lock().by_node)
     }
 
     /// The delegate of this proxy has gone.
@@ -141,13 +141,16 @@ mod tests {
             pod
         };
         load.seen(&delegate("a", "Pending"));
-        assert!(load.by_node().is_empty());
+        assert!(load.on_nodes(BTreeMap::is_empty));
         load.seen(&on("a", "n"));
         load.seen(&on("b", "n"));
-        assert_eq!((load.by_node()["n"]["cpu"], load.total()["cpu"]), (Quantity::whole(4), Quantity::whole(4)));
+        assert_eq!(
+            (load.on_nodes(|all| all["n"]["cpu"]), load.total()["cpu"]),
+            (Quantity::whole(4), Quantity::whole(4))
+        );
         load.gone("a");
         load.gone("b");
-        assert!(load.by_node().is_empty());
+        assert!(load.on_nodes(BTreeMap::is_empty));
     }
 
     #[test]
