@@ -28,6 +28,8 @@ pub struct Features {
     pub services: bool,
     /// Nodes stand for parts of a target, which come and go.
     pub parts: bool,
+    /// Pods that find no room are evicted.
+    pub evictions: bool,
 }
 
 impl Features {
@@ -37,6 +39,7 @@ impl Features {
             claims: all.claims || node.claims,
             services: all.services || node.services,
             parts: all.parts || node.shape != Shape::Cluster,
+            evictions: all.evictions || node.placement.evict_after_seconds > 0,
         })
     }
 
@@ -130,6 +133,10 @@ fn only(rights: Vec<Right>, namespace: &'static str, name: &'static str) -> Vec<
     rights.into_iter().map(|right| Right { namespace: namespace.into(), name, ..right }).collect()
 }
 
+fn evictions() -> Vec<Right> {
+    On("", "pods/eviction").verbs(&["create"], "evict pods that find no room in their target, and empty nodes that go")
+}
+
 fn nodes_delete() -> Vec<Right> {
     On("", "nodes").verbs(&["delete"], "remove virtual nodes whose VirtualNode, or whose part of a target, has gone")
 }
@@ -155,6 +162,9 @@ pub fn host_rights(features: Features) -> Vec<Right> {
     if features.parts {
         rights.extend(nodes_delete());
     }
+    if features.parts || features.evictions {
+        rights.extend(evictions());
+    }
     if features.services {
         let why = "let Services and Ingresses follow pods";
         rights.extend(On("", "services").verbs(&["get", "list", "watch"], why));
@@ -169,7 +179,6 @@ fn host_basics() -> Vec<Right> {
         On("", "pods").verbs(&["get", "list", "watch", "delete"], "follow the pods of the virtual nodes"),
         On("", "pods").verbs(&["patch"], "keep pods from eviction while their target is out of reach"),
         On("", "pods/status").verbs(&["patch"], "report the state of pods"),
-        On("", "pods/eviction").verbs(&["create"], "evict pods that find no room in their target; empty nodes that go"),
         On("", "nodes").verbs(&["get", "list", "watch", "create", "patch"], "register the virtual nodes"),
         On("", "nodes/status").verbs(&["patch"], "report the state of the virtual nodes"),
         only(
@@ -200,6 +209,7 @@ pub fn resource_rights() -> Vec<Right> {
         On(group, "targets/status").verbs(&["patch"], "say how the targets are"),
         On(group, "virtualnodes/status").verbs(&["patch"], "say how the virtual nodes are"),
         nodes_delete(),
+        evictions(),
     ]
     .concat()
 }
@@ -393,7 +403,7 @@ mod tests {
     #[test]
     fn in_namespaces_nothing_is_needed_outside_of_them() {
         let text = r#"{"kubeconfig": {"file": "x"}, "scope": "Namespaces", "namespaces": {"names": ["a", "b"]}}"#;
-        let all = Features { claims: true, services: true, parts: true };
+        let all = Features { claims: true, services: true, ..Features::default() };
         let rights = target_rights(&serde_json::from_str(text).unwrap(), all);
         assert!(rights.iter().all(|right| ["a", "b"].contains(&&*right.namespace)));
         let roles = roles(&rights);
