@@ -20,6 +20,7 @@ use super::virtual_node::{Shape, VirtualNodeSpec};
 const CONCURRENCY: usize = 8;
 
 /// What is used that not everybody uses.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent features")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     /// Claims are kept in targets.

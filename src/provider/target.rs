@@ -1,7 +1,8 @@
 //! One remote cluster as a provider: the shell around the pure functions beside it.
 //!
 //! Nothing is installed in a target. What Longshore has there are plain pods with labels that name host, virtual node and
-//! proxy; one watch on them, one on events about them, one on the namespaces, one on the nodes.
+//! proxy; one watch on them, one on events about them, one on the namespaces, one on the nodes, and two on the pods of others,
+//! of which only the requests are kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
