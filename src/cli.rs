@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod doctor;
+pub mod drain;
 pub mod explain;
 pub mod logging;
 pub mod node_ip;
@@ -23,6 +24,7 @@ use crate::errors::chain;
 use crate::registry::Registry;
 
 use self::doctor::{DoctorArgs, DoctorError};
+use self::drain::{DrainArgs, DrainError, UncordonArgs};
 use self::explain::{ExplainArgs, ExplainError};
 use self::logging::LogArgs;
 use self::run::{RunArgs, RunError};
@@ -47,6 +49,10 @@ enum Command {
     Check(ConfigurationArgs),
     /// Find what Longshore has left behind on either side, explain it, and remove it with --fix
     Doctor(DoctorArgs),
+    /// Close a target to new pods, and evict those that it has, as their disruption budgets allow
+    Drain(DrainArgs),
+    /// Open a target again that was drained
+    Uncordon(UncordonArgs),
     /// Print the CustomResourceDefinitions of Target and VirtualNode, for kubectl apply
     Crds,
     /// Show what a pod would be in a target, and why it differs; nothing is changed
@@ -108,6 +114,9 @@ pub enum CliError {
     /// The doctor has found something, or could not look.
     #[error(transparent)]
     Doctor(#[from] DoctorError),
+    /// A target was not emptied.
+    #[error(transparent)]
+    Drain(#[from] DrainError),
     /// There is nothing to explain, or a pod would be held.
     #[error(transparent)]
     Explain(#[from] ExplainError),
@@ -127,6 +136,7 @@ impl CliError {
             | Self::PrintCrds(_)
             | Self::Check(_)
             | Self::Doctor(_)
+            | Self::Drain(_)
             | Self::Explain(_)
             | Self::Run(_) => ExitCode::from(1),
         }
@@ -153,6 +163,8 @@ impl Cli {
             // What a check finds is its output; the log is for the rest.
             Command::Check(args) => ("warn", Work::Check(args)),
             Command::Doctor(args) => ("warn", Work::Doctor(args)),
+            Command::Drain(args) => ("warn", Work::Drain(args)),
+            Command::Uncordon(args) => ("warn", Work::Uncordon(args)),
             Command::Explain(args) => ("warn", Work::Explain(args)),
             Command::Run(args) => ("info", Work::Run(args)),
         };
@@ -163,6 +175,8 @@ impl Cli {
             match work {
                 Work::Check(args) => check::check(&args).await,
                 Work::Doctor(args) => doctor::doctor(&args).await,
+                Work::Drain(args) => drain::drain(&args).await,
+                Work::Uncordon(args) => drain::uncordon(&args).await,
                 Work::Explain(args) => explain::explain(&args).await,
                 Work::Run(args) => Box::pin(run::run(args, registry)).await,
             }
@@ -176,6 +190,8 @@ impl Cli {
 enum Work {
     Check(ConfigurationArgs),
     Doctor(DoctorArgs),
+    Drain(DrainArgs),
+    Uncordon(UncordonArgs),
     Explain(ExplainArgs),
     Run(RunArgs),
 }

@@ -12,16 +12,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::clients::{self, Access, ClientsError, Link};
 use crate::api::target::TargetSpec;
-use crate::api::virtual_node::{Placement, Taint};
+use crate::api::virtual_node::{Placement, Shape, Taint};
 use crate::kubelet::host::Host;
 use crate::kubelet::node::NodeError;
 use crate::kubelet::server::{ClientTrust, ServerError, TlsError, TrustError};
 use crate::leader::Replica;
+use crate::provider::part::Part;
 
 mod board;
-mod drain;
+pub(crate) mod drain;
 mod keeper;
 mod other;
+mod parts;
 mod plan;
 mod resources;
 pub(crate) mod rules;
@@ -78,6 +80,12 @@ pub struct NodeSetup {
     pub targets: Vec<NodeTarget>,
     /// Its pods say which target they are in, even if there is one now.
     pub several: bool,
+    /// What it stands for: with another shape than `Cluster` it is many nodes.
+    pub shape: Shape,
+    /// See [`VirtualNodeSpec::pool_label`](crate::api::virtual_node::VirtualNodeSpec::pool_label).
+    pub pool_label: Option<String>,
+    /// The VirtualNode of which this node stands for a part, and which part; `None` for one that stands for all.
+    pub part: Option<(String, Part)>,
     /// Which of several targets gets a pod.
     pub placement: Placement,
     /// Labels that the user wants on the node, beside those that every node has.
@@ -182,6 +190,14 @@ pub async fn start(mut setup: Setup, shutdown: CancellationToken) -> Result<(), 
         });
     }
     for (node, listener) in nodes {
+        if node.shape != Shape::Cluster {
+            let (shared, stop) = (shared.clone(), shutdown.clone());
+            tasks.spawn(async move {
+                parts::keep(shared, node, stop).await;
+                Ok(())
+            });
+            continue;
+        }
         tasks.spawn(keep(shared.clone(), node, listener, shutdown.clone()));
     }
     crate::kubelet::tasks::all(tasks, &shutdown).await

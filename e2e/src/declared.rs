@@ -35,8 +35,13 @@ pub struct Declared {
 impl Declared {
     /// Starts it. The definitions of this build are there then.
     pub fn start(name: &str) -> Result<Self> {
+        Self::between(name, "host", "east")
+    }
+
+    /// The same between other clusters, which have to be up.
+    pub fn between(name: &str, host: &str, target: &str) -> Result<Self> {
         let (lab, namespace) = (lab()?, unique(name));
-        let [host, east] = ["host", "east"].map(|cluster| Cluster::open(lab, cluster, &namespace));
+        let [host, east] = [host, target].map(|cluster| Cluster::open(lab, cluster, &namespace));
         let (host, east) = (host?, east?);
         let crds = crate::command::run(Command::new(binary()?).arg("crds"), b"")?.ok()?;
         host.kubectl_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], crds.as_bytes())?.ok()?;
@@ -64,7 +69,7 @@ impl Declared {
         *self.process() = None;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(binary()?).arg("run");
-        command.arg("--kubeconfig").arg(lab()?.kubeconfig("host")?);
+        command.arg("--kubeconfig").arg(lab()?.kubeconfig(self.host.name())?);
         command.args(["--node-ip", BRIDGE, "--port", &self.port.to_string()]);
         command.args(["--selector", &format!("e2e={}", self.namespace)]).stdin(Stdio::null());
         *self.process() = Some(Background::start(&mut command)?);

@@ -262,6 +262,9 @@ fn assemble(configuration: &Configuration, targets: &[Access], ports: &[u16]) ->
         Some(NodeSetup {
             name: node.name.clone(),
             several: node.spec.targets.len() > 1,
+            shape: node.spec.shape,
+            pool_label: node.spec.pool_label.clone(),
+            part: None,
             // All of them exist: the configuration was refused otherwise.
             targets: node.spec.targets.iter().map(target).collect::<Option<_>>()?,
             placement: node.spec.placement.clone(),

@@ -12,6 +12,9 @@ pub const FIELD_MANAGER: &str = "longshore";
 /// The key of the taint on virtual nodes.
 pub const TAINT: &str = "longshore.dev/virtual-node";
 
+/// The key of the taint on a virtual node whose target, or part of one, is closed to new pods.
+pub const CORDONED: &str = "longshore.dev/cordoned";
+
 /// Label of a delegate: the id of the host cluster.
 pub const HOST: &str = "longshore.dev/host";
 /// Label of a delegate: the virtual node that the proxy is bound to.

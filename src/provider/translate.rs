@@ -28,6 +28,7 @@ use super::follow::variables;
 use crate::kubelet::annotations::without_returned;
 use crate::kubelet::document::PodDocument;
 use crate::provider::names;
+use crate::provider::part::Part;
 
 pub mod classes;
 pub mod fingerprint;
@@ -61,6 +62,8 @@ pub use update::{Refreshed, Update, created, refresh};
 pub struct Site {
     /// The id of the host cluster.
     pub host_id: String,
+    /// The part of the target that the virtual node stands for.
+    pub part: Part,
     /// The virtual node that the proxy is bound to.
     pub node_name: String,
     /// The labels of that virtual node, by which pods select it.
@@ -157,7 +160,12 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
         report.changed("spec.hostname", "it is the pod's name, as at home, which the delegate does not have");
     }
     scheduling::detach(&mut spec, site, &mut report);
-    scheduling::pin(&mut spec, proxy.annotation(names::PIN), &mut report);
+    if let Some(node) = proxy.annotation(names::PIN) {
+        let why = format!("the annotation {} ties the pod to node {node} of the target", names::PIN);
+        scheduling::pin(&mut spec, &Part::Node(node.into()), why, &mut report);
+    }
+    let why = format!("the virtual node stands for {} of the target", site.part);
+    scheduling::pin(&mut spec, &site.part, why, &mut report);
     label_keys::strip(&mut spec, &mut report);
     residue::strip(&mut spec, &site.accounts, &mut report);
     classes::map(&mut spec, site, &mut report);

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::target::{DeletionPolicy, TargetSpec};
-use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
+use crate::api::virtual_node::{Shape, TargetReference, VirtualNodeSpec};
 
 /// What the plan is made from.
 #[derive(Clone, Debug, Default)]
@@ -122,6 +122,10 @@ fn wanted(declared: &Declared, plan: &mut Plan) -> BTreeMap<String, Planned> {
         if let Some(clash) = spec.targets.iter().find_map(clash) {
             planned.spec.services = false;
             plan.problems.insert(name.clone(), format!("{}: {}; {}", clash.field, clash.message, clash.remedy));
+            if spec.shape != Shape::Cluster {
+                // What ran of it leaves, as without its target.
+                planned.members.clear();
+            }
         }
         wanted.insert(name.clone(), planned);
     }
