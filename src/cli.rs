@@ -9,6 +9,7 @@ pub mod logging;
 pub mod node_ip;
 pub mod provider;
 pub mod run;
+pub mod webhook;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ use self::doctor::{DoctorArgs, DoctorError};
 use self::explain::{ExplainArgs, ExplainError};
 use self::logging::LogArgs;
 use self::run::{RunArgs, RunError};
+use self::webhook::{PrintArgs, WebhookError};
 
 /// Offloads pods from one Kubernetes cluster to others.
 ///
@@ -51,6 +53,8 @@ enum Command {
     Crds,
     /// Show what a pod would be in a target, and why it differs; nothing is changed
     Explain(ExplainArgs),
+    /// Print the MutatingWebhookConfiguration for pods that ask to be offloaded, for kubectl apply
+    Webhook(PrintArgs),
     /// Print the version
     Version,
 }
@@ -111,6 +115,9 @@ pub enum CliError {
     /// There is nothing to explain, or a pod would be held.
     #[error(transparent)]
     Explain(#[from] ExplainError),
+    /// The webhook's configuration could not be printed.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
     /// The run failed.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -122,12 +129,14 @@ impl CliError {
         match self {
             Self::Explain(error) if error.is_usage() => ExitCode::from(2),
             Self::Run(RunError::Provider(error)) if error.is_usage() => ExitCode::from(2),
+            Self::Webhook(error) | Self::Run(RunError::Webhook(error)) if error.is_usage() => ExitCode::from(2),
             Self::Log(_) | Self::Configure(_) | Self::ConfigureHost(_) => ExitCode::from(2),
             Self::StartRuntime(_)
             | Self::PrintCrds(_)
             | Self::Check(_)
             | Self::Doctor(_)
             | Self::Explain(_)
+            | Self::Webhook(_)
             | Self::Run(_) => ExitCode::from(1),
         }
     }
@@ -154,6 +163,7 @@ impl Cli {
             Command::Check(args) => ("warn", Work::Check(args)),
             Command::Doctor(args) => ("warn", Work::Doctor(args)),
             Command::Explain(args) => ("warn", Work::Explain(args)),
+            Command::Webhook(args) => ("warn", Work::Webhook(args)),
             Command::Run(args) => ("info", Work::Run(args)),
         };
         self.log.start(default_level)?;
@@ -164,6 +174,7 @@ impl Cli {
                 Work::Check(args) => check::check(&args).await,
                 Work::Doctor(args) => doctor::doctor(&args).await,
                 Work::Explain(args) => explain::explain(&args).await,
+                Work::Webhook(args) => webhook::print(&args).await,
                 Work::Run(args) => Box::pin(run::run(args, registry)).await,
             }
         });
@@ -177,6 +188,7 @@ enum Work {
     Check(ConfigurationArgs),
     Doctor(DoctorArgs),
     Explain(ExplainArgs),
+    Webhook(PrintArgs),
     Run(RunArgs),
 }
 

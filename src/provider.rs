@@ -8,6 +8,7 @@ pub mod feedback;
 pub mod fleet;
 pub mod follow;
 pub mod names;
+pub mod offload;
 pub mod placement;
 pub mod places;
 pub mod quantity;
