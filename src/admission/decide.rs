@@ -265,7 +265,7 @@ fn give(pod: &mut Value, map: &str, key: &str, value: &str) {
 }
 
 fn take(pod: &mut Value, map: &str, key: &str) {
-    if let Some(map) = pod["metadata"][map].as_object_mut() {
+    if let Some(map) = pod["metadata"].get_mut(map).and_then(Value::as_object_mut) {
         map.remove(key);
     }
 }

@@ -60,7 +60,8 @@ impl Constraints {
     /// # Errors
     /// When it is not what [`Constraints::print`] writes.
     pub fn read(text: &str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text)
+        // By way of an object: a list would be taken for one, too.
+        serde_json::from_value(Value::Object(serde_json::from_str(text)?))
     }
 
     /// The value of the annotation.
