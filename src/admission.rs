@@ -151,7 +151,7 @@ async fn lead(
             let both = async {
                 tokio::join!(release, futures::future::OptionFuture::from(register));
             };
-            its_stop.run_until_cancelled(both).await;
+            its_stop.run_until_cancelled(Box::pin(both)).await;
         });
         term.hold_while(work, &stop).await;
         term.release().await;

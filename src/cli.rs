@@ -44,7 +44,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve the Targets and VirtualNodes of the host, or those of a file, until told to stop
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Tell whether a configuration and the clusters in it can be used
     Check(ConfigurationArgs),
     /// Find what Longshore has left behind on either side, explain it, and remove it with --fix
@@ -175,7 +175,7 @@ impl Cli {
                 Work::Doctor(args) => doctor::doctor(&args).await,
                 Work::Explain(args) => explain::explain(&args).await,
                 Work::Webhook(args) => webhook::print(&args).await,
-                Work::Run(args) => Box::pin(run::run(args, registry)).await,
+                Work::Run(args) => Box::pin(run::run(*args, registry)).await,
             }
         });
         // A credential plugin that hangs must not keep the process.
@@ -189,7 +189,7 @@ enum Work {
     Doctor(DoctorArgs),
     Explain(ExplainArgs),
     Webhook(PrintArgs),
-    Run(RunArgs),
+    Run(Box<RunArgs>),
 }
 
 /// A configuration, and how to reach all clusters in it. It has no `Debug` because that would show credentials.

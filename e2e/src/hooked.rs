@@ -71,6 +71,16 @@ impl Hooked {
         bundle.map(str::to_owned).with_context(|| format!("no bundle in {configuration}"))
     }
 
+    /// What `longshore webhook` prints, as the API server would take it.
+    pub fn printed(&self) -> Result<Value> {
+        let (kubeconfig, url) = (World::kubeconfig("host")?, format!("https://{BRIDGE}:{}", self.port));
+        let kubeconfig = kubeconfig.to_string_lossy().into_owned();
+        let args = ["webhook", "--kubeconfig", &kubeconfig, "--webhook-url", &url, "--webhook-name", &self.name];
+        let printed = World::longshore_command(&args)?.ok()?;
+        let apply = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-o", "json", "-f", "-"];
+        Ok(serde_json::from_str(&self.host.kubectl_with(&apply, printed.as_bytes())?.ok()?)?)
+    }
+
     /// Removes the Secret with its certificates.
     pub fn forget_certificates(&self) -> Result<()> {
         self.host.delete("secrets", &format!("{}-webhook", self.name))

@@ -196,6 +196,8 @@ fn nothing_else_depends_on_a_webhook_that_is_gone() -> Result<()> {
     assert_eq!(asked.world.delegate(&proxy)?.0["spec"]["nodeSelector"], Value::Null);
     asked.hook.wait_until_it_answers(host, asked.node())?;
     assert_eq!(asked.hook.trusted()?, trusted, "the certificates outlive the process");
+    let printed = asked.hook.printed()?;
+    assert_eq!(printed["webhooks"][1]["clientConfig"]["caBundle"], trusted, "who applies it by hand has the same");
 
     // They are made anew where they are lost, and the API server is told.
     asked.hook.forget_certificates()?;

@@ -47,11 +47,10 @@ impl Reach {
         if url.scheme_str() != Some("https") {
             return Err("has to begin with https://".into());
         }
-        let host = url.host().filter(|host| !host.is_empty()).ok_or("has no host")?;
+        url.host().filter(|host| !host.is_empty()).ok_or("has no host")?;
         if url.authority().is_some_and(|authority| authority.as_str().contains('@')) || url.query().is_some() {
             return Err("must have neither a user nor a query".into());
         }
-        _ = host;
         Ok(Self::Url(text.trim_end_matches('/').to_owned()))
     }
 

@@ -17,17 +17,17 @@ use crate::api::names;
 #[derive(Args, Clone)]
 pub struct RegistrationArgs {
     /// Where the host's API server reaches the webhook: https://HOST:PORT
-    #[arg(long, value_name = "URL", value_parser = Reach::url, group = "webhook_reach")]
-    webhook_url: Option<Reach>,
+    #[arg(id = "webhook_url", long = "webhook-url", value_name = "URL", value_parser = Reach::url, group = "webhook_reach")]
+    url: Option<Reach>,
     /// The Service by which the host's API server reaches the webhook; its port is 443 unless it is given
-    #[arg(long, value_name = "NAMESPACE/NAME[:PORT]", value_parser = Reach::service, group = "webhook_reach")]
-    webhook_service: Option<Reach>,
+    #[arg(id = "webhook_service", long = "webhook-service", value_name = "NAMESPACE/NAME[:PORT]", value_parser = Reach::service, group = "webhook_reach")]
+    service: Option<Reach>,
     /// The name of the webhook, its MutatingWebhookConfiguration and its Secret
-    #[arg(long, value_name = "NAME", default_value = "longshore")]
-    webhook_name: String,
+    #[arg(id = "webhook_name", long = "webhook-name", value_name = "NAME", default_value = "longshore")]
+    name: String,
     /// Only pods in namespaces with these labels are offloaded: KEY=VALUE,… [default: in all]
-    #[arg(long, value_name = "LABELS", value_parser = labels)]
-    webhook_namespaces: Option<Labels>,
+    #[arg(id = "webhook_namespaces", long = "webhook-namespaces", value_name = "LABELS", value_parser = labels)]
+    namespaces: Option<Labels>,
 }
 
 /// The flags of the webhook of `longshore run`.
@@ -105,13 +105,13 @@ impl WebhookError {
 
 impl RegistrationArgs {
     fn registration(&self, own_namespace: &str) -> Result<Registration, WebhookError> {
-        let reach = self.webhook_url.as_ref().or(self.webhook_service.as_ref()).ok_or(WebhookError::FindReach)?;
-        let name = self.webhook_name.clone();
+        let reach = self.url.as_ref().or(self.service.as_ref()).ok_or(WebhookError::FindReach)?;
+        let name = self.name.clone();
         names::check_label_name(&name).map_err(|why| WebhookError::AcceptName { name: name.clone(), why })?;
         Ok(Registration {
             name,
             reach: reach.clone(),
-            namespaces: self.webhook_namespaces.clone().unwrap_or_default(),
+            namespaces: self.namespaces.clone().unwrap_or_default(),
             own_namespace: own_namespace.to_owned(),
         })
     }

@@ -90,7 +90,7 @@ impl Constraints {
         }
         // Those of the taint that virtual nodes have by default go later, as they do when users write them.
         let others = self.added.tolerations.iter().filter(|one| one["key"] != names::TAINT);
-        if self.take_off(others, spec) {
+        if Self::take_off(others, spec) {
             changed.push("tolerations".to_owned());
         }
         changed
@@ -99,10 +99,10 @@ impl Constraints {
     /// Takes all off that was added, as if the webhook had never seen the pod.
     pub fn undo(&self, spec: &mut Object) {
         self.restore(spec);
-        self.take_off(self.added.tolerations.iter(), spec);
+        Self::take_off(self.added.tolerations.iter(), spec);
     }
 
-    fn take_off<'a>(&self, added: impl Iterator<Item = &'a Value>, spec: &mut Object) -> bool {
+    fn take_off<'a>(added: impl Iterator<Item = &'a Value>, spec: &mut Object) -> bool {
         let Some(Value::Array(all)) = spec.get_mut("tolerations") else { return false };
         let before = all.len();
         for one in added {
