@@ -9,9 +9,9 @@ const OFFLOAD: &str = "longshore.dev/offload";
 
 /// A Longshore whose webhook is for the test's namespace alone.
 struct Asked {
-    // Dropped first: pods are let go without it.
-    hook: Hooked,
+    // Dropped first: a Longshore that runs registers the webhook again.
     world: World,
+    hook: Hooked,
 }
 
 impl Asked {
@@ -20,7 +20,7 @@ impl Asked {
         let world = World::changed(name, |options| options.flags = hook.flags(after))?;
         world.wait_for_node()?;
         hook.cover(&world.host, &world.namespace, world.longshore().node())?;
-        Ok(Self { hook, world })
+        Ok(Self { world, hook })
     }
 
     fn node(&self) -> &str {

@@ -4,7 +4,7 @@
 //!   affinity, spread) is about the machines of the target, and is kept in an annotation for its delegate
 //!   ([`Constraints`]). Tolerations stay, and those of the virtual nodes' taints come to them.
 //! - `LocalAndRemote`: the pod asks home's nodes what it asked them before. Only where it asks for kinds of nodes, the virtual
-//!   nodes become an alternative to them. It does not tolerate them yet: [`release`](super::release) adds that later.
+//!   nodes become an alternative to them. It does not tolerate them yet: a toleration is added later, if home has no place.
 //!
 //! A pod that was through this before (a manifest that was taken from a pod) is taken back to its user's own first.
 

@@ -1,6 +1,6 @@
 //! What a pod asks of its node, kept while home's scheduler is asked for the virtual node instead. Pure.
 //!
-//! The webhook takes it off ([`Constraints::take`]) and writes it on the pod; the translation puts it back
+//! The webhook takes it off ([`Constraints::of`]) and writes it on the pod; the translation puts it back
 //! ([`Constraints::restore`]), so that the target's scheduler is asked what the user asks.
 
 use serde::{Deserialize, Serialize};
