@@ -10,6 +10,7 @@ pub mod logging;
 pub mod node_ip;
 pub mod provider;
 pub mod run;
+pub mod webhook;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ use self::drain::{DrainArgs, DrainError, UncordonArgs};
 use self::explain::{ExplainArgs, ExplainError};
 use self::logging::LogArgs;
 use self::run::{RunArgs, RunError};
+use self::webhook::{PrintArgs, WebhookError};
 
 /// Offloads pods from one Kubernetes cluster to others.
 ///
@@ -44,7 +46,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve the Targets and VirtualNodes of the host, or those of a file, until told to stop
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Tell whether a configuration and the clusters in it can be used
     Check(ConfigurationArgs),
     /// Find what Longshore has left behind on either side, explain it, and remove it with --fix
@@ -57,6 +59,8 @@ enum Command {
     Crds,
     /// Show what a pod would be in a target, and why it differs; nothing is changed
     Explain(ExplainArgs),
+    /// Print the MutatingWebhookConfiguration for pods that ask to be offloaded, for kubectl apply
+    Webhook(PrintArgs),
     /// Print the version
     Version,
 }
@@ -120,6 +124,9 @@ pub enum CliError {
     /// There is nothing to explain, or a pod would be held.
     #[error(transparent)]
     Explain(#[from] ExplainError),
+    /// The webhook's configuration could not be printed.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
     /// The run failed.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -131,6 +138,7 @@ impl CliError {
         match self {
             Self::Explain(error) if error.is_usage() => ExitCode::from(2),
             Self::Run(RunError::Provider(error)) if error.is_usage() => ExitCode::from(2),
+            Self::Webhook(error) | Self::Run(RunError::Webhook(error)) if error.is_usage() => ExitCode::from(2),
             Self::Log(_) | Self::Configure(_) | Self::ConfigureHost(_) => ExitCode::from(2),
             Self::StartRuntime(_)
             | Self::PrintCrds(_)
@@ -138,6 +146,7 @@ impl CliError {
             | Self::Doctor(_)
             | Self::Drain(_)
             | Self::Explain(_)
+            | Self::Webhook(_)
             | Self::Run(_) => ExitCode::from(1),
         }
     }
@@ -166,6 +175,7 @@ impl Cli {
             Command::Drain(args) => ("warn", Work::Drain(args)),
             Command::Uncordon(args) => ("warn", Work::Uncordon(args)),
             Command::Explain(args) => ("warn", Work::Explain(args)),
+            Command::Webhook(args) => ("warn", Work::Webhook(args)),
             Command::Run(args) => ("info", Work::Run(args)),
         };
         self.log.start(default_level)?;
@@ -178,7 +188,8 @@ impl Cli {
                 Work::Drain(args) => drain::drain(&args).await,
                 Work::Uncordon(args) => drain::uncordon(&args).await,
                 Work::Explain(args) => explain::explain(&args).await,
-                Work::Run(args) => Box::pin(run::run(args, registry)).await,
+                Work::Webhook(args) => webhook::print(&args).await,
+                Work::Run(args) => Box::pin(run::run(*args, registry)).await,
             }
         });
         // A credential plugin that hangs must not keep the process.
@@ -193,7 +204,8 @@ enum Work {
     Drain(DrainArgs),
     Uncordon(UncordonArgs),
     Explain(ExplainArgs),
-    Run(RunArgs),
+    Webhook(PrintArgs),
+    Run(Box<RunArgs>),
 }
 
 /// A configuration, and how to reach all clusters in it. It has no `Debug` because that would show credentials.

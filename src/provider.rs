@@ -9,6 +9,7 @@ pub mod fit;
 pub mod fleet;
 pub mod follow;
 pub mod names;
+pub mod offload;
 pub mod part;
 pub mod placement;
 pub mod places;

@@ -215,6 +215,21 @@ pub fn resource_rights() -> Vec<Right> {
     .concat()
 }
 
+/// What is needed in the host beside [`host_rights`] where Longshore serves a webhook, whose certificates are in a Secret of
+/// this namespace, and `register`s it by itself.
+pub fn admission_rights(namespace: &str, register: bool) -> Vec<Right> {
+    let secret =
+        On("", "secrets").verbs(&["get", "list", "watch", "create", "update"], "keep the webhook's certificates");
+    let within = |right: Right| Right { namespace: namespace.to_owned().into(), ..right };
+    let mut rights: Vec<_> = secret.into_iter().map(within).collect();
+    if register {
+        let verbs = &["get", "list", "watch", "create", "patch"];
+        let group = "admissionregistration.k8s.io";
+        rights.extend(On(group, "mutatingwebhookconfigurations").verbs(verbs, "register the webhook"));
+    }
+    rights
+}
+
 /// What is needed in the host for pods that refer to ConfigMaps and Secrets, or are told of Services. It may be granted in their
 /// namespaces alone; a
 /// pod elsewhere waits then, and says so.

@@ -10,6 +10,8 @@ use tokio::task::JoinSet;
 
 use super::capacity;
 use super::claims::Claims;
+use super::names;
+use super::offload;
 use super::placement::{self, Candidate, Strategy};
 use super::requests::{self, Requests};
 use super::target::TargetProvider;
@@ -38,6 +40,7 @@ pub struct Member {
 
 /// The targets of one virtual node.
 pub struct Fleet {
+    node: String,
     members: Vec<Member>,
     strategy: Strategy,
     /// Choices that no watch shows yet, by the proxy's UID.
@@ -55,13 +58,13 @@ struct Reserved {
 }
 
 impl Fleet {
-    /// A fleet of these targets, in the order of their sites.
-    pub fn new(members: Vec<Member>, strategy: Strategy, claims: Option<Arc<Claims>>) -> Self {
+    /// A fleet of these targets behind the node `node`, in the order of their sites.
+    pub fn new(node: &str, members: Vec<Member>, strategy: Strategy, claims: Option<Arc<Claims>>) -> Self {
         let (sender, report) = watch::channel(NodeReport::default());
         let mut tasks = JoinSet::new();
         let sources = members.iter().map(|member| (member.provider.node_status(), member.contact.clone())).collect();
         tasks.spawn(sum(sources, sender));
-        Self { members, strategy, reserved: Mutex::default(), claims, report, _sum: tasks }
+        Self { node: node.into(), members, strategy, reserved: Mutex::default(), claims, report, _sum: tasks }
     }
 
     /// The target of a pod that no claim binds to one, by its index, and why; without a pod, that of one which asks for
@@ -76,7 +79,12 @@ impl Fleet {
         let doubts = self.members.iter().map(|member| pod.and_then(|pod| member.doubt(pod))).collect();
         // Nothing waits while this is held, and no code panics.
         let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-        let candidates = self.candidates(uid, doubts, &mut reserved);
+        let mut candidates = self.candidates(uid, doubts, &mut reserved);
+        let wish = pod.and_then(|pod| pod.annotation(names::OFFLOAD));
+        for candidate in &mut candidates {
+            let objection = offload::objection(wish, &self.node, &candidate.name);
+            candidate.trouble = objection.or(candidate.trouble.take());
+        }
         let (member, why) = placement::choose(self.strategy, &requests, &candidates, shunned.map(usize::from))
             .map_err(|none| PodError::Refused { reason: "NoTarget".into(), message: none.to_string() })?;
         if !uid.is_empty() {

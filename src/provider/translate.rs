@@ -4,13 +4,14 @@
 //! this build has never heard of passes through. What cannot be carried over faithfully *holds* the pod ([`Hold`]) rather
 //! than let a container start in a world that lacks something. The steps:
 //!
-//! 1. `hold`: what stops here, and `guardrails`: what the target does not allow;
-//! 2. `downward`: the downward API goes on telling what it tells at home;
-//! 3. `scheduling`: what chose the virtual node would choose no node of the target;
-//! 4. `label_keys`, `residue`: what the host's API server and admission filled in, the target's fill in again;
-//! 5. `classes`, [`claims`](super::claims): names of classes, schedulers and claims, as the target has them;
-//! 6. references to ConfigMaps and Secrets get the names that their copies have, and tokens their place ([`follow`]);
-//! 7. `metadata`: labels, annotations and the owner.
+//! 1. [`constraints`]: what the webhook took off the pod is back;
+//! 2. `hold`: what stops here, and `guardrails`: what the target does not allow;
+//! 3. `downward`: the downward API goes on telling what it tells at home;
+//! 4. `scheduling`: what chose the virtual node would choose no node of the target;
+//! 5. `label_keys`, `residue`: what the host's API server and admission filled in, the target's fill in again;
+//! 6. `classes`, [`claims`](super::claims): names of classes, schedulers and claims, as the target has them;
+//! 7. references to ConfigMaps and Secrets get the names that their copies have, and tokens their place ([`follow`]);
+//! 8. `metadata`: labels, annotations and the owner.
 //!
 //! [`follow`]: super::follow
 //!
@@ -30,7 +31,10 @@ use crate::kubelet::document::PodDocument;
 use crate::provider::names;
 use crate::provider::part::Part;
 
+use constraints::Constraints;
+
 pub mod classes;
+pub mod constraints;
 pub mod fingerprint;
 pub mod guardrails;
 pub mod update;
@@ -142,10 +146,12 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
     let Value::Object(proxy_spec) = &proxy.spec else {
         return Err(Hold::new("spec", "the pod has no spec, so that there is nothing to run"));
     };
+    let mut report = report::Report::default();
+    let restored = restored(proxy, proxy_spec, &mut report)?;
+    let proxy_spec = restored.as_ref().unwrap_or(proxy_spec);
     hold::check(proxy_spec, &site.accounts)?;
     guardrails::check(proxy, proxy_spec, site)?;
 
-    let mut report = report::Report::default();
     let mut spec = proxy_spec.clone();
     let tokens = match &site.accounts {
         Accounts::Host(_) => accounts::provide(&mut spec, proxy, |path| {
@@ -195,4 +201,28 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
 
     let delegate = PodDocument::new(metadata, Value::Object(spec), Value::Null);
     Ok(Translation { delegate, report: report.into_changes(), references, tokens })
+}
+
+/// The spec with what the webhook took off it; `None` where it did nothing.
+fn restored(
+    proxy: &PodDocument,
+    spec: &spec::Object,
+    report: &mut report::Report,
+) -> Result<Option<spec::Object>, Hold> {
+    let Some(text) = proxy.annotation(names::CONSTRAINTS) else { return Ok(None) };
+    let constraints = Constraints::read(text).map_err(|error| {
+        let message = format!(
+            "{error}: it is not what Longshore has written, so that what the pod asks of its node is not known; delete the pod \
+             and let it be made anew"
+        );
+        Hold::new(format!("metadata.annotations[{}]", names::CONSTRAINTS), message)
+    })?;
+    let mut spec = spec.clone();
+    for field in constraints.restore(&mut spec) {
+        report.changed(
+            format!("spec.{field}"),
+            "it is the pod's own again, which gave way to the virtual node's at home",
+        );
+    }
+    Ok(Some(spec))
 }

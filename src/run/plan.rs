@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::admission::roster::{Place, Roster};
 use crate::api::target::{DeletionPolicy, TargetSpec};
 use crate::api::virtual_node::{Shape, TargetReference, VirtualNodeSpec};
 
@@ -142,6 +143,17 @@ fn wanted(declared: &Declared, plan: &mut Plan) -> BTreeMap<String, Planned> {
     wanted
 }
 
+/// Where pods may be sent to: every node that is declared, whether it runs already or not.
+pub(super) fn roster(declared: &Declared) -> Roster {
+    let mut ignored = Plan::default();
+    let places = wanted(declared, &mut ignored).into_iter().map(|(node, planned)| Place {
+        targets: planned.spec.targets.iter().map(|target| target.name.clone()).collect(),
+        taints: planned.spec.taints_of(&node),
+        node,
+    });
+    Roster::new(places.collect())
+}
+
 fn planned(spec: &VirtualNodeSpec, implied: bool, declared: &Declared) -> Planned {
     let usable = spec.targets.iter().filter(|one| declared.targets.contains_key(&one.name));
     let member = |one: &TargetReference| PlannedMember { name: one.name.clone(), weight: one.weight, leaving: false };
@@ -247,6 +259,19 @@ mod tests {
         assert_eq!(shape(&second), ["a:10252 a", "east:10250 east", "west:10251 west"]);
         later.ports = [("a".to_owned(), 10252), ("west".to_owned(), 10251)].into();
         assert_eq!(shape(&next(&later, &Running::new(), &[])), ["a:10252 a", "east:10250 east", "west:10251 west"]);
+    }
+
+    #[test]
+    fn pods_may_be_sent_to_all_that_is_declared() {
+        let mut all = declared(&["east", "west"], &[("a", &["west", "north"])]);
+        let places = |declared: &Declared| {
+            let roster = roster(declared);
+            let place = |place: &Place| format!("{} {} {}", place.node, place.targets.join(","), place.taints.len());
+            roster.places().iter().map(place).collect::<Vec<_>>()
+        };
+        assert_eq!(places(&all), ["a west,north 1", "east east 1"]);
+        all.targets.clear();
+        assert_eq!(places(&all), ["a west,north 1", "east east 1"], "a target that cannot be used yet is no stranger");
     }
 
     #[test]

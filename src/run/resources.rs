@@ -17,6 +17,7 @@ use super::drain::{self, Leaving};
 use super::keeper::keep_on;
 use super::parts;
 use super::plan::{self, Declared, Plan, Planned};
+use super::rules::own_labels;
 use super::targets::Targets;
 use super::verdict::Acceptance;
 use super::watches::{self, Kind, News, Resource};
@@ -214,6 +215,13 @@ impl Desk {
         if self.listed.len() < 2 {
             return;
         }
+        let declared = self.declared();
+        self.shared.roster.send_if_modified(|known| {
+            let roster = plan::roster(&declared);
+            let news = known.as_deref() != Some(&roster);
+            *known = Some(Arc::new(roster));
+            news
+        });
         if self.targets.are_waiting() && self.begun.elapsed() < SECRETS {
             self.unfinished = true;
             return;
@@ -221,7 +229,7 @@ impl Desk {
         let running = self.running.iter().map(|(name, runs)| (name.clone(), runs.planned.clone())).collect();
         let policy =
             |target: &str| self.targets.good(target).map_or(DeletionPolicy::Drain, |spec| spec.deletion_policy);
-        self.plan = plan::plan(&self.declared(), &running, &self.emptied, policy);
+        self.plan = plan::plan(&declared, &running, &self.emptied, policy);
         self.stop_what_has_gone();
         for (name, planned) in self.plan.nodes.clone() {
             self.start(&name, planned).await;
@@ -354,7 +362,7 @@ impl Desk {
             part: None,
             targets,
             placement: spec.placement.clone(),
-            labels: spec.labels.clone(),
+            labels: own_labels(name, &spec.labels),
             taints: spec.taints_of(name),
             port: planned.port,
             claims: spec.claims,

@@ -218,7 +218,7 @@ fn join(
     };
     // The node is silent when its last target is: after that target's own time.
     let silence = heartbeats.iter().map(|one| one.silence).max().unwrap_or_default();
-    let fleet = Arc::new(Fleet::new(members, strategy, claims));
+    let fleet = Arc::new(Fleet::new(&node.name, members, strategy, claims));
     let contact = watch::Sender::default();
     let whole = contact.subscribe();
     heartbeats.push(Heartbeat { provider: fleet.clone(), silence, contact });

@@ -210,7 +210,7 @@ fn judge(part: &str, requirement: &Value, site: &Site) -> Verdict {
         }
         Some(site.node_name.as_str())
     } else if is_identity(key) {
-        let name = (key == HOSTNAME).then_some(site.node_name.as_str());
+        let name = (key == HOSTNAME || key == names::VIRTUAL_NODE).then_some(site.node_name.as_str());
         site.node_labels.get(key).map(String::as_str).or(name)
     } else {
         let selects = match operator {
