@@ -6,9 +6,9 @@ pub mod check;
 pub mod doctor;
 pub mod explain;
 pub mod logging;
-pub mod node_ip;
 pub mod provider;
 pub mod run;
+pub mod serving;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +26,7 @@ use self::doctor::{DoctorArgs, DoctorError};
 use self::explain::{ExplainArgs, ExplainError};
 use self::logging::LogArgs;
 use self::run::{RunArgs, RunError};
+use self::serving::{ServingArgs, ServingError};
 
 /// Offloads pods from one Kubernetes cluster to others.
 ///
@@ -44,7 +45,7 @@ enum Command {
     /// Serve the Targets and VirtualNodes of the host, or those of a file, until told to stop
     Run(RunArgs),
     /// Tell whether a configuration and the clusters in it can be used
-    Check(ConfigurationArgs),
+    Check(CheckArgs),
     /// Find what Longshore has left behind on either side, explain it, and remove it with --fix
     Doctor(DoctorArgs),
     /// Print the CustomResourceDefinitions of Target and VirtualNode, for kubectl apply
@@ -63,6 +64,15 @@ pub struct ConfigurationArgs {
     provider_config: PathBuf,
     #[command(flatten)]
     host: HostArgs,
+}
+
+/// What is checked.
+#[derive(Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    configuration: ConfigurationArgs,
+    #[command(flatten)]
+    serving: ServingArgs,
 }
 
 /// Where the host cluster is.
@@ -111,6 +121,9 @@ pub enum CliError {
     /// There is nothing to explain, or a pod would be held.
     #[error(transparent)]
     Explain(#[from] ExplainError),
+    /// The flags for serving certificates contradict each other.
+    #[error(transparent)]
+    Serving(#[from] ServingError),
     /// The run failed.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -122,7 +135,11 @@ impl CliError {
         match self {
             Self::Explain(error) if error.is_usage() => ExitCode::from(2),
             Self::Run(RunError::Provider(error)) if error.is_usage() => ExitCode::from(2),
-            Self::Log(_) | Self::Configure(_) | Self::ConfigureHost(_) => ExitCode::from(2),
+            Self::Run(RunError::Serving(_))
+            | Self::Serving(_)
+            | Self::Log(_)
+            | Self::Configure(_)
+            | Self::ConfigureHost(_) => ExitCode::from(2),
             Self::StartRuntime(_)
             | Self::PrintCrds(_)
             | Self::Check(_)
@@ -174,7 +191,7 @@ impl Cli {
 }
 
 enum Work {
-    Check(ConfigurationArgs),
+    Check(CheckArgs),
     Doctor(DoctorArgs),
     Explain(ExplainArgs),
     Run(RunArgs),

@@ -285,6 +285,7 @@ fn options(node: String, host: PathBuf, target: PathBuf) -> Options {
         more_targets: Vec::new(),
         node_spec: String::new(),
         flags: Vec::new(),
+        given_ip: true,
         berth: None,
     }
 }

@@ -19,11 +19,13 @@ use crate::api::rights::{Features, host_rights, resource_rights, target_rights};
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
 
+use crate::kubelet::certificate::CertificateSource;
 use crate::registry::Registry;
+use crate::run::node_ip::{self, NodeIpError};
 use crate::run::{self, NodeSetup, NodeTarget, Setup, WatchSetup};
 
-use super::node_ip::{self, NodeIpError};
 use super::provider::{self, ProviderArgs, ProviderError};
+use super::serving::{ServingArgs, ServingError};
 use super::{CliError, Clusters, ConfigurationArgs, HostArgs, check};
 
 mod signals;
@@ -57,6 +59,8 @@ pub struct RunArgs {
     /// The port of the first node's kubelet API; further nodes get the next free ones
     #[arg(long, value_name = "PORT", default_value_t = 10250, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
+    #[command(flatten)]
+    serving: ServingArgs,
     /// How many pods of each target are worked on at the same time
     #[arg(long, value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     workers: u16,
@@ -104,6 +108,9 @@ pub enum RunError {
     /// The provider that was asked for cannot run.
     #[error(transparent)]
     Provider(#[from] ProviderError),
+    /// The flags for serving certificates contradict each other.
+    #[error(transparent)]
+    Serving(#[from] ServingError),
     /// What runs has failed.
     #[error("failed to run")]
     Run(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -113,6 +120,7 @@ pub enum RunError {
 pub(super) struct Place {
     pub(super) host: Access,
     pub(super) node_ip: IpAddr,
+    pub(super) certificate: CertificateSource,
     pub(super) bind_address: IpAddr,
     pub(super) port: u16,
     pub(super) workers: usize,
@@ -135,12 +143,14 @@ impl Place {
         let relist_after = (args.relist > 0).then(|| Duration::from_secs(args.relist.into()));
         let lease_namespace = args.lease_namespace.clone();
         let identity = args.identity.clone().unwrap_or_else(|| identity(node_ip, bind_address, port));
-        Ok(Self { host, node_ip, bind_address, port, workers, relist_after, lease_namespace, identity })
+        let certificate = args.serving.source()?;
+        Ok(Self { host, node_ip, certificate, bind_address, port, workers, relist_after, lease_namespace, identity })
     }
 }
 
 pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliError> {
     let shutdown = CancellationToken::new();
+    args.serving.source().map_err(RunError::from)?;
     let other = args.provider.other(registry).map_err(RunError::from)?;
     signals::listen(&shutdown).map_err(RunError::Listen)?;
     if let Some(other) = other {
@@ -177,18 +187,32 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     let watch =
         args.provider_config.is_none().then(|| WatchSetup { selector: args.selector.clone(), first_port: args.port });
     let features = Features::of(configuration.nodes.iter().map(|node| &node.spec));
-    check_host(&client, &host, features, watch.is_some()).await?;
+    check_host(args, &client, &host, features, watch.is_some()).await?;
     let host_id = identify(&client, &clients::address(&host)).await?;
     let nodes = assemble(&configuration, &targets, &ports);
-    let Place { host, node_ip, bind_address, workers, relist_after, lease_namespace, identity, .. } =
+    let Place { host, node_ip, certificate, bind_address, workers, relist_after, lease_namespace, identity, .. } =
         Place::find(args, host).await?;
-    Ok(Setup { host, host_id, nodes, watch, node_ip, bind_address, workers, relist_after, lease_namespace, identity })
+    let follow_address = args.node_ip.is_none();
+    Ok(Setup {
+        host,
+        host_id,
+        nodes,
+        watch,
+        node_ip,
+        follow_address,
+        certificate,
+        bind_address,
+        workers,
+        relist_after,
+        lease_namespace,
+        identity,
+    })
 }
 
 /// The host can be used by a node on another provider, and where that is.
 async fn prepare_other(args: &RunArgs, host: Access) -> Result<Place, RunError> {
     let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
-    check_host(&client, &host, Features::default(), false).await?;
+    check_host(args, &client, &host, Features::default(), false).await?;
     Place::find(args, host).await
 }
 
@@ -199,8 +223,15 @@ fn identity(node_ip: IpAddr, bind_address: IpAddr, port: u16) -> String {
     format!("{}_{node_ip}_{bind_address}_{port}", machine.trim())
 }
 
-async fn check_host(client: &Client, host: &Access, features: Features, resources: bool) -> Result<(), RunError> {
+async fn check_host(
+    args: &RunArgs,
+    client: &Client,
+    host: &Access,
+    features: Features,
+    resources: bool,
+) -> Result<(), RunError> {
     let mut needed = host_rights(features);
+    needed.extend(args.serving.rights()?);
     if resources {
         needed.extend(resource_rights());
     }

@@ -165,11 +165,11 @@ impl NodeController {
                 other => return other,
             }
         }
-        self.patch_metadata(&metadata).await
+        self.patch_metadata(&status::settled_labels(&metadata, &self.identity, &report), &metadata).await
     }
 
-    async fn patch_metadata(&self, metadata: &Value) -> Result<Node, kube::Error> {
-        let patch = json!({"metadata": {"labels": metadata["labels"], "annotations": metadata["annotations"]}});
+    async fn patch_metadata(&self, labels: &Value, metadata: &Value) -> Result<Node, kube::Error> {
+        let patch = json!({"metadata": {"labels": labels, "annotations": metadata["annotations"]}});
         self.nodes.patch(&self.identity.name, &PatchParams::default(), &Patch::Strategic(patch)).await
     }
 
@@ -211,8 +211,9 @@ impl NodeController {
             ready = trouble.is_none();
             let status = status::status(&self.identity, &report, trouble.as_ref(), &contact);
             let metadata = status::metadata(&self.identity, &report);
-            if labels != metadata["labels"] && self.patch_metadata(&metadata).await.is_ok() {
-                labels = metadata["labels"].clone();
+            let settled = status::settled_labels(&metadata, &self.identity, &report);
+            if labels != settled && self.patch_metadata(&settled, &metadata).await.is_ok() {
+                labels = settled;
             }
             let due = written.as_ref().is_none_or(|(at, was)| at.elapsed() >= REPORT || *was != status);
             if due {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::drain::{self, Leaving};
-use super::keeper::keep_on;
+use super::keeper::{CertificateSlot, keep_on};
 use super::plan::{self, Declared, Plan, Planned};
 use super::targets::Targets;
 use super::verdict::Acceptance;
@@ -113,6 +113,7 @@ struct Runs {
     shape: Shape,
     stop: CancellationToken,
     listener: Arc<TcpListener>,
+    certificate: CertificateSlot,
 }
 
 /// All of a node that cannot change while it runs.
@@ -295,20 +296,21 @@ impl Desk {
                 }
             }
         };
+        let certificate = before.map(|runs| runs.certificate.clone()).unwrap_or_default();
         if let Some(runs) = before {
             tracing::info!(node = name, "what this node is made of has changed");
             runs.stop.cancel();
         }
         let (stop, end, shared) = (CancellationToken::new(), self.ends.remove(name), self.shared.clone());
-        let (its_listener, its_stop) = (listener.clone(), stop.clone());
+        let (its_listener, its_certificate, its_stop) = (listener.clone(), certificate.clone(), stop.clone());
         let task = tokio::spawn(async move {
             if let Some(end) = end {
                 _ = end.await;
             }
-            keep_on(shared, setup, its_listener, its_stop).await;
+            keep_on(shared, setup, its_listener, its_certificate, its_stop).await;
         });
         self.ends.insert(name.into(), task);
-        self.running.insert(name.into(), Runs { planned, shape, stop, listener });
+        self.running.insert(name.into(), Runs { planned, shape, stop, listener, certificate });
     }
 
     fn setup(&self, name: &str, planned: &Planned) -> Option<(NodeSetup, Shape)> {

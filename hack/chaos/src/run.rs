@@ -186,6 +186,7 @@ fn replicas(world: &World) -> Result<Vec<Replica>> {
         more_targets,
         node_spec: String::new(),
         flags: Vec::new(),
+        given_ip: true,
         berth: Some(one.clone()),
     })?;
     let second = first.twin_in(other.clone())?;
