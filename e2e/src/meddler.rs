@@ -69,6 +69,8 @@ pub enum Fault {
     Late(Duration),
     /// The request arrives, and the connection breaks after so many bytes of the answer's body.
     Cut(usize),
+    /// The request does not arrive, and is answered with something that is no answer to it.
+    Garbage,
     /// Lists and watches are edited.
     Edit(Edit),
 }
@@ -214,6 +216,10 @@ impl Shared {
                 answer = answer.header(header::RETRY_AFTER, seconds);
             }
             return Ok(answer.body(full(status.to_string()))?);
+        }
+        if let Some(Fault::Garbage) = fault {
+            let answer = Response::builder().status(200).header(header::CONTENT_TYPE, "application/json");
+            return Ok(answer.body(full("{\"kind\": [\u{1}<html>\n}{"))?);
         }
         if let Some(Fault::Late(delay)) = fault {
             tokio::time::sleep(delay).await;

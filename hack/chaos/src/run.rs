@@ -184,6 +184,7 @@ fn replicas(world: &World) -> Result<Vec<Replica>> {
         heartbeat_seconds: 10,
         target_spec: String::new(),
         more_targets,
+        weights: BTreeMap::default(),
         node_spec: String::new(),
         flags: Vec::new(),
         given_ip: true,
