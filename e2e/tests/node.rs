@@ -88,7 +88,6 @@ fn a_node_is_what_its_target_is() -> Result<()> {
     ensure!(condition(&seen, "NetworkUnavailable").is_null(), "that is for the control plane: {status}");
 
     // What the next process does not know yet, it does not take back.
-    let before = seen["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
     let name = format!("metadata.name={}", world.longshore().node());
     let kinds = ["-o", r#"jsonpath={.metadata.labels.topology\.kubernetes\.io/zone}{"\n"}"#];
     let watch =
@@ -99,16 +98,12 @@ fn a_node_is_what_its_target_is() -> Result<()> {
     world.host.create(json!({"kind": "Pod", "metadata": {"name": "placed"},
         "spec": world.placed(json!({"nodeSelector": {}, "containers": [container("main", IDLE)]}))}))?;
     world.host.wait_for_ready("placed")?;
-    wait_for(&world, "the next process to have written the node", |node| {
-        ensure!(node["metadata"]["resourceVersion"] != before.as_str(), "as before");
-        Ok(())
-    })?;
-
     // Nodes that do not agree have no zone in common, and the node has one all the same.
     target.kubectl(&["label", "node", "kwok-2", "--overwrite", "topology.kubernetes.io/zone=south"])?;
     watch.wait_for_line("virtual", secs(60))?;
-    ensure!(watch.lines().iter().all(|line| line == "north" || line == "virtual"), "{:?}", watch.lines());
-    ensure!(watch.lines().iter().filter(|line| *line == "virtual").count() > 0, "{:?}", watch.lines());
+    let mut zones = watch.lines();
+    zones.dedup();
+    ensure!(zones == ["north", "virtual"], "{zones:?}");
     ensure!(node(&world)?["metadata"]["labels"][REGION] == "lake", "the region is still the same");
 
     // A pressure is the target's when all of its nodes have it.
@@ -155,7 +150,12 @@ fn a_node_outlives_its_process_and_comes_back_when_it_is_deleted() -> Result<()>
         ensure!(condition(node, "Ready")["status"] == "True", "{}", node["status"]);
         Ok(())
     })?;
-    ensure!(again["metadata"]["labels"] == first["metadata"]["labels"], "{}", again["metadata"]);
+    // The host's node controller adds those of old in its own time.
+    let labels = |node: &Value| {
+        let labels = node["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+        labels.into_iter().filter(|(key, _)| !key.starts_with("beta.kubernetes.io/")).collect::<Value>()
+    };
+    ensure!(labels(&again) == labels(&first), "{} instead of {}", labels(&again), labels(&first));
     let lease = ["get", "lease", "-n", "kube-node-lease", &name, "-o", "jsonpath={.metadata.ownerReferences[0].uid}"];
     world.host.wait("the lease to be the new node's", secs(30), |host| {
         let owner = host.kubectl(&lease)?.stdout;
