@@ -7,9 +7,9 @@ pub mod doctor;
 pub mod drain;
 pub mod explain;
 pub mod logging;
-pub mod node_ip;
 pub mod provider;
 pub mod run;
+pub mod serving;
 pub mod webhook;
 
 use std::path::PathBuf;
@@ -29,6 +29,7 @@ use self::drain::{DrainArgs, DrainError, UncordonArgs};
 use self::explain::{ExplainArgs, ExplainError};
 use self::logging::LogArgs;
 use self::run::{RunArgs, RunError};
+use self::serving::{ServingArgs, ServingError};
 use self::webhook::{PrintArgs, WebhookError};
 
 /// Offloads pods from one Kubernetes cluster to others.
@@ -48,7 +49,7 @@ enum Command {
     /// Serve the Targets and VirtualNodes of the host, or those of a file, until told to stop
     Run(Box<RunArgs>),
     /// Tell whether a configuration and the clusters in it can be used
-    Check(ConfigurationArgs),
+    Check(CheckArgs),
     /// Find what Longshore has left behind on either side, explain it, and remove it with --fix
     Doctor(DoctorArgs),
     /// Close a target to new pods, and evict those that it has, as their disruption budgets allow
@@ -73,6 +74,15 @@ pub struct ConfigurationArgs {
     provider_config: PathBuf,
     #[command(flatten)]
     host: HostArgs,
+}
+
+/// What is checked.
+#[derive(Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    configuration: ConfigurationArgs,
+    #[command(flatten)]
+    serving: ServingArgs,
 }
 
 /// Where the host cluster is.
@@ -124,6 +134,9 @@ pub enum CliError {
     /// There is nothing to explain, or a pod would be held.
     #[error(transparent)]
     Explain(#[from] ExplainError),
+    /// The flags for serving certificates contradict each other.
+    #[error(transparent)]
+    Serving(#[from] ServingError),
     /// The webhook's configuration could not be printed.
     #[error(transparent)]
     Webhook(#[from] WebhookError),
@@ -139,7 +152,11 @@ impl CliError {
             Self::Explain(error) if error.is_usage() => ExitCode::from(2),
             Self::Run(RunError::Provider(error)) if error.is_usage() => ExitCode::from(2),
             Self::Webhook(error) | Self::Run(RunError::Webhook(error)) if error.is_usage() => ExitCode::from(2),
-            Self::Log(_) | Self::Configure(_) | Self::ConfigureHost(_) => ExitCode::from(2),
+            Self::Run(RunError::Serving(_))
+            | Self::Serving(_)
+            | Self::Log(_)
+            | Self::Configure(_)
+            | Self::ConfigureHost(_) => ExitCode::from(2),
             Self::StartRuntime(_)
             | Self::PrintCrds(_)
             | Self::Check(_)
@@ -199,7 +216,7 @@ impl Cli {
 }
 
 enum Work {
-    Check(ConfigurationArgs),
+    Check(CheckArgs),
     Doctor(DoctorArgs),
     Drain(DrainArgs),
     Uncordon(UncordonArgs),

@@ -4,6 +4,7 @@
 
 pub mod annotations;
 pub mod builder;
+pub mod certificate;
 pub mod contact;
 pub mod document;
 pub mod events;

@@ -16,6 +16,7 @@ use crate::admission::{AdmissionError, AdmissionSetup, Surroundings, Webhook};
 use crate::api::clients::{self, Access, ClientsError, Link};
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{Placement, Shape, Taint};
+use crate::kubelet::certificate::{CertificateError, CertificateSource};
 use crate::kubelet::host::Host;
 use crate::kubelet::node::NodeError;
 use crate::kubelet::server::{ClientTrust, ServerError, TlsError, TrustError};
@@ -25,6 +26,7 @@ use crate::provider::part::Part;
 mod board;
 pub(crate) mod drain;
 mod keeper;
+pub mod node_ip;
 mod other;
 mod parts;
 mod plan;
@@ -36,7 +38,7 @@ mod verdict;
 mod watches;
 
 use board::Board;
-use keeper::keep;
+use keeper::{CertificateSlot, keep};
 pub use other::{OtherError, Sharing, keep_other};
 
 /// Everything that a run needs, resolved and checked. It has no `Debug` because that would show credentials.
@@ -52,6 +54,10 @@ pub struct Setup {
     pub watch: Option<WatchSetup>,
     /// The address of the virtual nodes.
     pub node_ip: IpAddr,
+    /// The address was found, not given: it is found again when this machine gets another one.
+    pub follow_address: bool,
+    /// Where the serving certificates of the kubelet API come from.
+    pub certificate: CertificateSource,
     /// The address on which the kubelet API listens.
     pub bind_address: IpAddr,
     /// How many pods of each target are worked on at the same time.
@@ -141,6 +147,9 @@ pub enum StartError {
     /// The kubelet API has no certificate.
     #[error("failed to set up TLS for the kubelet API")]
     SetUpTls(#[from] TlsError),
+    /// The kubelet API has no certificate to show.
+    #[error("failed to find a serving certificate for the kubelet API")]
+    FindCertificate(#[from] CertificateError),
     /// The kubelet API has no address.
     #[error(transparent)]
     Serve(#[from] ServerError),
@@ -156,6 +165,8 @@ pub enum StartError {
 struct Shared {
     setup: Setup,
     host: Client,
+    /// The address of the virtual nodes.
+    address: watch::Receiver<IpAddr>,
     /// The host as pods and providers see it; its watches are shared.
     view: Host,
     trust: Arc<ClientTrust>,
@@ -190,8 +201,16 @@ pub async fn start(mut setup: Setup, shutdown: CancellationToken) -> Result<(), 
     };
     let (watch, view) = (setup.watch.take(), Host::new(host.clone()));
     let roster = watch::Sender::new(watch.is_none().then(|| Arc::new(roster(&setup.nodes))));
-    let shared = Arc::new(Shared { setup, host, view, trust, replica, board: Board::default(), roster });
+    let (mover, address) = watch::channel(setup.node_ip);
+    let shared = Arc::new(Shared { setup, host, address, view, trust, replica, board: Board::default(), roster });
     let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
+    if shared.setup.follow_address {
+        let (server, stop) = (shared.setup.host.cluster_url.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            node_ip::follow(&server, mover, stop).await;
+            Ok(())
+        });
+    }
     if let Some(webhook) = webhook {
         let with = Surroundings {
             host: shared.host.clone(),
@@ -227,7 +246,7 @@ pub async fn start(mut setup: Setup, shutdown: CancellationToken) -> Result<(), 
             });
             continue;
         }
-        tasks.spawn(keep(shared.clone(), node, listener, shutdown.clone()));
+        tasks.spawn(keep(shared.clone(), node, listener, CertificateSlot::default(), shutdown.clone()));
     }
     crate::kubelet::tasks::all(tasks, &shutdown).await
 }

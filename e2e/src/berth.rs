@@ -66,6 +66,15 @@ impl Berth {
         self.ip
     }
 
+    /// Takes the address of another one, which has none after that. What was open from the old address is lost.
+    pub fn move_to(&self, other: &Self) -> Result<()> {
+        let [ours, theirs] = [self.ip, other.ip].map(|ip| format!("{ip}/24"));
+        ip(&["-netns", &other.name, "address", "del", &theirs, "dev", "eth0"])?;
+        ip(&["-netns", &self.name, "address", "del", &ours, "dev", "eth0"])?;
+        ip(&["-netns", &self.name, "address", "add", &theirs, "dev", "eth0"])?;
+        ip(&["-netns", &self.name, "route", "replace", "default", "via", "172.30.0.1"])
+    }
+
     /// Silently drops packets between here and this address.
     pub fn cut(&self, other: &str, cut: Cut) -> Result<()> {
         if cut != Cut::Inward {

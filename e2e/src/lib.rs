@@ -58,7 +58,7 @@ pub use crate::{
     solo::Solo,
     stories::{deployment, job, stateful_set},
     terminal::Terminal,
-    wire::{LegacySocket, kubelet_status},
+    wire::{LegacySocket, kubelet_status, shown_certificate},
     world::World,
 };
 

@@ -49,6 +49,8 @@ pub struct Options {
     pub node_spec: String,
     /// More flags of `longshore run`.
     pub flags: Vec<String>,
+    /// It is told its address; otherwise it finds that.
+    pub given_ip: bool,
     /// Where it runs; on the bridge itself without one.
     pub berth: Option<Arc<Berth>>,
 }
@@ -130,12 +132,10 @@ impl Longshore {
         command.arg(binary()?).arg("run");
         command.arg("--kubeconfig").arg(&self.options.host);
         command.arg("--provider-config").arg(self.dir.path().join("provider.yaml"));
-        command.args([
-            "--node-ip",
-            &berth.map_or(BRIDGE.to_owned(), |berth| berth.ip().to_string()),
-            "--port",
-            &self.port.to_string(),
-        ]);
+        command.args(["--port", &self.port.to_string()]);
+        if self.options.given_ip {
+            command.args(["--node-ip", &berth.map_or(BRIDGE.to_owned(), |berth| berth.ip().to_string())]);
+        }
         command.args(&self.options.flags).envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A thread of the runtime lives as long as the tests do; the one of a test does not.
@@ -212,6 +212,11 @@ impl Longshore {
     /// Where its kubelet API listens.
     pub fn kubelet_url(&self) -> String {
         format!("https://{BRIDGE}:{}", self.port)
+    }
+
+    /// The port of its kubelet API.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Its resident memory.

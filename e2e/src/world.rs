@@ -287,6 +287,7 @@ fn options(node: String, host: PathBuf, target: PathBuf) -> Options {
         weights: BTreeMap::new(),
         node_spec: String::new(),
         flags: Vec::new(),
+        given_ip: true,
         berth: None,
     }
 }

@@ -15,6 +15,7 @@ use kube::{Client, core::ObjectMeta};
 use super::configuration::Declared;
 use super::target::{CapacitySource, Events, Scope, TargetSpec};
 use super::virtual_node::{Shape, VirtualNodeSpec};
+use crate::kubelet::certificate::request::SIGNER;
 
 /// So many questions at a time: quick on a remote cluster, and no flood there.
 const CONCURRENCY: usize = 8;
@@ -170,6 +171,20 @@ pub fn host_rights(features: Features) -> Vec<Right> {
         let why = "let Services and Ingresses follow pods";
         rights.extend(On("", "services").verbs(&["get", "list", "watch"], why));
         rights.extend(On("networking.k8s.io", "ingresses").verbs(&["get", "list", "watch"], why));
+    }
+    rights
+}
+
+/// What is needed in the host beside [`host_rights`] where it signs the serving certificates of the kubelet API; to approve
+/// them as well, if Longshore does.
+pub fn serving_rights(approve: bool) -> Vec<Right> {
+    let group = "certificates.k8s.io";
+    let why = "get serving certificates for the kubelet API";
+    let mut rights = On(group, "certificatesigningrequests").verbs(&["create", "get", "list", "watch"], why);
+    if approve {
+        let why = "approve the certificate requests of the virtual nodes";
+        rights.extend(On(group, "certificatesigningrequests/approval").verbs(&["update"], why));
+        rights.extend(only(On(group, "signers").verbs(&["approve"], why), "", SIGNER));
     }
     rights
 }

@@ -19,12 +19,14 @@ use crate::api::rights::{Features, Right, admission_rights, host_rights, resourc
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
 
+use crate::kubelet::certificate::CertificateSource;
 use crate::registry::Registry;
+use crate::run::node_ip::{self, NodeIpError};
 use crate::run::rules::own_labels;
 use crate::run::{self, NodeSetup, NodeTarget, Setup, WatchSetup};
 
-use super::node_ip::{self, NodeIpError};
 use super::provider::{self, ProviderArgs, ProviderError};
+use super::serving::{ServingArgs, ServingError};
 use super::webhook::{WebhookArgs, WebhookError};
 use super::{CliError, Clusters, ConfigurationArgs, HostArgs, check};
 
@@ -59,6 +61,8 @@ pub struct RunArgs {
     /// The port of the first node's kubelet API; further nodes get the next free ones
     #[arg(long, value_name = "PORT", default_value_t = 10250, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
+    #[command(flatten)]
+    serving: ServingArgs,
     /// How many pods of each target are worked on at the same time
     #[arg(long, value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     workers: u16,
@@ -111,6 +115,9 @@ pub enum RunError {
     /// The provider that was asked for cannot run.
     #[error(transparent)]
     Provider(#[from] ProviderError),
+    /// The flags for serving certificates contradict each other.
+    #[error(transparent)]
+    Serving(#[from] ServingError),
     /// What runs has failed.
     #[error("failed to run")]
     Run(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -120,6 +127,7 @@ pub enum RunError {
 pub(super) struct Place {
     pub(super) host: Access,
     pub(super) node_ip: IpAddr,
+    pub(super) certificate: CertificateSource,
     pub(super) bind_address: IpAddr,
     pub(super) port: u16,
     pub(super) workers: usize,
@@ -142,12 +150,14 @@ impl Place {
         let relist_after = (args.relist > 0).then(|| Duration::from_secs(args.relist.into()));
         let lease_namespace = args.lease_namespace.clone();
         let identity = args.identity.clone().unwrap_or_else(|| identity(node_ip, bind_address, port));
-        Ok(Self { host, node_ip, bind_address, port, workers, relist_after, lease_namespace, identity })
+        let certificate = args.serving.source()?;
+        Ok(Self { host, node_ip, certificate, bind_address, port, workers, relist_after, lease_namespace, identity })
     }
 }
 
 pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliError> {
     let shutdown = CancellationToken::new();
+    args.serving.source().map_err(RunError::from)?;
     let other = args.provider.other(registry).map_err(RunError::from)?;
     signals::listen(&shutdown).map_err(RunError::Listen)?;
     if let Some(other) = other {
@@ -185,18 +195,22 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
         args.provider_config.is_none().then(|| WatchSetup { selector: args.selector.clone(), first_port: args.port });
     let features = Features::of(configuration.nodes.iter().map(|node| &node.spec));
     let admission = args.webhook.setup(&args.lease_namespace)?;
-    let more = admission.as_ref().map(|setup| admission_rights(&args.lease_namespace, setup.register));
-    check_host(&client, &host, features, watch.is_some(), more.unwrap_or_default()).await?;
+    let mut more = args.serving.rights()?;
+    more.extend(admission.iter().flat_map(|setup| admission_rights(&args.lease_namespace, setup.register)));
+    check_host(&client, &host, features, watch.is_some(), more).await?;
     let host_id = identify(&client, &clients::address(&host)).await?;
     let nodes = assemble(&configuration, &targets, &ports);
-    let Place { host, node_ip, bind_address, workers, relist_after, lease_namespace, identity, .. } =
+    let Place { host, node_ip, certificate, bind_address, workers, relist_after, lease_namespace, identity, .. } =
         Place::find(args, host).await?;
+    let follow_address = args.node_ip.is_none();
     Ok(Setup {
         host,
         host_id,
         nodes,
         watch,
         node_ip,
+        follow_address,
+        certificate,
         bind_address,
         workers,
         relist_after,
@@ -209,7 +223,7 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
 /// The host can be used by a node on another provider, and where that is.
 async fn prepare_other(args: &RunArgs, host: Access) -> Result<Place, RunError> {
     let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
-    check_host(&client, &host, Features::default(), false, vec![]).await?;
+    check_host(&client, &host, Features::default(), false, args.serving.rights()?).await?;
     Place::find(args, host).await
 }
 

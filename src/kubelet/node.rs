@@ -150,7 +150,7 @@ impl NodeController {
 
     async fn try_register(&self) -> Result<Node, kube::Error> {
         let report = self.provider.node_status().borrow().clone();
-        let metadata = status::metadata(&self.identity, &report);
+        let mut metadata = status::metadata(&self.identity, &report);
         if self.nodes.get_opt(&self.identity.name).await?.is_none() {
             let mut metadata = metadata.clone();
             if let Some(annotations) = metadata["annotations"].as_object_mut() {
@@ -165,6 +165,7 @@ impl NodeController {
                 other => return other,
             }
         }
+        metadata["labels"] = status::settled_labels(&metadata, &self.identity, &report);
         self.dress(&metadata, &report).await
     }
 
@@ -212,7 +213,8 @@ impl NodeController {
             let trouble = trouble(&contact, ready, &report);
             ready = trouble.is_none();
             let status = status::status(&self.identity, &report, trouble.as_ref(), &contact);
-            let metadata = status::metadata(&self.identity, &report);
+            let mut metadata = status::metadata(&self.identity, &report);
+            metadata["labels"] = status::settled_labels(&metadata, &self.identity, &report);
             let wanted = (metadata["labels"].clone(), report.taints.clone());
             if worn.as_ref() != Some(&wanted) && self.dress(&metadata, &report).await.is_ok() {
                 worn = Some(wanted);

@@ -3,7 +3,7 @@
 //! Each node is projected onto its [`NodeShare`] when it changes, so that a sum over thousands of nodes parses nothing. A
 //! node that cannot be read is an error of its own ([`NodeShare::read`]) and harms no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
@@ -59,7 +59,15 @@ pub struct NodeShare {
     pub arch: String,
     /// The kubelet's version.
     pub version: String,
+    /// Which pressures it is under.
+    pub pressures: BTreeSet<String>,
 }
+
+/// Labels that a virtual node has of its target's nodes where they agree.
+const TOPOLOGY: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+
+/// Conditions of a node that tell of its pressures.
+const PRESSURES: [&str; 3] = ["MemoryPressure", "DiskPressure", "PIDPressure"];
 
 /// Why a node does not count.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,8 +90,9 @@ impl NodeShare {
         let taints = spec.and_then(|s| s.taints.as_deref()).unwrap_or_default();
         let labels = node.metadata.labels.clone().unwrap_or_default();
         let info = status.node_info.unwrap_or_default();
+        let conditions = status.conditions.iter().flatten();
         Ok(Self {
-            ready: status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
+            ready: conditions.clone().any(|c| c.type_ == "Ready" && c.status == "True"),
             schedulable: !taints.iter().any(keeps_away),
             cordoned: spec.and_then(|s| s.unschedulable) == Some(true) || taints.iter().any(|t| t.key == UNSCHEDULABLE),
             virtual_node: labels.get("type").is_some_and(|kind| kind == "virtual-kubelet")
@@ -96,6 +105,10 @@ impl NodeShare {
             os: info.operating_system,
             arch: info.architecture,
             version: info.kubelet_version,
+            pressures: conditions
+                .filter(|one| one.status == "True" && PRESSURES.contains(&&*one.type_))
+                .map(|one| one.type_.clone())
+                .collect(),
         })
     }
 
@@ -163,7 +176,8 @@ fn amounts(
 ///
 /// Operating system and architecture are those of most nodes; the version is the oldest one, since a pod that uses what
 /// only a newer kubelet has may land on any. CPU, memory and pods are there even if they are zero: a Ready node without
-/// allocatable CPU switches topology hints off in the whole cluster.
+/// allocatable CPU switches topology hints off in the whole cluster. It has a zone and a region where all nodes have the
+/// same. It is under a pressure when all ready nodes are: those under pressure take no pods, and so do not count otherwise.
 ///
 /// A node that stands for a part has the labels and taints that all of these have; where they are cordoned, so is it.
 pub fn sum<'a>(
@@ -176,6 +190,10 @@ pub fn sum<'a>(
     let open = offers.iter().any(|offer| offer.share.counts());
     // A part that is closed shows its size all the same: a taint keeps pods away.
     let counts = |share: &NodeShare| share.counts() || (!whole && !open && share.works());
+    let (mut places, mut pressures) = (Agreement::default(), Agreement::default());
+    for offer in offers.iter().filter(|offer| offer.share.ready) {
+        pressures.add(offer.share.pressures.clone());
+    }
     let zero = || ["cpu", "memory", "pods"].map(|name| (name.to_owned(), Quantity::ZERO)).into_iter();
     let mut allocatable: Requests = zero().collect();
     let mut capacity: Requests = zero().collect();
@@ -198,6 +216,8 @@ pub fn sum<'a>(
             requests::subtract(&mut elsewhere, here);
         }
         *platforms.entry((&share.os, &share.arch)).or_default() += 1;
+        let place = TOPOLOGY.iter().filter_map(|key| share.labels.get_key_value(*key));
+        places.add(place.map(|(key, value)| (key.clone(), value.clone())).collect());
         if oldest.is_none_or(|version| age(&share.version) < age(version)) {
             oldest = Some(&share.version);
         }
@@ -214,9 +234,33 @@ pub fn sum<'a>(
         operating_system: os.into(),
         architecture: arch.into(),
         kubelet_version: oldest.unwrap_or_default().into(),
+        labels: places.common().into_iter().collect(),
+        pressures: pressures.common(),
         ..NodeReport::default()
     };
     if whole { report } else { resemble(report, &offers, part, counted > 0, open) }
+}
+
+/// What all of several have in common; nothing where there are none.
+struct Agreement<T>(Option<BTreeSet<T>>);
+
+impl<T> Default for Agreement<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: Ord> Agreement<T> {
+    fn add(&mut self, one: BTreeSet<T>) {
+        self.0 = Some(match self.0.take() {
+            Some(before) => before.into_iter().filter(|it| one.contains(it)).collect(),
+            None => one,
+        });
+    }
+
+    fn common(self) -> BTreeSet<T> {
+        self.0.unwrap_or_default()
+    }
 }
 
 /// A part looks as its nodes do.
@@ -270,6 +314,11 @@ pub fn together(reports: &[(NodeReport, bool)]) -> NodeReport {
     };
     let first = known.first();
     let oldest = known.iter().map(|report| report.kubelet_version.as_str()).min_by_key(|version| age(version));
+    let (mut labels, mut pressures) = (Agreement::default(), Agreement::default());
+    for report in &known {
+        labels.add(report.labels.clone().into_iter().collect());
+        pressures.add(report.pressures.clone());
+    }
     let troubles: Vec<_> = reports.iter().filter_map(|(report, _)| report.trouble.clone()).collect();
     NodeReport {
         capacity: add(|report| &report.capacity),
@@ -277,7 +326,8 @@ pub fn together(reports: &[(NodeReport, bool)]) -> NodeReport {
         operating_system: first.map(|report| report.operating_system.clone()).unwrap_or_default(),
         architecture: first.map(|report| report.architecture.clone()).unwrap_or_default(),
         kubelet_version: oldest.unwrap_or_default().into(),
-        labels: BTreeMap::new(),
+        labels: labels.common().into_iter().collect(),
+        pressures: pressures.common(),
         // Where one of them takes pods, the node does.
         taints: common_taints(reports),
         trouble: (troubles.len() == reports.len()).then(|| troubles.into_iter().next()).flatten(),
@@ -416,6 +466,56 @@ mod tests {
         }
         let soft = json!({"spec": {"taints": [{"key": "node.kubernetes.io/x", "effect": "PreferNoSchedule"}]}});
         assert_eq!(total(&[node("a", &soft)]).allocatable["cpu"], "3900m");
+    }
+
+    #[test]
+    fn a_zone_is_shown_where_all_nodes_agree() {
+        let at = |zone: &str, region: &str| {
+            let labels =
+                json!({"topology.kubernetes.io/zone": zone, "topology.kubernetes.io/region": region, "x": "y"});
+            json!({"metadata": {"labels": labels}})
+        };
+        let [one, other, elsewhere] = [at("a", "r"), at("b", "r"), json!({"metadata": {"labels": {"x": "y"}}})];
+        let labels =
+            |extras: &[&Value]| json!(total(&extras.iter().map(|extra| node("n", extra)).collect::<Vec<_>>()).labels);
+        let region = json!({"topology.kubernetes.io/region": "r"});
+        assert_eq!(
+            labels(&[&one, &one]),
+            one["metadata"]["labels"]
+                .as_object()
+                .unwrap()
+                .clone()
+                .into_iter()
+                .filter(|(key, _)| key != "x")
+                .collect::<Value>()
+        );
+        assert_eq!(labels(&[&one, &other]), region, "two zones of a region");
+        assert_eq!(labels(&[&one, &elsewhere]), json!({}));
+        let mut away = other.clone();
+        merge(&mut away, &json!({"spec": {"unschedulable": true}}));
+        assert_eq!(labels(&[&one, &away]), labels(&[&one]), "where no pod goes does not matter");
+        let (here, there) = (total(&[node("n", &one)]), total(&[node("n", &other)]));
+        assert_eq!(json!(together(&[(here.clone(), false), (there.clone(), false)]).labels), region, "two targets");
+        assert_eq!(together(&[(here.clone(), false), (there, true)]).labels, here.labels, "one of them is silent");
+    }
+
+    #[test]
+    fn a_pressure_is_one_of_the_whole_when_all_ready_nodes_have_it() {
+        let pressed = |kind: &str| {
+            json!({"status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": kind, "status": "True"}]},
+                "spec": {"taints": [{"key": "node.kubernetes.io/pressure", "effect": "NoSchedule"}]}})
+        };
+        let (disk, memory, calm) = (pressed("DiskPressure"), pressed("MemoryPressure"), json!({}));
+        let pressures = |extras: &[&Value]| {
+            let report = total(&extras.iter().map(|extra| node("n", extra)).collect::<Vec<_>>());
+            report.pressures.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(pressures(&[&disk, &disk]), ["DiskPressure"]);
+        for nodes in [&[&disk, &calm][..], &[&disk, &memory], &[]] {
+            assert_eq!(pressures(nodes), Vec::<String>::new(), "{nodes:?}");
+        }
+        let gone = json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}});
+        assert_eq!(pressures(&[&disk, &gone]), ["DiskPressure"], "who is not ready says nothing");
     }
 
     #[test]

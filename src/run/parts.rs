@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::drain::{self, Leaving, WHOLE};
-use super::keeper::keep_on;
+use super::keeper::{CertificateSlot, keep_on};
 use super::unit::target_clients;
 use super::{NodeSetup, Shared};
 use crate::api::virtual_node::Shape;
@@ -200,7 +200,7 @@ async fn run(shared: Arc<Shared>, setup: NodeSetup, stop: CancellationToken) {
         }
     };
     let port = listener.local_addr().map(|address| address.port()).unwrap_or_default();
-    keep_on(shared, NodeSetup { port, ..setup }, Arc::new(listener), stop).await;
+    keep_on(shared, NodeSetup { port, ..setup }, Arc::new(listener), CertificateSlot::default(), stop).await;
 }
 
 /// The parts that the host has nodes for.

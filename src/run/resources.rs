@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::drain::{self, Leaving};
-use super::keeper::keep_on;
+use super::keeper::{CertificateSlot, keep_on};
 use super::parts;
 use super::plan::{self, Declared, Plan, Planned};
 use super::rules::own_labels;
@@ -116,6 +116,7 @@ struct Runs {
     stop: CancellationToken,
     /// None for one that is many nodes, each of which has a port of its own.
     listener: Option<Arc<TcpListener>>,
+    certificate: CertificateSlot,
 }
 
 /// All of a node that cannot change while it runs.
@@ -312,23 +313,24 @@ impl Desk {
                 }
             }
         };
+        let certificate = before.map(|runs| runs.certificate.clone()).unwrap_or_default();
         if let Some(runs) = before {
             tracing::info!(node = name, "what this node is made of has changed");
             runs.stop.cancel();
         }
         let (stop, end, shared) = (CancellationToken::new(), self.ends.remove(name), self.shared.clone());
-        let (its_listener, its_stop) = (listener.clone(), stop.clone());
+        let (its_listener, its_certificate, its_stop) = (listener.clone(), certificate.clone(), stop.clone());
         let task = tokio::spawn(async move {
             if let Some(end) = end {
                 _ = end.await;
             }
             match its_listener {
-                Some(listener) => keep_on(shared, setup, listener, its_stop).await,
+                Some(listener) => keep_on(shared, setup, listener, its_certificate, its_stop).await,
                 None => parts::keep(shared, setup, its_stop).await,
             }
         });
         self.ends.insert(name.into(), task);
-        self.running.insert(name.into(), Runs { planned, shape, stop, listener });
+        self.running.insert(name.into(), Runs { planned, shape, stop, listener, certificate });
     }
 
     fn setup(&self, name: &str, planned: &Planned) -> Option<(NodeSetup, Shape)> {

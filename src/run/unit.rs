@@ -1,5 +1,6 @@
 //! One virtual node with all that runs for it, from the beginning of a leadership to its end.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,7 +62,9 @@ impl Unit {
     pub(super) async fn build(
         shared: &Shared,
         node: &NodeSetup,
+        node_ip: IpAddr,
         listener: &Arc<TcpListener>,
+        certificate: Arc<ServingCertificate>,
     ) -> Result<Self, StartError> {
         let (setup, host) = (&shared.setup, &shared.host);
         let mut by_name = std::collections::BTreeMap::new();
@@ -108,7 +111,7 @@ impl Unit {
 
         let several = node.several;
         let unsure = several && had_no_choice(shared, &node.name).await;
-        let ip = setup.node_ip.to_string();
+        let ip = node_ip.to_string();
         let pods = PodController::new(PodSetup {
             node: node.name.clone(),
             node_ip: ip.clone(),
@@ -122,7 +125,6 @@ impl Unit {
             evict_after: patience(node.placement.evict_after_seconds),
         });
 
-        let certificate = Arc::new(ServingCertificate::self_signed(&node.name, &[setup.node_ip])?);
         let tls = server_config(certificate, shared.trust.clone())?;
         let authenticator = Authenticator::new(host.clone(), shared.trust.clone());
         let authorizer = Authorizer::new(host.clone(), node.name.clone());

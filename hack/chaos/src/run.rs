@@ -187,6 +187,7 @@ fn replicas(world: &World) -> Result<Vec<Replica>> {
         weights: BTreeMap::default(),
         node_spec: String::new(),
         flags: Vec::new(),
+        given_ip: true,
         berth: Some(one.clone()),
     })?;
     let second = first.twin_in(other.clone())?;

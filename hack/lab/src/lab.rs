@@ -121,6 +121,8 @@ pub struct UpOptions {
     pub kubelet: Option<bool>,
     /// Arguments for the API server beside the usual ones; none for a new cluster unless told otherwise.
     pub api_server_args: Option<Vec<String>>,
+    /// The same for the controller manager.
+    pub controller_manager_args: Option<Vec<String>>,
 }
 
 /// A process to run beside a cluster, in its network: see [`Lab::start`].
@@ -309,12 +311,16 @@ impl Lab {
                 index: self.free_index()?,
                 kubelet: options.kubelet.unwrap_or(true),
                 api_server_args: Vec::new(),
+                controller_manager_args: Vec::new(),
                 prepared_in_boot: None,
             },
         };
         record.kubelet |= options.kubelet == Some(true);
         if let Some(args) = &options.api_server_args {
             record.api_server_args.clone_from(args);
+        }
+        if let Some(args) = &options.controller_manager_args {
+            record.controller_manager_args.clone_from(args);
         }
         Ok(Cluster::save(&self.state, name, record)?)
     }

@@ -18,7 +18,8 @@ pub const CHOICE: &str = "longshore.dev/choice";
 /// takes them back.
 pub const GIVEN: &str = "longshore.dev/given";
 
-/// The zone and region of a virtual node for which the operator names none. A Ready node without a zone would switch off
+/// The zone and region of a virtual node whose operator names none, and whose other side has none in common. A Ready node
+/// without a zone would switch off
 /// topology hints for the whole cluster (endpointslice/topologycache).
 const NOWHERE: &str = "virtual";
 
@@ -29,6 +30,10 @@ pub const DEFAULT_LABELS: [(&str, &str); 4] = [
     ("topology.kubernetes.io/zone", NOWHERE),
     ("topology.kubernetes.io/region", NOWHERE),
 ];
+
+/// Labels that depend on what the other side is.
+const GUESSED: [&str; 4] =
+    ["topology.kubernetes.io/zone", "topology.kubernetes.io/region", "kubernetes.io/os", "kubernetes.io/arch"];
 
 /// `metadata` of the Node: its name and all labels, those of the identity winning over the provider's.
 pub fn metadata(identity: &NodeIdentity, report: &NodeReport) -> Value {
@@ -99,6 +104,18 @@ pub fn dress(live: &Node, wanted: &Value, report: &NodeReport) -> Value {
     json!({"metadata": metadata, "spec": {"taints": taints}})
 }
 
+/// The labels of `metadata`, to be written on a Node that is there, without those that are guessed as long as nothing is known
+/// of the other side: what an earlier process has found out stays.
+pub fn settled_labels(metadata: &Value, identity: &NodeIdentity, report: &NodeReport) -> Value {
+    let mut labels = metadata["labels"].clone();
+    if report.capacity.is_empty()
+        && let Some(labels) = labels.as_object_mut()
+    {
+        labels.retain(|key, _| !GUESSED.contains(&&**key) || identity.labels.contains_key(key));
+    }
+    labels
+}
+
 /// `status` of the Node, without the times of its conditions.
 pub fn status(identity: &NodeIdentity, report: &NodeReport, trouble: Option<&Obstacle>, contact: &Contact) -> Value {
     let ready = match trouble {
@@ -112,7 +129,16 @@ pub fn status(identity: &NodeIdentity, report: &NodeReport, trouble: Option<&Obs
             json!({"type": REACHABLE, "status": "False", "reason": UNREACHABLE, "message": message})
         }
     };
-    let calm = |kind: &str, reason: &str| json!({"type": kind, "status": "False", "reason": reason, "message": "a virtual node has none of its own"});
+    let pressure = |kind: &str| {
+        let (status, reason, message) = match contact {
+            Contact::Silent { message, .. } => ("Unknown", UNREACHABLE.to_owned(), message.as_str()),
+            _ if report.pressures.contains(kind) => {
+                ("True", format!("All{kind}"), "every ready node on the other side is under this pressure")
+            }
+            _ => ("False", format!("No{kind}"), "there is a node on the other side that is not under this pressure"),
+        };
+        json!({"type": kind, "status": status, "reason": reason, "message": message})
+    };
     let mut status = json!({
         "addresses": [{"type": "InternalIP", "address": identity.ip}],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": identity.port}},
@@ -128,9 +154,9 @@ pub fn status(identity: &NodeIdentity, report: &NodeReport, trouble: Option<&Obs
         "conditions": [
             ready,
             reachable,
-            calm("MemoryPressure", "NoMemoryPressure"),
-            calm("DiskPressure", "NoDiskPressure"),
-            calm("PIDPressure", "NoPIDPressure"),
+            pressure("MemoryPressure"),
+            pressure("DiskPressure"),
+            pressure("PIDPressure"),
         ],
     });
     // As long as nothing is known, what an earlier process has written stays.
@@ -266,6 +292,35 @@ mod tests {
         let trouble = Obstacle { reason: "TargetUnreachable".into(), message: "connection refused".into() };
         let ready = &status(&identity(), &NodeReport::default(), Some(&trouble), &Contact::Answers)["conditions"][0];
         assert_eq!((&ready["status"], &ready["message"]), (&json!("False"), &json!("connection refused")));
+    }
+
+    #[test]
+    fn what_is_guessed_is_not_written_over_what_was_found_out() {
+        let labels = |report: &NodeReport| settled_labels(&metadata(&identity(), report), &identity(), report);
+        let nothing = labels(&NodeReport::default());
+        assert_eq!(nothing["topology.kubernetes.io/zone"], "z1", "the operator's choice is no guess");
+        assert!(nothing.get("topology.kubernetes.io/region").is_none() && nothing.get("kubernetes.io/arch").is_none());
+        let labels = labels(&NodeReport::of([("cpu", "1")]));
+        assert_eq!(
+            (&labels["topology.kubernetes.io/region"], &labels["kubernetes.io/os"]),
+            (&json!(NOWHERE), &json!("linux"))
+        );
+    }
+
+    #[test]
+    fn pressures_follow_the_other_side() {
+        let report = NodeReport { pressures: ["DiskPressure".into()].into(), ..NodeReport::of([("cpu", "1")]) };
+        let all = |contact: &Contact| {
+            let status = status(&identity(), &report, None, contact);
+            let of = |kind: &str| {
+                let all = status["conditions"].as_array().unwrap();
+                all.iter().find(|one| one["type"] == kind).unwrap()["status"].as_str().unwrap().to_owned()
+            };
+            ["MemoryPressure", "DiskPressure", "PIDPressure"].map(of)
+        };
+        assert_eq!(all(&Contact::Answers), ["False", "True", "False"]);
+        let silent = Contact::Silent { message: "no route".into(), since: tokio::time::Instant::now() };
+        assert_eq!(all(&silent), ["Unknown"; 3], "nobody knows");
     }
 
     #[test]
