@@ -1,30 +1,39 @@
 //! `longshore check`: a line for each cluster, with what is wrong.
 
 use crate::api::diagnosis::{Trouble, Version, diagnose_config};
-use crate::api::rights::{Features, Right, host_follow_rights, host_rights, rules, target_rights};
+use crate::api::rights::{Features, Right, host_follow_rights, host_rights, resource_rights, rules, target_rights};
 
-use super::{CliError, ConfigurationArgs};
+use super::CliError;
+use super::clusters::{Clusters, ConfigurationArgs};
 
 pub(super) async fn check(args: &ConfigurationArgs) -> Result<(), CliError> {
-    let clusters = args.load().await?;
+    let (failed, text) = report(&args.load().await?).await;
+    print!("{text}");
+    if failed == 0 { Ok(()) } else { Err(CliError::Check(failed)) }
+}
+
+/// How many clusters cannot be used, and a line for each.
+pub(super) async fn report(clusters: &Clusters) -> (usize, String) {
     let nodes = &clusters.configuration.nodes;
-    let needed = [host_rights(Features::of(nodes.iter().map(|node| &node.spec))), host_follow_rights()].concat();
+    let mut needed = [host_rights(Features::of(nodes.iter().map(|node| &node.spec))), host_follow_rights()].concat();
+    if clusters.resources.is_some() {
+        needed.extend(resource_rights());
+    }
     let host = async { ("host".to_owned(), diagnose_config(&clusters.host, &needed).await) };
     let targets = clusters.configuration.targets.iter().zip(&clusters.targets).map(|(target, config)| async move {
         let title = format!("target {}", target.name);
         let needed = target_rights(&target.spec, Features::of_target(nodes, &target.name));
-        (title, diagnose_config(config, &needed).await)
+        let result = match config {
+            Ok(config) => diagnose_config(config, &needed).await,
+            Err(reason) => Err(Trouble::Unauthorized { address: "its API server".into(), reason: reason.clone() }),
+        };
+        (title, result)
     });
     // All at once: each may take its whole deadline.
     let (host, targets) = tokio::join!(host, futures::future::join_all(targets));
     let results: Vec<_> = std::iter::once(host).chain(targets).collect();
-    for (title, result) in &results {
-        println!("{}", line(title, result));
-    }
-    match results.iter().filter(|(_, result)| result.is_err()).count() {
-        0 => Ok(()),
-        failed => Err(CliError::Check(failed)),
-    }
+    let failed = results.iter().filter(|(_, result)| result.is_err()).count();
+    (failed, results.iter().map(|(title, result)| format!("{}\n", line(title, result))).collect())
 }
 
 fn line(title: &str, result: &Result<Version, Trouble>) -> String {
