@@ -10,6 +10,8 @@ use kube::{Client, Discovery};
 use serde_json::Value;
 use tokio::time::timeout;
 
+use crate::api::diagnosis::classify;
+
 /// How long one cluster may take for one answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -39,6 +41,14 @@ pub enum AskError {
 }
 
 impl AskError {
+    /// What it says of the cluster at this address, in plain words.
+    pub(super) fn of(&self, address: &str) -> String {
+        match self {
+            Self::Refused { source, .. } => classify(address, source).to_string(),
+            Self::Silent { seconds, .. } => format!("{address} gave no answer within {seconds} s"),
+        }
+    }
+
     /// The code of its answer, where it gave one.
     pub(super) fn code(&self) -> Option<u16> {
         match self {

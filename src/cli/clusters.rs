@@ -69,6 +69,14 @@ pub(crate) struct Resources {
     pub(crate) nodes: Vec<Value>,
 }
 
+impl Clusters {
+    /// The targets that there are, for whoever has named another one.
+    pub(super) fn names(&self) -> String {
+        let names: Vec<_> = self.configuration.targets.iter().map(|target| target.name.as_str()).collect();
+        if names.is_empty() { "there is none".into() } else { format!("there are {}", names.join(", ")) }
+    }
+}
+
 impl ConfigurationArgs {
     /// Reads what is declared and every kubeconfig, and connects to no target.
     pub(crate) async fn load(&self) -> Result<Clusters, CliError> {

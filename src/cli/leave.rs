@@ -12,7 +12,7 @@ use kube::api::{
 };
 use kube::{Client, Resource, ResourceExt};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::api::clients;
 use crate::api::target::TargetSpec;
@@ -26,7 +26,7 @@ use crate::run::drain::{self, Leaving};
 use crate::run::rules::reach;
 
 use super::CliError;
-use super::ask::{AskError, Consent, PATIENCE, Progress, ROUND, api_of, ask, ask_opt, consent};
+use super::ask::{AskError, Consent, Progress, ROUND, api_of, ask, ask_opt, consent};
 use super::clusters::{Clusters, name_of, of_host};
 use super::drain::concerned;
 use super::join::{OtherHostArgs, TargetArgs};
@@ -230,10 +230,9 @@ async fn look(args: &LeaveArgs) -> Result<Leave<'_>, CliError> {
     if args.lost {
         leave.worker = Err("it is said to be lost".into());
     } else if let Ok(worker) = &leave.worker {
-        match timeout(PATIENCE, worker.apiserver_version()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => leave.worker = Err(chain(&error)),
-            Err(_) => leave.worker = Err(format!("no answer within {} s", PATIENCE.as_secs())),
+        if let Err(error) = ask("reach the target", worker.apiserver_version()).await {
+            let address = index.and_then(|index| targets[index].as_ref().ok()).map(|access| clients::address(access));
+            leave.worker = Err(error.of(&address.unwrap_or_default()));
         }
     }
     if let (Some(reason), false) = (leave.worker.as_ref().err(), args.lost)
@@ -509,9 +508,12 @@ impl Leave<'_> {
         Ok(things)
     }
 
-    /// Removes copies and empty namespaces in the target.
+    /// Removes what is left of the nodes in the target: delegates whose proxies have gone, copies, and empty namespaces.
     async fn clean(&self, left: &mut Vec<String>) {
-        let things = match self.things(false).await {
+        // Of a node that is shared, or has pods, delegates are somebody else's business.
+        let alone = self.leaving.iter().all(|one| one.whole);
+        let none_at_home = matches!(self.pods_now().await, Ok(pods) if pods.is_empty());
+        let things = match self.things(alone && none_at_home).await {
             Ok(things) => things,
             Err(reason) => {
                 left.push(format!("what Longshore has made in the target, which cannot be read: {reason}"));
@@ -521,7 +523,7 @@ impl Leave<'_> {
         let Ok(client) = self.there() else { return };
         for thing in things {
             let object = json!({"apiVersion": if thing.kind == "ingress" { "networking.k8s.io/v1" } else { "v1" },
-                "kind": match thing.kind { "configmap" => "ConfigMap", "secret" => "Secret", "service" => "Service", _ => "Ingress" },
+                "kind": match thing.kind { "pod" => "Pod", "configmap" => "ConfigMap", "secret" => "Secret", "service" => "Service", _ => "Ingress" },
                 "metadata": {"name": thing.name, "namespace": thing.namespace}});
             let this = Preconditions { uid: thing.uid.clone(), ..Preconditions::default() };
             let params = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };

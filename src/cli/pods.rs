@@ -49,7 +49,7 @@ pub enum PodsError {
     #[error(transparent)]
     Ask(#[from] AskError),
     /// There is no such target.
-    #[error("failed to find the target {name:?}; --target has to be one of: {known}")]
+    #[error("failed to find the target {name:?}; correct --target: {known}")]
     Target {
         /// The name.
         name: String,
@@ -82,6 +82,7 @@ pub(super) struct Row {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct State {
     /// As kubectl shows it.
     status: String,
@@ -107,7 +108,7 @@ pub(super) async fn pods(args: &PodsArgs) -> Result<(), CliError> {
     if let Some(name) = &args.target
         && !targets.iter().any(|target| target.name == *name)
     {
-        let known = targets.iter().map(|target| target.name.as_str()).collect::<Vec<_>>().join(", ");
+        let known = clusters.names();
         return Err(PodsError::Target { name: name.clone(), known }.into());
     }
     let host = clients::client(&clusters.host).await.map_err(CliError::ConfigureHost)?;
@@ -172,7 +173,8 @@ async fn delegates(
     let params = ListParams::default().labels(&format!("{}={host_id}", names::HOST));
     let mut found = vec![];
     for api in reach(spec).apis::<Pod>(&client) {
-        let list = ask("list delegates", api.list(&params)).await.map_err(|error| chain(&error))?;
+        let list = ask("list delegates", api.list(&params)).await;
+        let list = list.map_err(|error| error.of(&clients::address(access)))?;
         found.extend(list.items.iter().map(|pod| json!(pod)));
     }
     Ok(found)

@@ -57,7 +57,7 @@ pub struct TestArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum TestError {
     /// There is no such target.
-    #[error("failed to find the target {name:?}; it has to be one of: {known}")]
+    #[error("failed to find the target {name:?}; {known}")]
     Target {
         /// The name.
         name: String,
@@ -116,7 +116,7 @@ pub(super) async fn test(args: &TestArgs) -> Result<(), CliError> {
     let configuration = &clusters.configuration;
     let index = configuration.targets.iter().position(|target| target.name == args.name);
     let Some(index) = index else {
-        let known = configuration.targets.iter().map(|target| target.name.as_str()).collect::<Vec<_>>().join(", ");
+        let known = clusters.names();
         return Err(TestError::Target { name: args.name.clone(), known }.into());
     };
     let target = &configuration.targets[index];

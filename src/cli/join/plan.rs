@@ -115,7 +115,8 @@ fn namespace(name: &str) -> Value {
 pub(super) fn purposes(rights: &[Right]) -> Vec<String> {
     let mut purposes: Vec<(&str, Vec<String>)> = vec![];
     for right in rights {
-        let what = format!("{} {}", right.verb, right.full_resource());
+        let group = if right.group.is_empty() { String::new() } else { format!(".{}", right.group) };
+        let what = format!("{} {}{group}", right.verb, right.full_resource());
         match purposes.iter_mut().find(|(why, _)| *why == right.why) {
             Some((_, all)) if all.contains(&what) => {}
             Some((_, all)) => all.push(what),

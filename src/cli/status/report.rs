@@ -140,14 +140,14 @@ fn judge_target(sight: &Sight, target: &Value, report: &mut Report) {
     let (name, status) = (name(target), &target["status"]);
     let about = format!("target {name}");
     let answer = sight.answers.get(name);
+    let in_api = !target["metadata"]["uid"].is_null();
     // A file has no status: what can be known of such a target is whether it answers.
     let (ready, reason) = match (condition(target, "Ready"), answer) {
         (Some(ready), _) => (text_of(ready, "status").to_owned(), text_of(ready, "reason").to_owned()),
-        (None, Some(Ok(_))) => ("True".into(), "Answers".into()),
-        (None, Some(Err(_))) => ("False".into(), "Unreachable".into()),
-        (None, None) => ("Unknown".into(), String::new()),
+        (None, Some(Ok(_))) if !in_api => ("True".into(), "Answers".into()),
+        (None, Some(Err(_))) if !in_api => ("False".into(), "Unreachable".into()),
+        (None, _) => ("Unknown".into(), String::new()),
     };
-    let in_api = !target["metadata"]["uid"].is_null();
     match condition(target, "Ready") {
         Some(condition) if condition["status"] != "True" => {
             let message = text_of(condition, "message");
@@ -164,13 +164,12 @@ fn judge_target(sight: &Sight, target: &Value, report: &mut Report) {
     if let Some(accepted) = accepted {
         report.problems.push(problem(&about, text_of(accepted, "message"), ""));
     }
-    if let Some(Err(reason)) = answer {
-        let what =
-            if ready == "True" && in_api { format!("cannot be asked from here: {reason}") } else { reason.clone() };
-        // Longshore may well reach what this machine does not.
-        if !in_api || ready != "True" {
-            report.problems.push(problem(&about, what, "see docs/troubleshooting.md"));
-        }
+    // Longshore may well reach what this machine does not.
+    if let Some(Err(reason)) = answer
+        && (!in_api || ready != "True")
+        && !report.problems.iter().any(|one| one.about == about && one.what.contains(reason.as_str()))
+    {
+        report.problems.push(problem(&about, reason.clone(), ""));
     }
     if let Some(end) = sight.certificates.get(name).filter(|end| **end - sight.now < RENEW) {
         let left = *end - sight.now;
