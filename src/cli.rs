@@ -228,7 +228,10 @@ impl Cli {
                 print!("{}", crate::api::crds::yaml().map_err(CliError::PrintCrds)?);
                 return Ok(());
             }
-            Command::Completion(args) => return Ok(reference::completion(&args)?),
+            Command::Completion(args) => {
+                reference::completion(&args);
+                return Ok(());
+            }
             Command::Man(args) => return Ok(reference::manual(&args)?),
             // What a command finds is its output; the log is for the rest.
             Command::Join(args) => ("warn", Work::Join(args)),

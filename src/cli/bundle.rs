@@ -150,21 +150,9 @@ async fn gather(args: &BundleArgs, clusters: &Clusters, host: &Client, progress:
 
 /// Everything that is declared. A kubeconfig is named there, and not shown.
 fn configuration(clusters: &Clusters) -> String {
-    let resources = match &clusters.resources {
-        Some(resources) => resources.targets.iter().chain(&resources.nodes).cloned().collect(),
-        None => {
-            let targets = clusters.configuration.targets.iter();
-            let targets =
-                targets.map(|one| json!({"kind": "Target", "metadata": {"name": one.name}, "spec": one.spec}));
-            let nodes = clusters.configuration.nodes.iter();
-            targets
-                .chain(
-                    nodes.map(|one| json!({"kind": "VirtualNode", "metadata": {"name": one.name}, "spec": one.spec})),
-                )
-                .collect::<Vec<_>>()
-        }
-    };
-    resources.into_iter().map(|resource| yaml(&without_annotations(resource))).collect::<Vec<_>>().join("---\n")
+    let resources = status::declared(&clusters.configuration, clusters.resources.as_ref());
+    let resources = resources.targets.into_iter().chain(resources.nodes);
+    resources.map(|resource| yaml(&without_annotations(resource))).collect::<Vec<_>>().join("---\n")
 }
 
 /// Annotations hold whole manifests, as kubectl keeps them.

@@ -33,7 +33,8 @@ pub(super) async fn report(clusters: &Clusters) -> (usize, String) {
     let (host, targets) = tokio::join!(host, futures::future::join_all(targets));
     let results: Vec<_> = std::iter::once(host).chain(targets).collect();
     let failed = results.iter().filter(|(_, result)| result.is_err()).count();
-    (failed, results.iter().map(|(title, result)| format!("{}\n", line(title, result))).collect())
+    let lines: Vec<_> = results.iter().map(|(title, result)| line(title, result) + "\n").collect();
+    (failed, lines.concat())
 }
 
 fn line(title: &str, result: &Result<Version, Trouble>) -> String {

@@ -80,14 +80,12 @@ impl Clusters {
 impl ConfigurationArgs {
     /// Reads what is declared and every kubeconfig, and connects to no target.
     pub(crate) async fn load(&self) -> Result<Clusters, CliError> {
-        match &self.provider_config {
-            Some(file) => of_file(file, &self.host).await,
-            None => {
-                let access = self.host.load().await?;
-                let client = clients::client(&access).await.map_err(CliError::ConfigureHost)?;
-                of_host(access, &client).await
-            }
+        if let Some(file) = &self.provider_config {
+            return of_file(file, &self.host).await;
         }
+        let access = self.host.load().await?;
+        let client = clients::client(&access).await.map_err(CliError::ConfigureHost)?;
+        of_host(access, &client).await
     }
 }
 
@@ -146,11 +144,9 @@ async fn list<K: Resource<DynamicType = ()>>(client: &Client, what: &str) -> Res
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<K>(&()));
     let list = ask(what, api.list(&ListParams::default())).await?;
     let mut items: Vec<Value> = list.items.iter().map(|item| json!(item)).collect();
-    items.iter_mut().for_each(|item| {
-        if let Some(metadata) = item["metadata"].as_object_mut() {
-            metadata.remove("managedFields");
-        }
-    });
+    for metadata in items.iter_mut().filter_map(|item| item["metadata"].as_object_mut()) {
+        metadata.remove("managedFields");
+    }
     Ok(items)
 }
 
@@ -206,9 +202,9 @@ async fn access(client: &Client, name: &str, source: &KubeconfigSource) -> Resul
     let found = ask_opt(what, secrets.get(&secret)).await.map_err(|error| chain(&error))?;
     let found = found.ok_or_else(|| format!("there is no Secret {namespace}/{secret}; create it"))?;
     let origin = format!("in the Secret {}/{}", namespace, found.name_any());
-    let content = found.data.as_ref().and_then(|data| data.get(&key));
-    let content = content.ok_or_else(|| format!("the Secret {namespace}/{secret} has no key `{key}`"))?;
-    let text = std::str::from_utf8(&content.0).map_err(|_| format!("the kubeconfig {origin} is no text"))?;
+    let bytes = found.data.as_ref().and_then(|data| data.get(&key));
+    let bytes = bytes.ok_or_else(|| format!("the Secret {namespace}/{secret} has no key `{key}`"))?;
+    let text = std::str::from_utf8(&bytes.0).map_err(|_| format!("the kubeconfig {origin} is no text"))?;
     clients::secret(&origin, text, context).await.map_err(|error| chain(&error))
 }
 

@@ -132,13 +132,12 @@ impl ExplainError {
 }
 
 pub(super) async fn explain(args: &ExplainArgs) -> Result<(), CliError> {
-    let (configuration, accesses) = match &args.configuration.provider_config {
+    let (configuration, accesses) = if let Some(file) = &args.configuration.provider_config {
         // No cluster has to answer, and no kubeconfig has to be there.
-        Some(file) => (configuration::load(file)?, None),
-        None => {
-            let clusters = args.configuration.load().await?;
-            (clusters.configuration, Some(clusters.targets))
-        }
+        (configuration::load(file)?, None)
+    } else {
+        let clusters = args.configuration.load().await?;
+        (clusters.configuration, Some(clusters.targets))
     };
     let host = connect_host(args).await;
     let subjects = match (&args.pod, &args.filename) {

@@ -1,6 +1,7 @@
 //! `longshore pods`: each proxy beside its delegate.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 
 use clap::Args;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -296,7 +297,7 @@ fn text(palette: Palette, rows: &[Row]) -> String {
     let mut text = table(palette, &titles, &rows.iter().map(cells).collect::<Vec<_>>());
     let unknown: BTreeSet<&str> = rows.iter().filter_map(|row| row.unknown.as_deref()).collect();
     for reason in unknown {
-        text += &format!("\nunknown: {}\n", super::show::clean(reason));
+        _ = writeln!(text, "\nunknown: {}", super::show::clean(reason));
     }
     text
 }

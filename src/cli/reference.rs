@@ -9,6 +9,9 @@ use clap_complete::Shell;
 
 use super::Cli;
 
+#[cfg(test)]
+mod reasons;
+
 /// The flags of `completion`.
 #[derive(Args)]
 pub struct CompletionArgs {
@@ -41,9 +44,8 @@ pub enum ReferenceError {
     },
 }
 
-pub(super) fn completion(args: &CompletionArgs) -> Result<(), ReferenceError> {
+pub(super) fn completion(args: &CompletionArgs) {
     clap_complete::generate(args.shell, &mut Cli::command(), &args.name, &mut io::stdout());
-    Ok(())
 }
 
 pub(super) fn manual(args: &ManualArgs) -> Result<(), ReferenceError> {
@@ -104,10 +106,9 @@ fn flag(arg: &Arg) -> String {
 
 fn meaning(arg: &Arg) -> String {
     let mut text = arg.get_help().map(ToString::to_string).unwrap_or_default().replace('|', "\\|");
-    let values: Vec<String> = match arg.get_action().takes_values() && !arg.is_hide_possible_values_set() {
-        true => arg.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect(),
-        false => vec![],
-    };
+    let shown = arg.get_action().takes_values() && !arg.is_hide_possible_values_set();
+    let values = arg.get_possible_values().into_iter().filter(|_| shown);
+    let values: Vec<String> = values.map(|value| format!("`{}`", value.get_name())).collect();
     if !values.is_empty() {
         _ = write!(text, ": {}", values.join(", "));
     }

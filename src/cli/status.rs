@@ -114,15 +114,17 @@ pub(super) async fn look(clusters: &Clusters, host: &Client, targets: bool) -> R
 }
 
 /// Targets and VirtualNodes as the host would have them.
-fn declared(configuration: &Configuration, resources: Option<&Resources>) -> Resources {
+pub(super) fn declared(configuration: &Configuration, resources: Option<&Resources>) -> Resources {
     if let Some(resources) = resources {
         return resources.clone();
     }
-    let target = |target: &crate::api::configuration::Declared<TargetSpec>| json!({"metadata": {"name": target.name}, "spec": target.spec});
+    let target = |target: &crate::api::configuration::Declared<TargetSpec>| json!({"kind": "Target", "metadata": {"name": target.name}, "spec": target.spec});
     let nodes = configuration.nodes.iter();
     Resources {
         targets: configuration.targets.iter().map(target).collect(),
-        nodes: nodes.map(|node| json!({"metadata": {"name": node.name}, "spec": node.spec})).collect(),
+        nodes: nodes
+            .map(|node| json!({"kind": "VirtualNode", "metadata": {"name": node.name}, "spec": node.spec}))
+            .collect(),
     }
 }
 

@@ -94,7 +94,8 @@ impl TestError {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Step {
-    step: &'static str,
+    #[serde(rename = "step")]
+    name: &'static str,
     passed: bool,
     milliseconds: u128,
     says: String,
@@ -141,7 +142,7 @@ pub(super) async fn test(args: &TestArgs) -> Result<(), CliError> {
         Ok((client, version)) => (Ok(client), format!("{version}, all rights")),
         Err(reason) => (Err(()), reason),
     };
-    let reach = Step { step: "reach", passed: client.is_ok(), milliseconds: begun.elapsed().as_millis(), says };
+    let reach = Step { name: "reach", passed: client.is_ok(), milliseconds: begun.elapsed().as_millis(), says };
     let Ok(client) = client else { return finish(args, &[reach]) };
     let there = places(&target.spec.namespaces).namespace(&args.namespace).into_owned();
     let mut trial = Trial {
@@ -173,7 +174,7 @@ fn finish(args: &TestArgs, steps: &[Step]) -> Result<(), CliError> {
     }
     match steps.iter().find(|step| !step.passed) {
         None => Ok(()),
-        Some(failed) => Err(TestError::Failed { name: args.name.clone(), step: failed.step }.into()),
+        Some(failed) => Err(TestError::Failed { name: args.name.clone(), step: failed.name }.into()),
     }
 }
 
@@ -181,7 +182,7 @@ fn text(palette: Palette, steps: &[Step]) -> String {
     let row = |step: &Step| {
         let (mark, tone) = if step.passed { ("ok", Tone::Good) } else { ("FAILED", Tone::Bad) };
         vec![
-            Cell::from(step.step),
+            Cell::from(step.name),
             Cell::new(mark, tone),
             Cell::from(format!("{}ms", step.milliseconds)),
             Cell::from(&step.says),
@@ -252,7 +253,7 @@ impl Trial<'_> {
     fn note(&mut self, step: &'static str, begun: Instant, result: Result<String, String>) -> bool {
         let passed = result.is_ok();
         let says = clean(&result.unwrap_or_else(|reason| reason));
-        self.steps.push(Step { step, passed, milliseconds: begun.elapsed().as_millis(), says });
+        self.steps.push(Step { name: step, passed, milliseconds: begun.elapsed().as_millis(), says });
         passed
     }
 
@@ -386,7 +387,7 @@ impl Trial<'_> {
         if self.uid.is_none() {
             return;
         }
-        let over = self.steps.iter().any(|step| step.step == "delete" && step.passed);
+        let over = self.steps.iter().any(|step| step.name == "delete" && step.passed);
         if !over {
             let left = match timeout(Duration::from_secs(self.args.timeout), self.delete()).await {
                 Ok(Ok(_)) => None,
@@ -395,7 +396,7 @@ impl Trial<'_> {
             };
             if let Some(reason) = left {
                 let says = format!("{}/{} is left: {}", self.args.namespace, self.name(), clean(&reason));
-                self.steps.push(Step { step: "remove", passed: false, milliseconds: 0, says });
+                self.steps.push(Step { name: "remove", passed: false, milliseconds: 0, says });
                 return;
             }
         }
@@ -432,7 +433,7 @@ mod tests {
 
     #[test]
     fn steps_are_a_table() {
-        let steps = [Step { step: "logs", passed: false, milliseconds: 12, says: "no".into() }];
+        let steps = [Step { name: "logs", passed: false, milliseconds: 12, says: "no".into() }];
         assert_eq!(text(Palette::plain(), &steps), "STEP   RESULT   TOOK   SAYS\nlogs   FAILED   12ms   no\n");
     }
 }

@@ -1,6 +1,7 @@
 //! PURE  what was seen of all clusters -> how they are, and what is wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -115,11 +116,11 @@ pub(in crate::cli) fn judge(sight: &Sight) -> Report {
     let named: BTreeSet<&str> = sight.declared.nodes.iter().flat_map(targets_of).collect();
     let taken: BTreeSet<&str> = sight.declared.nodes.iter().map(name).collect();
     for declared in &sight.declared.nodes {
-        judge_node(sight, name(declared), targets_of(declared), declared, &mut report);
+        judge_node(sight, name(declared), &targets_of(declared), declared, &mut report);
     }
     let lonely = sight.declared.targets.iter().map(name).filter(|one| !named.contains(one) && !taken.contains(one));
     for target in lonely {
-        judge_node(sight, target, vec![target], &Value::Null, &mut report);
+        judge_node(sight, target, &[target], &Value::Null, &mut report);
     }
     report
 }
@@ -200,7 +201,7 @@ fn judge_target(sight: &Sight, target: &Value, report: &mut Report) {
     });
 }
 
-fn judge_node(sight: &Sight, declared: &str, targets: Vec<&str>, resource: &Value, report: &mut Report) {
+fn judge_node(sight: &Sight, declared: &str, targets: &[&str], resource: &Value, report: &mut Report) {
     let about = format!("node {declared}");
     if let Some(accepted) = condition(resource, "Accepted").filter(|one| one["status"] == "False") {
         report.problems.push(problem(&about, text_of(accepted, "message"), ""));
@@ -352,12 +353,12 @@ impl Report {
         let titles = ["NODE", "STATUS", "TARGETS", "RUNNING", "PENDING", "FAILED", "TERMINATING", "AGE"];
         text += &table(palette, &titles, &rows);
         if !self.problems.is_empty() {
-            text += &format!("\n{}\n", palette.paint(Tone::Bad, &format!("{} problems", self.problems.len())));
+            _ = writeln!(text, "\n{}", palette.paint(Tone::Bad, &format!("{} problems", self.problems.len())));
         }
         for Problem { about, what, remedy } in &self.problems {
-            text += &format!("  {} {}\n", palette.paint(Tone::Strong, &format!("{}:", clean(about))), clean(what));
+            _ = writeln!(text, "  {} {}", palette.paint(Tone::Strong, &format!("{}:", clean(about))), clean(what));
             if !remedy.is_empty() {
-                text += &format!("    {}\n", palette.paint(Tone::Faint, remedy));
+                _ = writeln!(text, "    {}", palette.paint(Tone::Faint, remedy));
             }
         }
         text
