@@ -27,7 +27,7 @@ impl Drop for Line {
         let joined = format!("longshore.dev/joined={}", self.name);
         for name in ["host", "east"] {
             let Ok(cluster) = World::cluster(name, "default") else { continue };
-            for kinds in ["targets", "clusterroles,clusterrolebindings"] {
+            for kinds in ["targets", "virtualnodes", "clusterroles,clusterrolebindings"] {
                 _ = cluster.kubectl(&["delete", kinds, "-l", &joined, "--wait=false"]);
             }
             _ = cluster.delete("namespaces", &self.apart);
@@ -385,7 +385,7 @@ fn a_person_is_asked_and_sees_colours_and_kubectl_has_a_plugin() -> Result<()> {
     terminal.type_in("n\n")?;
     assert_eq!(terminal.wait(secs(20))?, 4);
     assert_eq!(made(&world.host, &line)?, [""; 0]);
-    let terminal = open(&line.join_args(&["--account-namespace", &line.apart]))?;
+    let terminal = open(&line.join_args(&["--account-namespace", &line.apart, "--claims"]))?;
     terminal.wait_for("Go ahead? [y/N]", secs(30))?;
     terminal.type_in("y\n")?;
     terminal.wait_for("is ready", secs(60))?;
@@ -409,5 +409,10 @@ fn a_person_is_asked_and_sees_colours_and_kubectl_has_a_plugin() -> Result<()> {
     command.args(["longshore", "status", "--nonsense"]).env("PATH", &path);
     let output = run(&mut command, b"")?;
     assert!(output.code == 2 && output.stderr.contains("Usage: kubectl longshore status"), "{output:?}");
-    line.leave_wholly(&["--yes"])?.ok().map(drop)
+    assert_eq!(world.host.get("virtualnodes", &line.name)?["spec"]["claims"], true);
+    line.leave_wholly(&["--yes"])?.ok()?;
+    for cluster in [&world.host, &world.east] {
+        wait_for_nothing(cluster, &line)?;
+    }
+    Ok(())
 }

@@ -22,6 +22,7 @@ use super::ask::{AskError, Consent, Progress, ROUND, api_of, ask, ask_opt, conse
 use super::clusters::{Clusters, name_of, of_host};
 use super::drain::concerned;
 use super::join::{OtherHostArgs, TargetArgs};
+use super::show::count;
 
 mod there;
 
@@ -86,8 +87,9 @@ pub enum LeaveError {
     },
     /// Its pods cannot be stopped.
     #[error(
-        "failed to reach the target, so that its {pods} pods cannot be stopped: {reason}. Leave when it is back; or give --lost \
-         if it is gone for good, or --pods abandon to let them run on"
+        "failed to reach the target, so that its {} cannot be stopped: {reason}. Leave when it is back; or give --lost \
+         if it is gone for good, or --pods abandon to let them run on",
+        count(*pods, "pod")
     )]
     Dead {
         /// So many.
@@ -103,8 +105,9 @@ pub enum LeaveError {
     Declined,
     /// It takes too long.
     #[error(
-        "failed to empty the target within {seconds} s: {pods} pods are left, such as {first}; it stays cordoned. Leave again, with \
-         a longer --timeout or with --pods delete, or `longshore uncordon` it"
+        "failed to empty the target within {seconds} s: {} left, such as {first}; it stays cordoned. Leave again, with \
+         a longer --timeout or with --pods delete, or `longshore uncordon` it",
+        count(*pods, "pod")
     )]
     Timeout {
         /// `--timeout`.
@@ -115,7 +118,7 @@ pub enum LeaveError {
         first: String,
     },
     /// Something could not be removed.
-    #[error("left, but {0} things are left over, as said above")]
+    #[error("left, but {} left over, as said above", count(*.0, "thing"))]
     Left(usize),
 }
 
@@ -285,13 +288,13 @@ impl Leave<'_> {
         let mut say = |line: String| _ = writeln!(text, "  {line}");
         let pods = self.pods.len();
         let what = match (self.args.lost, self.args.pods) {
-            (true, _) => "are removed from the host by force; what runs in the target is not known",
-            (_, Pods::Drain) => "are evicted, as their disruption budgets allow, and the target takes no new ones",
-            (_, Pods::Delete) => "are deleted, and the target takes no new ones",
-            (_, Pods::Abandon) => "stay as they are: their delegates run on, and their node turns NotReady",
+            (true, _) => "remove {} from the host by force; what runs in the target is not known",
+            (_, Pods::Drain) => "close the target to new pods, and evict {}, as disruption budgets allow",
+            (_, Pods::Delete) => "close the target to new pods, and delete {}",
+            (_, Pods::Abandon) => "leave {} running in the target, with nobody to look after; the node turns NotReady",
         };
         if pods > 0 {
-            say(format!("{pods} pods {what}"));
+            say(what.replace("{}", &count(pods, "pod")));
         }
         if self.target.is_some() {
             say(format!("delete Target {} in the host, with its Secret if `longshore join` made it", self.args.name));
@@ -332,7 +335,7 @@ impl Leave<'_> {
         } else if self.args.lost {
             left.push("whatever is in the target, which was not looked at; if it comes back, run `longshore leave` again with --kubeconfig, and stop its pods by hand".into());
         } else if !self.pods.is_empty() {
-            left.push(format!("{} pods that run on in the target, with what they need", self.pods.len()));
+            left.push(format!("{} in the target, with what it needs", count(self.pods.len(), "running pod")));
         }
         self.remove_account(&mut left).await;
         left.extend(self.others.iter().map(|node| {
@@ -352,7 +355,7 @@ impl Leave<'_> {
             let pods = self.pods_now().await?;
             let Some(first) = pods.first() else { return Ok(()) };
             let first = format!("{}/{}", first.namespace().unwrap_or_default(), first.name_any());
-            progress.say(format!("{} pods are left, such as {first}", pods.len()));
+            progress.say(format!("{} left, such as {first}", count(pods.len(), "pod")));
             if begun.elapsed() > Duration::from_secs(self.args.timeout) {
                 return Err(LeaveError::Timeout { seconds: self.args.timeout, pods: pods.len(), first });
             }

@@ -129,6 +129,11 @@ pub(super) fn table(palette: Palette, titles: &[&str], rows: &[Vec<Cell>]) -> St
     text
 }
 
+/// `1 pod`, `2 pods`
+pub(super) fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
 /// A time that has passed, as kubectl shows it.
 pub(super) fn age(seconds: i64) -> String {
     match seconds.max(0) {
@@ -154,6 +159,11 @@ mod tests {
     #[test]
     fn what_clusters_say_does_nothing_to_the_terminal() {
         assert_eq!(Cell::new("a\x1b[2Jb\nc", Tone::Plain), Cell("a [2Jb c".into(), Tone::Plain));
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|number| count(number, "pod")), ["0 pods", "1 pod", "2 pods"]);
     }
 
     #[test]

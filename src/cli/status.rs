@@ -20,7 +20,7 @@ use crate::kubelet::node::status::REACHABLE;
 
 use super::ask::{AskError, PATIENCE, Progress, ask};
 use super::clusters::{Clusters, ConfigurationArgs, Resources};
-use super::show::{Output, Palette};
+use super::show::{Output, Palette, count};
 use super::{CliError, clusters};
 
 mod report;
@@ -53,7 +53,7 @@ pub enum StatusError {
     #[error(transparent)]
     Ask(#[from] AskError),
     /// Something is wrong, and was said.
-    #[error("{0} problems were found, as said above")]
+    #[error("{} found, as said above", count(*.0, "problem"))]
     Problems(usize),
 }
 

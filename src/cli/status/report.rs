@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::name;
 use crate::cli::clusters::{Resources, text_of};
-use crate::cli::show::{Cell, Palette, Tone, age, clean, table};
+use crate::cli::show::{Cell, Palette, Tone, age, clean, count as counted, table};
 
 /// What a target answered: its version, and how long that took.
 pub(in crate::cli) type Answer = Result<(String, Duration), String>;
@@ -353,7 +353,7 @@ impl Report {
         let titles = ["NODE", "STATUS", "TARGETS", "RUNNING", "PENDING", "FAILED", "TERMINATING", "AGE"];
         text += &table(palette, &titles, &rows);
         if !self.problems.is_empty() {
-            _ = writeln!(text, "\n{}", palette.paint(Tone::Bad, &format!("{} problems", self.problems.len())));
+            _ = writeln!(text, "\n{}", palette.paint(Tone::Bad, &counted(self.problems.len(), "problem")));
         }
         for Problem { about, what, remedy } in &self.problems {
             _ = writeln!(text, "  {} {}", palette.paint(Tone::Strong, &format!("{}:", clean(about))), clean(what));
