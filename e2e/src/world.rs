@@ -262,6 +262,11 @@ impl World {
         crate::command::run(process::Command::new(longshore::binary()?).args(args), b"")
     }
 
+    /// The program that is tested.
+    pub fn longshore_binary() -> Result<PathBuf> {
+        Ok(longshore::binary()?.to_owned())
+    }
+
     /// Path of a cluster's kubeconfig with all rights.
     pub fn kubeconfig(cluster: &str) -> Result<PathBuf> {
         Ok(lab()?.kubeconfig(cluster)?)

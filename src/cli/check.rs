@@ -5,9 +5,10 @@ use kube::api::{Api, ListParams};
 
 use crate::api::clients::{self, Access};
 use crate::api::diagnosis::{Trouble, Version, diagnose_config};
-use crate::api::rights::{Features, Right, host_follow_rights, host_rights, rules, target_rights};
+use crate::api::rights::{Features, Right, host_follow_rights, host_rights, resource_rights, rules, target_rights};
 use crate::kubelet::certificate::CertificateSource;
 
+use super::clusters::Clusters;
 use super::{CheckArgs, CliError};
 
 /// The flag of an API server that verifies kubelets.
@@ -17,35 +18,48 @@ const SELF_SIGNED: &str = "its API server verifies kubelets (--kubelet-certifica
      fail with self-signed serving certificates; give --serving-certificate=host, or --tls-cert-file and \
      --tls-private-key-file, here and to longshore run";
 
+/// How `longshore run` is to get its serving certificates, and the rights that it takes.
+pub(super) type Serving = (CertificateSource, Vec<Right>);
+
 pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
-    let (source, serving) = (args.serving.source()?, args.serving.rights()?);
-    let clusters = args.configuration.load().await?;
+    let serving = (args.serving.source()?, args.serving.rights()?);
+    let (failed, text) = report(&args.configuration.load().await?, Some(serving)).await;
+    print!("{text}");
+    if failed == 0 { Ok(()) } else { Err(CliError::Check(failed)) }
+}
+
+/// How many clusters cannot be used, and a line for each.
+pub(super) async fn report(clusters: &Clusters, serving: Option<Serving>) -> (usize, String) {
     let nodes = &clusters.configuration.nodes;
-    let features = Features::of(nodes.iter().map(|node| &node.spec));
-    let needed = [host_rights(features), host_follow_rights(), serving].concat();
+    let mut needed = [host_rights(Features::of(nodes.iter().map(|node| &node.spec))), host_follow_rights()].concat();
+    if clusters.resources.is_some() {
+        needed.extend(resource_rights());
+    }
+    let (source, rights) = serving.map_or((None, vec![]), |(source, rights)| (Some(source), rights));
+    needed.extend(rights);
     let host = async {
         let usable = diagnose_config(&clusters.host, &needed).await;
-        let refused = usable.is_ok() && source == CertificateSource::SelfSigned && verifies(&clusters.host).await;
+        let refused = usable.is_ok() && source == Some(CertificateSource::SelfSigned) && verifies(&clusters.host).await;
         (("host".to_owned(), usable), refused)
     };
     let targets = clusters.configuration.targets.iter().zip(&clusters.targets).map(|(target, config)| async move {
         let title = format!("target {}", target.name);
         let needed = target_rights(&target.spec, Features::of_target(nodes, &target.name));
-        (title, diagnose_config(config, &needed).await)
+        let result = match config {
+            Ok(config) => diagnose_config(config, &needed).await,
+            Err(reason) => Err(Trouble::Unauthorized { address: "its API server".into(), reason: reason.clone() }),
+        };
+        (title, result)
     });
     // All at once: each may take its whole deadline.
     let ((host, refused), targets) = tokio::join!(host, futures::future::join_all(targets));
     let results: Vec<_> = std::iter::once(host).chain(targets).collect();
-    for (title, result) in &results {
-        println!("{}", line(title, result));
-    }
+    let failed = results.iter().filter(|(_, result)| result.is_err()).count() + usize::from(refused);
+    let mut lines: Vec<_> = results.iter().map(|(title, result)| line(title, result) + "\n").collect();
     if refused {
-        println!("host: {SELF_SIGNED}");
+        lines.push(format!("host: {SELF_SIGNED}\n"));
     }
-    match results.iter().filter(|(_, result)| result.is_err()).count() + usize::from(refused) {
-        0 => Ok(()),
-        failed => Err(CliError::Check(failed)),
-    }
+    (failed, lines.concat())
 }
 
 /// Whether the host's API server is known to verify kubelets: where it runs as a pod, as kubeadm sets it up, its flags can be

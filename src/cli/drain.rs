@@ -148,7 +148,7 @@ async fn leaving(host: &Client, target: &str) -> Result<Vec<Leaving>, DrainError
 }
 
 /// A node with other targets stays open, and keeps the pods of those.
-fn concerned(target: &str, nodes: &[(String, VirtualNodeSpec)]) -> Vec<Leaving> {
+pub(super) fn concerned(target: &str, nodes: &[(String, VirtualNodeSpec)]) -> Vec<Leaving> {
     let leaving = |name: &str, spec: &VirtualNodeSpec| {
         let alone = spec.targets.len() == 1;
         let (node, target, parts) = (name.to_owned(), target.to_owned(), spec.shape != Shape::Cluster);

@@ -169,11 +169,12 @@ pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliErr
         return Ok(Box::pin(provider::run(other, registry, place, shutdown)).await?);
     }
     let clusters = match &args.provider_config {
-        Some(file) => ConfigurationArgs { provider_config: file.clone(), host: args.host.clone() }.load().await?,
+        Some(file) => ConfigurationArgs { provider_config: Some(file.clone()), host: args.host.clone() }.load().await?,
         None => Clusters {
             configuration: Configuration { targets: vec![], nodes: vec![] },
             host: args.host.load().await?,
             targets: vec![],
+            resources: None,
         },
     };
     let setup = tokio::select! {
@@ -184,7 +185,9 @@ pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliErr
 }
 
 async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> {
-    let Clusters { configuration, host, targets } = clusters;
+    let Clusters { configuration, host, targets, .. } = clusters;
+    // A file with a target that has no kubeconfig was refused.
+    let targets: Vec<Access> = targets.into_iter().flatten().collect();
     let ports = assign_ports(&configuration.nodes, args.port)?;
     let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
     // Beside everything else: a target that is down would delay the start by its whole deadline.

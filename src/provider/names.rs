@@ -61,6 +61,10 @@ pub const RENEWAL: &str = "longshore.dev/renewal";
 pub const NEEDED_BY: &str = "node.longshore.dev/";
 /// Label of what is made for pods in a target; its value is [`FIELD_MANAGER`].
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Label of what `longshore join` makes on either side: the Target that it is for.
+pub const JOINED: &str = "longshore.dev/joined";
+/// Label of what `longshore join` makes in a target: the id of the host cluster, of which a target may have several.
+pub const JOINED_TO: &str = "longshore.dev/joined-to";
 /// Annotation of a proxy: the node of the target that its delegate has to run on, where the target allows to name one.
 pub const PIN: &str = "longshore.dev/pin-to-node";
 
