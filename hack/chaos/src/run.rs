@@ -34,6 +34,10 @@ const AGREEMENT: Duration = Duration::from_secs(10);
 /// How long is waited for what takes longer, to be able to say how long it took.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// How long is waited for the last to settle or to go. A pod that waited for something before it was deleted counts for 150 s
+/// among those that need what there is of its copies, since nobody tells of its end.
+const HOLD: Duration = Duration::from_secs(180);
+
 /// How much more memory than in the first third of the storm both replicas may use at the end, in KiB. A process that has
 /// just begun knows no kind of work yet, and has neither connections nor buffers for it: its use is no level.
 const MEMORY: u64 = 16 * 1024;
@@ -114,7 +118,7 @@ pub(crate) fn storm(settings: &Settings, seed: u64, world: &World) -> Result<boo
 
     runtime.block_on(workload.delete_all(host, &mut deeds))?;
     let left = || runtime.block_on(left(host, targets)).unwrap_or_else(|error| vec![format!("{error:#}")]);
-    if world.wait("everything to go", PATIENCE, || left().is_empty()).is_err() {
+    if world.wait("everything to go", HOLD, || left().is_empty()).is_err() {
         world.check()?;
         wrong.extend(left().into_iter().map(|what| (String::new(), format!("{what} is left"))));
     }
@@ -269,15 +273,22 @@ fn agree(world: &World) -> Result<(Duration, Wrong)> {
 
 /// Waits until nothing is left to do for anybody; answers how long that took, and what is left after too long.
 fn settle(world: &World) -> Result<(Duration, Rest)> {
-    let begun = Instant::now();
+    let (begun, mut last) = (Instant::now(), Rest::default());
     loop {
         world.check()?;
-        let done = begun.elapsed() > PATIENCE;
+        let done = begun.elapsed() > HOLD;
         match world.runtime.block_on(look(&world.host, &world.targets)) {
-            Ok(rest) if done || rest == Rest::default() => return Ok((begun.elapsed(), rest)),
+            Ok(rest) if done || rest == Rest::default() => {
+                if begun.elapsed() > AGREEMENT {
+                    println!("  the last to settle: {last:?}");
+                }
+                return Ok((begun.elapsed(), rest));
+            }
             Err(error) if done => return Err(error),
-            _ => thread::sleep(Duration::from_millis(100)),
+            Ok(rest) => last = rest,
+            Err(_) => {}
         }
+        thread::sleep(Duration::from_millis(100));
     }
 }
 

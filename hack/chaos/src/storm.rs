@@ -22,7 +22,10 @@ use crate::workload::NAMESPACES;
 /// The process of the clusters that serves their API.
 const API_SERVER: &str = "kube-apiserver";
 
-const SCHEDULER: &str = "kube-scheduler";
+/// Those that are started anew when all is healed. A scheduler that lost an answer in a restart of its API server may believe a
+/// pod to be bound that is not. A garbage collector does not notice that an owner has gone whose name was used again while it
+/// did not watch, and leaves what that one owned for ever.
+const FORGETFUL: [&str; 2] = ["kube-scheduler", "kube-controller-manager"];
 
 /// How often is looked for what somebody else has broken.
 const LOOK: Duration = Duration::from_secs(2);
@@ -359,8 +362,9 @@ impl Storm {
         // Repairs processes and links alike.
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         for name in &names {
-            // A scheduler that lost an answer in a restart of its API server may believe a pod to be bound that is not.
-            self.lab.stop(name, SCHEDULER)?;
+            for process in FORGETFUL {
+                self.lab.stop(name, process)?;
+            }
         }
         self.lab.up(&names).context("the clusters cannot be mended")?;
         let end = Instant::now() + Duration::from_secs(60);
