@@ -71,6 +71,8 @@ pub enum Fault {
     Status(u16, Option<u32>),
     /// The request arrives this much later, also if nobody waits for its answer any more.
     Late(Duration),
+    /// The request arrives when it is let go ([`Meddler::release`]), also if nobody waits for its answer any more.
+    Held,
     /// The request arrives, and the connection breaks after so many bytes of the answer's body.
     Cut(usize),
     /// Lists and watches are edited.
@@ -107,6 +109,10 @@ struct Shared {
     rules: Mutex<Vec<Rule>>,
     asked: Mutex<Vec<Asked>>,
     last: watch::Sender<Last>,
+    /// Lets requests go that are held.
+    free: watch::Sender<()>,
+    /// How requests that were held have been answered, whoever has heard it.
+    released: Mutex<Vec<u16>>,
 }
 
 /// Stands before an API server until it is dropped. Whoever comes is taken for the admin.
@@ -131,7 +137,8 @@ impl Meddler {
         let dir = tempfile::Builder::new().prefix("longshore-e2e-").tempdir()?;
         let upstream = block_on(Upstream::new(serde_json::from_value(kubeconfig.clone())?))?;
         let (rules, asked, last) = (Mutex::default(), Mutex::default(), watch::Sender::default());
-        let shared = Arc::new(Shared { upstream, rules, asked, last });
+        let (free, released) = (watch::Sender::default(), Mutex::default());
+        let shared = Arc::new(Shared { upstream, rules, asked, last, free, released });
         let answering = shared.clone();
         let server = Https::start(move |request| answering.clone().answer(request))?;
         let authority = dir.path().join("authority.pem");
@@ -182,6 +189,16 @@ impl Meddler {
         let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 410,
             "reason": "Expired", "message": "too old resource version"});
         self.shared.last.send_replace(Some(json!({"type": "ERROR", "object": status}).to_string()));
+    }
+
+    /// Lets all requests go that are held.
+    pub fn release(&self) {
+        self.shared.free.send_replace(());
+    }
+
+    /// The HTTP statuses with which requests that were held have been answered.
+    pub fn released(&self) -> Vec<u16> {
+        lock(&self.shared.released).clone()
     }
 
     /// All requests so far.
@@ -257,16 +274,27 @@ impl Shared {
             sent = sent.header(name, value);
         }
         let sent = sent.body(body.collect().await?.to_bytes())?;
-        let answer = if let Some(Fault::Late(delay)) = fault {
-            // A task of its own: what is on its way arrives, whether or not its sender lives to see it.
-            let late = self.clone();
-            spawn(async move {
-                tokio::time::sleep(delay).await;
-                late.upstream.send(sent).await
-            })
-            .await??
-        } else {
-            self.upstream.send(sent).await?
+        // What is on its way arrives in a task of its own, whether or not its sender lives to see it.
+        let late = self.clone();
+        let answer = match fault {
+            Some(Fault::Late(delay)) => {
+                spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    late.upstream.send(sent).await
+                })
+                .await??
+            }
+            Some(Fault::Held) => {
+                let mut free = self.free.subscribe();
+                spawn(async move {
+                    free.changed().await?;
+                    let answer = late.upstream.send(sent).await?;
+                    lock(&late.released).push(answer.status().as_u16());
+                    anyhow::Ok(answer)
+                })
+                .await??
+            }
+            _ => self.upstream.send(sent).await?,
         };
         let (parts, body) = answer.into_parts();
         let mut told = Response::builder().status(parts.status);
