@@ -191,6 +191,8 @@ pub struct Memo {
     pub proxy_buried: bool,
     /// A create may have worked without an answer that counts: absence is no knowledge until the provider was asked.
     pub doubt: bool,
+    /// An answer has told of an instance at this site, and came too late to count: it is there, or has gone since.
+    pub doubtful_at: Option<Index>,
     /// The provider was asked since, and has none.
     pub sought: bool,
     /// That it went was an answer, and the watch may still tell of the time before.
@@ -259,10 +261,13 @@ pub enum Answer {
     Created(InstanceView),
     /// Updated.
     Updated(InstanceView),
-    /// An answer came, but the provider was listed meanwhile, and nobody can tell which of the two is older.
-    Doubtful,
+    /// An answer came from this site, if it was one, but that was listed meanwhile, and nobody can tell which of the two is
+    /// older.
+    Doubtful(Option<Index>),
     /// The provider was asked for the instance and has none.
     InstanceMissing,
+    /// This site, where the instance should not be, was asked for it and has none.
+    NotElsewhere(Index),
     /// Create or update did not work.
     Refused {
         /// Why, for people.
@@ -328,6 +333,9 @@ pub enum Action {
     /// Ask the provider for an instance that a lost request may have made: [`Answer::Created`] if there is one, else
     /// [`Answer::InstanceMissing`]; without an answer [`Answer::StopFailed`].
     FindInstance,
+    /// Ask a site where it should not be for an instance of which an answer has told: [`Answer::Created`] if it is there, else
+    /// [`Answer::NotElsewhere`]; without an answer [`Answer::StopFailed`].
+    FindElsewhere(Index),
     /// Remove the proxy from the host for good.
     DeleteProxy,
     /// Come back with [`Event::Retry`] after a backoff for this many failures in a row.
@@ -465,13 +473,22 @@ fn learn(record: &mut Record, answer: Answer) {
                 record.memo.sought = false;
             }
         }
-        Answer::Doubtful => {
+        Answer::Doubtful(site) => {
             record.memo.doubt = true;
+            record.memo.doubtful_at = site;
             record.memo.sought = false;
         }
         Answer::InstanceMissing => {
             record.memo.doubt = false;
             record.memo.sought = true;
+            if record.proxy.there().is_none_or(|proxy| proxy.site == record.memo.doubtful_at) {
+                record.memo.doubtful_at = None;
+            }
+        }
+        Answer::NotElsewhere(site) => {
+            if record.memo.doubtful_at == Some(site) {
+                record.memo.doubtful_at = None;
+            }
         }
         Answer::Stopping(uid, grace) => {
             record.memo.attempts = 0;
@@ -569,6 +586,9 @@ fn sort_out(record: &mut Record) {
 fn see_instance(record: &mut Record, instance: InstanceView) {
     if record.memo.buried.as_ref() == Some(&instance.uid) {
         return;
+    }
+    if record.memo.doubtful_at == Some(instance.site) {
+        record.memo.doubtful_at = None;
     }
     if let Presence::There(known) = &record.instance {
         // Versions of two servers say nothing of each other.
@@ -683,6 +703,7 @@ fn leave(record: &Record, proxy: &ProxyView) -> Vec<Action> {
             }
             actions
         }
+        Presence::Absent if doubtful_elsewhere(record, proxy).is_some() => seek_elsewhere(record, proxy),
         // Whoever has seen the instance go need not ask; the provider's watch may be behind the host's.
         Presence::Absent if !sought(record, proxy) && (record.memo.doubt || record.memo.buried.is_none()) => {
             seek(record, proxy)
@@ -768,6 +789,7 @@ fn keep(record: &Record, proxy: &ProxyView) -> Vec<Action> {
             actions.extend(mirror(record, proxy, instance, Evidence::Instance));
             actions
         }
+        Presence::Absent if doubtful_elsewhere(record, proxy).is_some() => seek_elsewhere(record, proxy),
         // It was removed over there before home was told of its end: that end counts.
         Presence::Absent if record.memo.ended.is_some() => report(record, proxy, Evidence::Instance, true),
         // Nothing is given up for lost on the ground of a watch that may be behind what another process has done.
@@ -841,6 +863,17 @@ fn sought(record: &Record, proxy: &ProxyView) -> bool {
 fn seek(record: &Record, proxy: &ProxyView) -> Vec<Action> {
     // At a site that is no more there is nobody to ask.
     if record.memo.delete_blocked || proxy.site == Some(NOWHERE) { vec![] } else { vec![Action::FindInstance] }
+}
+
+/// Where something may be that was made before another site was chosen. Nothing is made at the other, nor is it said that all
+/// is over, before that is known.
+fn doubtful_elsewhere(record: &Record, proxy: &ProxyView) -> Option<Index> {
+    record.memo.doubtful_at.filter(|site| proxy.site != Some(*site))
+}
+
+fn seek_elsewhere(record: &Record, proxy: &ProxyView) -> Vec<Action> {
+    let site = doubtful_elsewhere(record, proxy).filter(|_| !record.memo.delete_blocked);
+    site.map(Action::FindElsewhere).into_iter().collect()
 }
 
 fn stop(record: &Record, instance: &InstanceView, grace: Option<u32>) -> Vec<Action> {

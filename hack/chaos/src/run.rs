@@ -153,6 +153,9 @@ pub(crate) fn storm(settings: &Settings, seed: u64, world: &World) -> Result<boo
     if storm.without_host > 0 {
         println!("  starts without a host to talk to: {}, tried again", storm.without_host);
     }
+    if storm.slow_stops > 0 {
+        println!("  orderly ends that took more than 20 s, and were cut short: {}", storm.slow_stops);
+    }
     if !storm.by_hand.is_empty() {
         println!("  by somebody else: {}", storm.by_hand.join("; "));
     }

@@ -75,6 +75,8 @@ pub(crate) struct Storm {
     pub(crate) by_hand: Vec<String>,
     /// Starts that failed since the host did not answer, as they should; whoever runs Longshore starts it again.
     pub(crate) without_host: u64,
+    /// How often a replica had not ended in order within 20 s, and was killed.
+    pub(crate) slow_stops: u64,
     /// Replicas that ended by themselves.
     pub(crate) crashes: Vec<String>,
 }
@@ -93,6 +95,7 @@ impl Storm {
             missed: 0,
             by_hand: vec![],
             without_host: 0,
+            slow_stops: 0,
             crashes: vec![],
         }
     }
@@ -113,7 +116,7 @@ impl Storm {
                 let (one, other) = (self.end(0, until, Longshore::kill9), self.end(1, until, Longshore::kill9));
                 one.or(other)
             }
-            Fault::Stop => self.end(strike.replica, until, |one| one.stop().map(drop)),
+            Fault::Stop => self.stop(strike.replica, until),
             Fault::Freeze => self.freeze(strike.replica, until),
             Fault::Cut(side, direction) => self.cut(strike, side, direction, until),
             Fault::ApiServer(side) => self.silence(side, strike.lasts),
@@ -144,13 +147,24 @@ impl Storm {
         }
     }
 
-    fn end(&mut self, replica: usize, until: Instant, end: impl Fn(&Longshore) -> Result<()>) -> Result<()> {
+    fn end(&mut self, replica: usize, until: Instant, end: impl FnOnce(&Longshore) -> Result<()>) -> Result<()> {
         let replica = &mut self.replicas[replica];
         anyhow::ensure!(replica.down.is_none(), "it is down");
         // A process that is held still cannot end in order.
         replica.frozen = None;
         end(&replica.longshore)?;
         replica.down = Some(until);
+        Ok(())
+    }
+
+    /// One that waits for an answer may take longer than whoever stops it has patience; then it is killed.
+    fn stop(&mut self, replica: usize, until: Instant) -> Result<()> {
+        let mut slow = false;
+        self.end(replica, until, |one| {
+            slow = one.stop().is_err();
+            Ok(())
+        })?;
+        self.slow_stops += u64::from(slow);
         Ok(())
     }
 

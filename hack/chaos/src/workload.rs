@@ -61,7 +61,7 @@ pub(crate) struct Workload {
     /// How many pods a controller has at most.
     replicas: u64,
     /// How often each thing was done.
-    pub(crate) done: BTreeMap<&'static str, u64>,
+    pub(crate) done: BTreeMap<String, u64>,
 }
 
 impl Workload {
@@ -191,7 +191,8 @@ impl Workload {
                 (Some(_), _) => Self::complete(&slot, targets).await.map(|()| "completed"),
             }
         };
-        *self.done.entry(what.unwrap_or("refused")).or_default() += 1;
+        let what = what.map_or_else(|error| refusal(&error), ToOwned::to_owned);
+        *self.done.entry(what).or_default() += 1;
     }
 
     async fn control(
@@ -317,5 +318,14 @@ impl Workload {
             _ = host.delete(&pod_path(&pod.namespace, &pod.name), &options).await;
         }
         Ok(())
+    }
+}
+
+/// Why a user could not do something, in a word.
+fn refusal(error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(kube::Error::Api(status)) => format!("refused: {}", status.reason),
+        Some(_) => "refused: no answer".into(),
+        None => format!("refused: {error}"),
     }
 }

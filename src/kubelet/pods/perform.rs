@@ -29,6 +29,7 @@ impl Shell {
             Action::Lift => Some(self.lift_tolerations(uid).await),
             Action::FindProxy => Some(self.find_proxy(uid).await),
             Action::FindInstance => Some(self.find_instance(uid).await),
+            Action::FindElsewhere(site) => Some(self.find_elsewhere(uid, site).await),
             Action::DeleteProxy => Some(self.delete_proxy(uid).await),
             Action::RetryAfter(attempts) => {
                 self.wake(uid, backoff(attempts), Event::Retry);
@@ -311,6 +312,21 @@ impl Shell {
         }
     }
 
+    async fn find_elsewhere(self: &Arc<Self>, uid: &Uid, site: Index) -> Vec<Action> {
+        let (Some(key), Some(provider)) = (self.table.key(uid), self.sites.get(site)) else {
+            return self.table.step(uid, Event::Answer(Answer::NotElsewhere(site)));
+        };
+        let asked = self.table.asking_at(uid, site);
+        match provider.get_pod(&key).await {
+            Ok(Some(found)) => self.table.made(uid, found, asked, Answer::Created),
+            Ok(None) => self.table.step(uid, Event::Answer(Answer::NotElsewhere(site))),
+            Err(error) => {
+                tracing::warn!(node = self.node, pod = %key, error = chain(&error), "could not be looked for; trying again");
+                self.table.step(uid, Event::Answer(Answer::StopFailed))
+            }
+        }
+    }
+
     /// A proxy without a choice: it was told to go before there was one, or somebody has taken it away.
     async fn find_anywhere(self: &Arc<Self>, uid: &Uid, key: &PodKey) -> Vec<Action> {
         for (index, site) in self.sites.iter() {
@@ -319,7 +335,7 @@ impl Shell {
                 Ok(None) => {}
                 // What was found may have gone meanwhile, and nobody would ever tell.
                 Ok(Some(_)) if asked != (self.table.asking(uid), self.table.epoch(Side::Site(index))) => {
-                    return self.table.step(uid, Event::Answer(Answer::Doubtful));
+                    return self.table.step(uid, Event::Answer(Answer::Doubtful(None)));
                 }
                 Ok(Some(found)) => {
                     self.table.instance_seen(index, found);

@@ -106,7 +106,7 @@ impl World {
                     there(site, instance).is_some()
                 }
                 Request::Create { .. } => true,
-                Request::Find | Request::Seek { .. } => false,
+                Request::Find | Request::Seek { .. } | Request::SeekElsewhere { .. } => false,
             }
         };
         let useful: Vec<_> = strays.into_iter().filter(useful).collect();
@@ -234,7 +234,10 @@ fn tidy(entry: &mut Entry, complete: [bool; SIDES], begun: [bool; SIDES], eager:
         // Whatever an answer leads to is decided as if the worker looked again.
         entry.dirty &= !eager;
         flight.host_old &= matches!(flight.request, Request::Find);
-        if !matches!(flight.request, Request::Create { .. } | Request::Update { .. } | Request::Seek { .. }) {
+        if !matches!(
+            flight.request,
+            Request::Create { .. } | Request::Update { .. } | Request::Seek { .. } | Request::SeekElsewhere { .. }
+        ) {
             flight.old = false;
             flight.place = None;
         }

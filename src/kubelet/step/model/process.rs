@@ -132,12 +132,16 @@ impl Shell<'_> {
         let moved = flight.place != self.place(id);
         let actions = match (flight.request, flight.reply) {
             (_, Some(Reply::Made(_))) if flight.old || flight.place.is_none() => {
-                self.step(id, Event::Answer(Answer::Doubtful))
+                // One site cannot be confused with another.
+                let site = flight.place.filter(|_| self.sites > 1);
+                self.step(id, Event::Answer(Answer::Doubtful(site)))
             }
             (Request::Find, Some(Reply::Found(Some(_)))) if flight.host_old => self.step(id, Event::Look),
-            (Request::Create { .. } | Request::Seek { .. }, Some(Reply::Made(inst))) => {
-                self.see_instance(inst, created)
-            }
+            (
+                Request::Create { .. } | Request::Seek { .. } | Request::SeekElsewhere { .. },
+                Some(Reply::Made(inst)),
+            ) => self.see_instance(inst, created),
+            (Request::SeekElsewhere { site }, Some(_)) => self.step(id, Event::Answer(Answer::NotElsewhere(site))),
             (Request::Update { .. }, Some(Reply::Made(inst))) => self.see_instance(inst, updated),
             (_, Some(Reply::Namesake)) => self.refused(id, NAMESAKE),
             (_, Some(Reply::Refused)) => self.refused(id, "Refused"),
@@ -148,7 +152,9 @@ impl Shell<'_> {
             (Request::Delete { instance, .. }, Some(_)) => self.gone(id, instance),
             (Request::Seek { .. }, Some(_)) if moved => self.step(id, Event::Look),
             (Request::Seek { .. }, Some(_)) => self.step(id, Event::Answer(Answer::InstanceMissing)),
-            (Request::Delete { .. } | Request::Seek { .. }, None) => self.step(id, Event::Answer(Answer::StopFailed)),
+            (Request::Delete { .. } | Request::Seek { .. } | Request::SeekElsewhere { .. }, None) => {
+                self.step(id, Event::Answer(Answer::StopFailed))
+            }
             (request, Some(Reply::Patched(proxy))) => {
                 self.tell_of_proxy(&proxy);
                 let view = proxy.view(self.policy(id));
@@ -206,6 +212,11 @@ impl Shell<'_> {
                 Some(site) => self.send(id, Request::Seek { site }),
                 None => Done::Then(self.step(id, Event::Answer(Answer::StopFailed))),
             },
+            Action::FindElsewhere(site) => {
+                self.send(id, Request::SeekElsewhere { site });
+                self.at(id, |entry| entry.flight.iter_mut().for_each(|flight| flight.place = Some(site)));
+                Done::Sent
+            }
             Action::Place => self.place_it(id),
             Action::DeleteProxy => self.send(id, Request::DeleteProxy),
             // No proxy of the model is evictable.

@@ -65,7 +65,7 @@ pub(super) fn serve(w: &mut World, policy: Policy, sender: Sender, id: Id, reque
         Request::Delete { site, instance, grace } => delete_instance(w, id, site, instance, grace),
         Request::Report { version, status } => report(w, policy, id, version, status),
         Request::Place { version, site, .. } => place(w, id, version, site.unwrap_or(pick)),
-        Request::Seek { site } => {
+        Request::Seek { site } | Request::SeekElsewhere { site } => {
             let there = w.name(id).insts[usize::from(site)].filter(|there| there.owner == id);
             there.map_or(Reply::Gone, Reply::Made)
         }

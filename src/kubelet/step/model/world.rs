@@ -339,6 +339,10 @@ pub(super) enum Request {
     Seek {
         site: Index,
     },
+    /// The same, where it should not be.
+    SeekElsewhere {
+        site: Index,
+    },
     DeleteProxy,
 }
 
@@ -354,6 +358,17 @@ pub(super) enum Reply {
     Conflict,
     Found(Option<Proxy>),
     Deleted,
+}
+
+impl Reply {
+    /// Changes whose it is.
+    pub(super) fn rename(&mut self, change: impl Fn(&mut Id)) {
+        match self {
+            Self::Made(inst) => change(&mut inst.owner),
+            Self::Patched(proxy) | Self::Found(Some(proxy)) => change(&mut proxy.id),
+            _ => {}
+        }
+    }
 }
 
 /// A request whose sender waits no longer, and which may still arrive.
