@@ -183,6 +183,8 @@ pub(super) struct Truth {
     pub(super) given_up: bool,
     /// A process has found that it could not start where it was.
     pub(super) moved: bool,
+    /// The choice of a process that is no more, or has given up, arrived when something ran elsewhere already.
+    pub(super) displaced: bool,
 }
 
 /// What a process has been told of a proxy UID, by any event or answer that it has read. Production has no such memory;
