@@ -506,4 +506,16 @@ mod tests {
             assert!(matches!(answer(code), PodError::NoAnswer(_)), "{code}: it may work, or may have worked");
         }
     }
+
+    #[test]
+    fn what_left_the_selection_has_ended_only_if_its_grace_is_over() {
+        let last = |metadata: serde_json::Value| {
+            let pod: PodDocument = serde_json::from_value(json!({"metadata": metadata})).unwrap();
+            has_ended(&pod)
+        };
+        let when = "2026-01-01T00:00:00Z";
+        assert!(last(json!({"deletionTimestamp": when, "deletionGracePeriodSeconds": 0})));
+        assert!(!last(json!({"deletionTimestamp": when, "deletionGracePeriodSeconds": 30})), "it still ends");
+        assert!(!last(json!({})), "it runs, and somebody has taken its labels off");
+    }
 }
