@@ -4,11 +4,13 @@
 
 pub mod check;
 pub mod doctor;
+pub mod drain;
 pub mod explain;
 pub mod logging;
 pub mod node_ip;
 pub mod provider;
 pub mod run;
+pub mod webhook;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,9 +25,11 @@ use crate::errors::chain;
 use crate::registry::Registry;
 
 use self::doctor::{DoctorArgs, DoctorError};
+use self::drain::{DrainArgs, DrainError, UncordonArgs};
 use self::explain::{ExplainArgs, ExplainError};
 use self::logging::LogArgs;
 use self::run::{RunArgs, RunError};
+use self::webhook::{PrintArgs, WebhookError};
 
 /// Offloads pods from one Kubernetes cluster to others.
 ///
@@ -42,15 +46,21 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve the Targets and VirtualNodes of the host, or those of a file, until told to stop
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Tell whether a configuration and the clusters in it can be used
     Check(ConfigurationArgs),
     /// Find what Longshore has left behind on either side, explain it, and remove it with --fix
     Doctor(DoctorArgs),
+    /// Close a target to new pods, and evict those that it has, as their disruption budgets allow
+    Drain(DrainArgs),
+    /// Open a target again that was drained
+    Uncordon(UncordonArgs),
     /// Print the CustomResourceDefinitions of Target and VirtualNode, for kubectl apply
     Crds,
     /// Show what a pod would be in a target, and why it differs; nothing is changed
     Explain(ExplainArgs),
+    /// Print the MutatingWebhookConfiguration for pods that ask to be offloaded, for kubectl apply
+    Webhook(PrintArgs),
     /// Print the version
     Version,
 }
@@ -108,9 +118,15 @@ pub enum CliError {
     /// The doctor has found something, or could not look.
     #[error(transparent)]
     Doctor(#[from] DoctorError),
+    /// A target was not emptied.
+    #[error(transparent)]
+    Drain(#[from] DrainError),
     /// There is nothing to explain, or a pod would be held.
     #[error(transparent)]
     Explain(#[from] ExplainError),
+    /// The webhook's configuration could not be printed.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
     /// The run failed.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -122,12 +138,15 @@ impl CliError {
         match self {
             Self::Explain(error) if error.is_usage() => ExitCode::from(2),
             Self::Run(RunError::Provider(error)) if error.is_usage() => ExitCode::from(2),
+            Self::Webhook(error) | Self::Run(RunError::Webhook(error)) if error.is_usage() => ExitCode::from(2),
             Self::Log(_) | Self::Configure(_) | Self::ConfigureHost(_) => ExitCode::from(2),
             Self::StartRuntime(_)
             | Self::PrintCrds(_)
             | Self::Check(_)
             | Self::Doctor(_)
+            | Self::Drain(_)
             | Self::Explain(_)
+            | Self::Webhook(_)
             | Self::Run(_) => ExitCode::from(1),
         }
     }
@@ -153,7 +172,10 @@ impl Cli {
             // What a check finds is its output; the log is for the rest.
             Command::Check(args) => ("warn", Work::Check(args)),
             Command::Doctor(args) => ("warn", Work::Doctor(args)),
+            Command::Drain(args) => ("warn", Work::Drain(args)),
+            Command::Uncordon(args) => ("warn", Work::Uncordon(args)),
             Command::Explain(args) => ("warn", Work::Explain(args)),
+            Command::Webhook(args) => ("warn", Work::Webhook(args)),
             Command::Run(args) => ("info", Work::Run(args)),
         };
         self.log.start(default_level)?;
@@ -163,8 +185,11 @@ impl Cli {
             match work {
                 Work::Check(args) => check::check(&args).await,
                 Work::Doctor(args) => doctor::doctor(&args).await,
+                Work::Drain(args) => drain::drain(&args).await,
+                Work::Uncordon(args) => drain::uncordon(&args).await,
                 Work::Explain(args) => explain::explain(&args).await,
-                Work::Run(args) => Box::pin(run::run(args, registry)).await,
+                Work::Webhook(args) => webhook::print(&args).await,
+                Work::Run(args) => Box::pin(run::run(*args, registry)).await,
             }
         });
         // A credential plugin that hangs must not keep the process.
@@ -176,8 +201,11 @@ impl Cli {
 enum Work {
     Check(ConfigurationArgs),
     Doctor(DoctorArgs),
+    Drain(DrainArgs),
+    Uncordon(UncordonArgs),
     Explain(ExplainArgs),
-    Run(RunArgs),
+    Webhook(PrintArgs),
+    Run(Box<RunArgs>),
 }
 
 /// A configuration, and how to reach all clusters in it. It has no `Debug` because that would show credentials.

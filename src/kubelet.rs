@@ -20,6 +20,7 @@ pub mod server;
 pub mod sites;
 pub mod status;
 pub mod step;
+pub mod stuck;
 pub mod table;
 pub(crate) mod tasks;
 pub mod tolerations;

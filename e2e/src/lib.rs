@@ -23,6 +23,7 @@ mod cluster;
 mod command;
 mod declared;
 mod history;
+mod hooked;
 mod https;
 mod injector;
 mod longshore;
@@ -49,6 +50,7 @@ pub use crate::{
     command::{Background, Output, run},
     declared::Declared,
     history::{Change, History, Observation},
+    hooked::Hooked,
     injector::{Injector, SIDECAR},
     longshore::{Frozen, Longshore, Options},
     meddler::{Asked, Fault, Meddler},

@@ -1,6 +1,7 @@
 //! Longshore as a process.
 
 use std::{
+    collections::BTreeMap,
     env,
     fmt::Write as _,
     fs::{self, File},
@@ -42,6 +43,8 @@ pub struct Options {
     pub target_spec: String,
     /// Further targets, by name, with their kubeconfigs.
     pub more_targets: Vec<(String, PathBuf)>,
+    /// The weights of targets; one if they are not here.
+    pub weights: BTreeMap<String, u32>,
     /// More fields of the VirtualNode's spec, in YAML's flow style; may be empty.
     pub node_spec: String,
     /// More flags of `longshore run`.
@@ -95,10 +98,12 @@ impl Longshore {
             "spec: {{kubeconfig: {{file: {target}}}, heartbeat: {{timeoutSeconds: {seconds}}}, {more}}}"
         );
         _ = writeln!(file, "---\n{header}\nkind: VirtualNode\nmetadata: {{name: {node}}}");
-        let mut names = "{name: east}".to_owned();
-        for (name, _) in &options.more_targets {
-            _ = write!(names, ", {{name: {name}}}");
-        }
+        let more_names = options.more_targets.iter().map(|(name, _)| name.as_str());
+        let names: Vec<_> = std::iter::once("east")
+            .chain(more_names)
+            .map(|name| format!("{{name: {name}, weight: {}}}", options.weights.get(name).unwrap_or(&1)))
+            .collect();
+        let names = names.join(", ");
         _ = writeln!(file, "spec: {{targets: [{names}], {}}}", options.node_spec);
         for (name, kubeconfig) in &options.more_targets {
             let path = kubeconfig.display();

@@ -75,6 +75,8 @@ pub enum Fault {
     Held,
     /// The request arrives, and the connection breaks after so many bytes of the answer's body.
     Cut(usize),
+    /// The request does not arrive, and is answered with something that is no answer to it.
+    Garbage,
     /// Lists and watches are edited.
     Edit(Edit),
 }
@@ -266,6 +268,10 @@ impl Shared {
                 answer = answer.header(header::RETRY_AFTER, seconds);
             }
             return Ok(answer.body(full(status.to_string()))?);
+        }
+        if let Some(Fault::Garbage) = fault {
+            let answer = Response::builder().status(200).header(header::CONTENT_TYPE, "application/json");
+            return Ok(answer.body(full("{\"kind\": [\u{1}<html>\n}{"))?);
         }
         let (parts, body) = request.into_parts();
         let mut sent = Request::builder().method(parts.method).uri(parts.uri);

@@ -17,7 +17,7 @@ const CORE: &[&str] = &[
     "nodes",
     "limitranges",
 ];
-const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
+const APPS: &[&str] = &["deployments", "replicasets", "statefulsets", "daemonsets"];
 const RBAC: &[&str] = &["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
 const OURS: &[&str] = &["targets", "virtualnodes"];
 const ADMISSION: &[&str] = &[

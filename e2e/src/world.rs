@@ -1,6 +1,7 @@
 //! Two clusters, a namespace on both, and Longshore between them.
 
 use std::{
+    collections::BTreeMap,
     env,
     path::{Path, PathBuf},
     process,
@@ -283,6 +284,7 @@ fn options(node: String, host: PathBuf, target: PathBuf) -> Options {
         heartbeat_seconds: 40,
         target_spec: String::new(),
         more_targets: Vec::new(),
+        weights: BTreeMap::new(),
         node_spec: String::new(),
         flags: Vec::new(),
         berth: None,
@@ -354,6 +356,11 @@ impl Drop for Dock {
             _ = self.longshore.stop();
         }
         _ = self.host.delete("nodes", self.longshore.node());
+        // Those of its parts, where it has some.
+        let parts = format!("longshore.dev/virtual-node={}", self.longshore.node());
+        for node in self.host.list("nodes", &parts).unwrap_or_default() {
+            _ = self.host.delete("nodes", node["metadata"]["name"].as_str().unwrap_or_default());
+        }
     }
 }
 

@@ -29,6 +29,7 @@ use crate::provider::follow::names::{EVERYWHERE, Need};
 use crate::provider::reach::Reach;
 use crate::provider::target::marker;
 use crate::provider::{follow, names};
+use crate::run::drain::WHOLE;
 use crate::run::rules::reach;
 
 use super::{CliError, Clusters, ConfigurationArgs};
@@ -159,6 +160,10 @@ async fn look(
     let leaderships: BTreeMap<_, _> = leases.items.iter().filter_map(leadership).collect();
     let nodes_of_configuration = clusters.configuration.nodes.iter().map(|node| node.name.clone());
     let mut configured: BTreeSet<_> = nodes_of_configuration.collect();
+    // Those that stand for parts are as much configured as what they are parts of.
+    let parts = nodes.items.iter().filter(|node| node.labels().get(WHOLE).is_some_and(|one| configured.contains(one)));
+    let parts: Vec<_> = parts.map(ResourceExt::name_any).collect();
+    configured.extend(parts);
     let kept = |node: &str| leaderships.get(node) == Some(&true);
     let nodes: BTreeMap<_, _> =
         nodes.items.iter().filter(|node| ours(node)).map(|node| (node.name_any(), kept(&node.name_any()))).collect();

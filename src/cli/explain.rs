@@ -23,7 +23,7 @@ use crate::provider::follow::names::Names;
 use crate::provider::follow::references;
 use crate::provider::names::FOLLOWS;
 use crate::provider::translate::{Site, namespace_owner, translate};
-use crate::run::rules::{accounts, node_labels, places, rules};
+use crate::run::rules::{accounts, node_labels, own_labels, places, rules};
 
 use super::{CliError, ConfigurationArgs};
 
@@ -256,7 +256,7 @@ async fn of(
         accounts: accounts(&target.spec, host_url),
         host_id,
         node_name: node.name.clone(),
-        node_labels: node_labels(&node.spec.labels),
+        node_labels: node_labels(&own_labels(&node.name, &node.spec.labels)),
         target: target.name.clone(),
         rules: rules(&target.spec).into(),
         name: places.name(subject.pod.namespace(), subject.pod.name()).into_owned(),

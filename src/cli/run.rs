@@ -15,15 +15,17 @@ use crate::api::clients::{self, Access, ClientsError};
 use crate::api::configuration::{Configuration, Declared};
 use crate::api::diagnosis::{self, Trouble, diagnose, diagnose_config};
 use crate::api::field::{FieldPath, Finding};
-use crate::api::rights::{Features, host_rights, resource_rights, target_rights};
+use crate::api::rights::{Features, Right, admission_rights, host_rights, resource_rights, target_rights};
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
 
 use crate::registry::Registry;
+use crate::run::rules::own_labels;
 use crate::run::{self, NodeSetup, NodeTarget, Setup, WatchSetup};
 
 use super::node_ip::{self, NodeIpError};
 use super::provider::{self, ProviderArgs, ProviderError};
+use super::webhook::{WebhookArgs, WebhookError};
 use super::{CliError, Clusters, ConfigurationArgs, HostArgs, check};
 
 mod signals;
@@ -70,6 +72,8 @@ pub struct RunArgs {
     /// port]
     #[arg(long, value_name = "NAME")]
     identity: Option<String>,
+    #[command(flatten)]
+    webhook: WebhookArgs,
 }
 
 /// Why a run ended badly.
@@ -101,6 +105,9 @@ pub enum RunError {
         /// `--port`.
         first: u16,
     },
+    /// The webhook is not complete.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
     /// The provider that was asked for cannot run.
     #[error(transparent)]
     Provider(#[from] ProviderError),
@@ -177,18 +184,32 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     let watch =
         args.provider_config.is_none().then(|| WatchSetup { selector: args.selector.clone(), first_port: args.port });
     let features = Features::of(configuration.nodes.iter().map(|node| &node.spec));
-    check_host(&client, &host, features, watch.is_some()).await?;
+    let admission = args.webhook.setup(&args.lease_namespace)?;
+    let more = admission.as_ref().map(|setup| admission_rights(&args.lease_namespace, setup.register));
+    check_host(&client, &host, features, watch.is_some(), more.unwrap_or_default()).await?;
     let host_id = identify(&client, &clients::address(&host)).await?;
     let nodes = assemble(&configuration, &targets, &ports);
     let Place { host, node_ip, bind_address, workers, relist_after, lease_namespace, identity, .. } =
         Place::find(args, host).await?;
-    Ok(Setup { host, host_id, nodes, watch, node_ip, bind_address, workers, relist_after, lease_namespace, identity })
+    Ok(Setup {
+        host,
+        host_id,
+        nodes,
+        watch,
+        node_ip,
+        bind_address,
+        workers,
+        relist_after,
+        lease_namespace,
+        identity,
+        admission,
+    })
 }
 
 /// The host can be used by a node on another provider, and where that is.
 async fn prepare_other(args: &RunArgs, host: Access) -> Result<Place, RunError> {
     let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
-    check_host(&client, &host, Features::default(), false).await?;
+    check_host(&client, &host, Features::default(), false, vec![]).await?;
     Place::find(args, host).await
 }
 
@@ -199,8 +220,15 @@ fn identity(node_ip: IpAddr, bind_address: IpAddr, port: u16) -> String {
     format!("{}_{node_ip}_{bind_address}_{port}", machine.trim())
 }
 
-async fn check_host(client: &Client, host: &Access, features: Features, resources: bool) -> Result<(), RunError> {
+async fn check_host(
+    client: &Client,
+    host: &Access,
+    features: Features,
+    resources: bool,
+    more: Vec<Right>,
+) -> Result<(), RunError> {
     let mut needed = host_rights(features);
+    needed.extend(more);
     if resources {
         needed.extend(resource_rights());
     }
@@ -262,10 +290,13 @@ fn assemble(configuration: &Configuration, targets: &[Access], ports: &[u16]) ->
         Some(NodeSetup {
             name: node.name.clone(),
             several: node.spec.targets.len() > 1,
+            shape: node.spec.shape,
+            pool_label: node.spec.pool_label.clone(),
+            part: None,
             // All of them exist: the configuration was refused otherwise.
             targets: node.spec.targets.iter().map(target).collect::<Option<_>>()?,
             placement: node.spec.placement.clone(),
-            labels: node.spec.labels.clone(),
+            labels: own_labels(&node.name, &node.spec.labels),
             taints: node.spec.taints_of(&node.name),
             port,
             claims: node.spec.claims,

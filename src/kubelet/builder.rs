@@ -199,6 +199,7 @@ impl NodeBuilder {
             unsure: false,
             relist_after: self.relist_after,
             move_after: None,
+            evict_after: None,
         });
         let certificate = Arc::new(ServingCertificate::self_signed(&self.name, &[self.ip])?);
         let tls = server_config(certificate, trust.clone())?;
@@ -207,8 +208,15 @@ impl NodeBuilder {
         let streams = Arc::new(SiteStreams::new(sites, pods.table()));
         let home = Home { node: self.name.clone(), host: client.clone(), port };
         let server = Server::new(home, streams, pods.table(), authenticator, authorizer, tls);
-        let identity =
-            NodeIdentity { name: self.name, ip, port, labels: self.labels, taints: self.taints, choice: false };
+        let identity = NodeIdentity {
+            name: self.name,
+            ip,
+            port,
+            labels: self.labels,
+            taints: self.taints,
+            choice: false,
+            annotations: BTreeMap::new(),
+        };
         let contact = watch::Sender::default();
         let keeper = NodeController::new(identity, client.clone(), lease, self.provider.clone(), contact.subscribe());
         let (provider, workers, silence) = (self.provider, self.workers, self.silence);

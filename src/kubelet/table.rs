@@ -219,12 +219,16 @@ impl Table {
         self.entries.iter().filter(|entry| stale(&entry.record)).map(|entry| entry.key().clone()).collect()
     }
 
-    /// The records of instances at a site that could not be scheduled for so long.
-    pub fn stuck(&self, site: Index, time: Duration) -> Vec<Uid> {
+    /// The records of instances at a site that could not be scheduled for so long, each with how long.
+    pub fn stuck(&self, site: Index, time: Duration) -> Vec<(Uid, Duration)> {
         let here = |entry: &Entry| entry.record.instance.there().is_some_and(|instance| instance.site == site);
-        let stuck = |entry: &Entry| entry.unschedulable.is_some_and(|since| since.elapsed() >= time);
-        let stuck = self.entries.iter().filter(|entry| stuck(entry) && here(entry) && !entry.record.memo.moving);
-        stuck.map(|entry| entry.key().clone()).collect()
+        let alive = |entry: &Entry| entry.record.proxy.there().is_some_and(|proxy| proxy.deleting.is_none());
+        let stuck = self.entries.iter().filter_map(|entry| {
+            let waited = entry.unschedulable?.elapsed();
+            let stuck = waited >= time && here(&entry) && alive(&entry) && !entry.record.memo.moving;
+            stuck.then(|| (entry.key().clone(), waited))
+        });
+        stuck.collect()
     }
 
     /// Whether one of these has not been tried to stop yet.

@@ -12,6 +12,20 @@ pub const FIELD_MANAGER: &str = "longshore";
 /// The key of the taint on virtual nodes.
 pub const TAINT: &str = "longshore.dev/virtual-node";
 
+/// The key of the taint on a virtual node whose target, or part of one, is closed to new pods.
+pub const CORDONED: &str = "longshore.dev/cordoned";
+/// Label of a virtual node: the name of the VirtualNode that it belongs to. The same key as that of its taint.
+pub const VIRTUAL_NODE: &str = TAINT;
+
+/// Annotation of a pod, and label of a namespace: where pods are offloaded to ([`super::offload`]).
+pub const OFFLOAD: &str = "longshore.dev/offload";
+/// Annotation of a pod, and label of a namespace: how they are, `Local`, `Remote` or `LocalAndRemote`.
+pub const OFFLOAD_MODE: &str = "longshore.dev/offload-mode";
+/// Annotation of a pod: what the webhook took off it and put on it, as JSON. Its delegate is made without that.
+pub const CONSTRAINTS: &str = "longshore.dev/constraints";
+/// Label of a pod that stays at home as long as it has a place there: the name of the webhook that lets it go later.
+pub const LATER: &str = "longshore.dev/offload-later";
+
 /// Label of a delegate: the id of the host cluster.
 pub const HOST: &str = "longshore.dev/host";
 /// Label of a delegate: the virtual node that the proxy is bound to.
@@ -88,6 +102,7 @@ pub fn owns_annotation(key: &str) -> bool {
         LIFTED,
         CHOICE,
         RETURNED,
+        CONSTRAINTS,
         FOLLOWS,
         TOKENS,
     ]
@@ -102,8 +117,21 @@ mod tests {
 
     #[test]
     fn every_name_has_the_prefix() {
-        let all =
-            [TAINT, HOST, NODE, UID, NAMESPACE, NAME, SENT, LAST, NODE_NAME, SERVICE_ACCOUNT, LABELS, ANNOTATIONS];
+        let all = [
+            TAINT,
+            HOST,
+            NODE,
+            UID,
+            NAMESPACE,
+            NAME,
+            SENT,
+            LAST,
+            NODE_NAME,
+            SERVICE_ACCOUNT,
+            LABELS,
+            ANNOTATIONS,
+            OFFLOAD,
+        ];
         assert!(all.iter().chain(&[HOME_LABEL, HOME_ANNOTATION]).all(|name| name.starts_with(PREFIX)));
     }
 

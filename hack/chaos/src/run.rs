@@ -205,6 +205,7 @@ fn replicas(world: &World) -> Result<Vec<Replica>> {
         heartbeat_seconds: 10,
         target_spec: String::new(),
         more_targets: more_targets(&mine),
+        weights: BTreeMap::default(),
         node_spec: String::new(),
         flags: Vec::new(),
         berth: Some(one.clone()),

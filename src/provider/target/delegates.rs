@@ -43,7 +43,7 @@ pub(super) struct Delegates {
     selector: String,
     addresses: Addresses,
     health: Arc<Health>,
-    load: Load,
+    load: Arc<Load>,
     /// The places that may be read.
     reach: Reach,
     /// Where delegates have to be.
@@ -55,7 +55,7 @@ pub(super) struct Delegates {
 }
 
 impl Delegates {
-    pub(super) fn new(setup: &TargetSetup, health: Arc<Health>, follow: Arc<Follow>) -> Self {
+    pub(super) fn new(setup: &TargetSetup, health: Arc<Health>, follow: Arc<Follow>, load: Arc<Load>) -> Self {
         let (client, host_id) = (setup.client.clone(), setup.host_id.clone());
         let reach = setup.reach.clone();
         Self {
@@ -63,7 +63,7 @@ impl Delegates {
             events: Events::new(client.clone(), reach.clone(), &setup.name, setup.tales),
             addresses: setup.addresses,
             places: setup.places.clone(),
-            load: Load::new(setup.count_load),
+            load,
             relist_after: setup.relist_after,
             tracker: setup.tracker.clone(),
             reach,
@@ -77,11 +77,6 @@ impl Delegates {
     /// Selects them by their labels.
     pub(super) fn selector(&self) -> &str {
         &self.selector
-    }
-
-    /// What they ask for.
-    pub(super) fn load(&self) -> &Load {
-        &self.load
     }
 
     fn api(&self, namespace: &str) -> Api<PodDocument> {

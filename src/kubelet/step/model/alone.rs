@@ -10,7 +10,7 @@ use stateright::Model;
 
 use super::Harbour;
 use super::canon::print;
-use super::world::{HOST, Id, LIVES, Notice, SITE, World};
+use super::world::{Id, LIVES, Notice, World};
 
 /// All worlds that a pod can be in: what tells them apart beside the faults that are left, and how many these are at most.
 pub(super) type Worlds = HashMap<u64, u8>;
@@ -60,7 +60,7 @@ impl World {
             slot.insts.iter_mut().flatten().for_each(|inst| first(&mut inst.owner));
         }
         for process in &mut world.processes {
-            for watch in process.watches.iter_mut() {
+            for watch in &mut process.watches {
                 watch.queue.retain(|notice| notice.of().is_none_or(ours));
                 for notice in &mut watch.queue {
                     match notice {
