@@ -135,6 +135,8 @@ pub struct ProxyView {
     pub given_up: bool,
     /// Where its instance is, if it has one; `None` where that is still to be chosen, so that it can have none.
     pub site: Option<Index>,
+    /// That place was chosen and written on it, and may be written anew.
+    pub chosen: bool,
     /// The host's node controller would evict it some time after this node or its side stops answering, only because
     /// nobody has said otherwise.
     pub evictable: bool,
@@ -223,6 +225,9 @@ pub struct Memo {
     pub lift_due: bool,
     /// The instance could not start where it is, and another site is to be chosen once it has gone.
     pub moving: bool,
+    /// The proxy is as it was when it was first seen, so that the choice of another process, which may be no more, could still
+    /// arrive.
+    pub untouched: bool,
 }
 
 /// What happened.
@@ -306,6 +311,8 @@ pub enum Answer {
 pub enum Action {
     /// Choose a site and write it on the proxy: [`Answer::Placed`].
     Place,
+    /// Write the choice on the proxy once more, so that none arrives that was made before: [`Answer::Placed`].
+    Fence,
     /// Start an instance.
     Create,
     /// Make the instance follow the proxy.
@@ -564,6 +571,8 @@ fn see_proxy(record: &mut Record, proxy: ProxyView) {
     // A report about the next instance may take this away from home again. (Of a pod that may start once, exactly what has
     // started cannot be replaced.)
     record.memo.ran |= proxy.once && !proxy.replaceable;
+    record.memo.untouched =
+        record.proxy.there().is_none_or(|known| record.memo.untouched && known.version == proxy.version);
     record.proxy = Presence::There(proxy);
     sort_out(record);
 }
@@ -799,10 +808,10 @@ fn keep(record: &Record, proxy: &ProxyView) -> Vec<Action> {
             let mut actions = vec![];
             if !record.memo.blocked {
                 let placed = proxy.site.is_some() && !record.memo.moving;
-                if placed {
+                if placed && !(proxy.chosen && record.memo.untouched) {
                     actions.push(Action::Create);
                 } else if !outdated(record, proxy) && !record.memo.host_blocked {
-                    actions.push(Action::Place);
+                    actions.push(if placed { Action::Fence } else { Action::Place });
                 }
             }
             if let Some(obstacle) = &record.memo.obstacle {

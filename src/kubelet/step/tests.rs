@@ -11,6 +11,7 @@ fn proxy(version: u64) -> ProxyView {
         once: false,
         want: 7,
         site: Some(0),
+        chosen: false,
         given_up: false,
         evictable: false,
     }
@@ -576,4 +577,24 @@ fn what_an_answer_has_told_of_is_looked_for_before_anything_is_made_elsewhere() 
     let mut record = doubtful(ProxyView { deleting: Some(30), ..moved });
     let actions = step(&mut record, Event::Answer(Answer::NotElsewhere(0)));
     assert_eq!(actions, [Action::FindInstance], "nor does the proxy go before");
+}
+
+#[test]
+fn a_choice_that_was_found_is_confirmed_before_anything_is_made() {
+    let found = ProxyView { chosen: true, ..proxy(3) };
+    let mut record = listed();
+    assert_eq!(step(&mut record, Event::ProxySeen(found.clone())), [Action::Fence]);
+    assert_eq!(step(&mut record, Event::ProxySeen(found.clone())), [Action::Fence], "no news");
+    let confirmed = Event::Answer(Answer::Placed(ProxyView { version: 4, ..found.clone() }));
+    assert_eq!(step(&mut record, confirmed), [Action::Create]);
+
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(found.clone()));
+    let other = ProxyView { version: 4, site: Some(1), ..found };
+    assert_eq!(step(&mut record, Event::ProxySeen(other)), [Action::Create], "whatever was sent before is outdated");
+
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(ProxyView { site: None, ..proxy(3) }));
+    let own = Event::Answer(Answer::Placed(ProxyView { chosen: true, ..proxy(4) }));
+    assert_eq!(step(&mut record, own), [Action::Create], "its own choice is written once");
 }

@@ -445,7 +445,7 @@ fn writes_to(w: &World, chosen: Move) -> Option<usize> {
         Request::Create { site, .. } | Request::Update { site, .. } | Request::Delete { site, .. } => {
             Some(SITE + usize::from(site))
         }
-        Request::Report { .. } | Request::Place { .. } | Request::DeleteProxy => Some(HOST),
+        Request::Report { .. } | Request::Place { .. } | Request::Fence { .. } | Request::DeleteProxy => Some(HOST),
         Request::Find | Request::Seek { .. } | Request::SeekElsewhere { .. } => None,
     }
 }

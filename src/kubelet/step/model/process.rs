@@ -157,23 +157,29 @@ impl Shell<'_> {
             }
             (request, Some(Reply::Patched(proxy))) => {
                 self.tell_of_proxy(&proxy);
-                let view = proxy.view(self.policy(id));
-                let placed = matches!(request, Request::Place { .. });
+                let view = proxy.view(self.policy(id), self.sites);
+                let placed = matches!(request, Request::Place { .. } | Request::Fence { .. });
                 let answer = if placed { Answer::Placed(view) } else { Answer::Reported(view) };
                 self.see_proxy(proxy, Event::Answer(answer))
             }
-            (Request::Report { version, .. } | Request::Place { version, .. }, Some(_)) => {
-                self.step(id, Event::Answer(Answer::Conflict(version)))
-            }
+            (
+                Request::Report { version, .. } | Request::Place { version, .. } | Request::Fence { version, .. },
+                Some(_),
+            ) => self.step(id, Event::Answer(Answer::Conflict(version))),
             (Request::Find, Some(Reply::Found(Some(proxy)))) => {
                 self.proxy_seen(proxy);
                 self.step(id, Event::Look)
             }
             (Request::Find, Some(_)) => self.step(id, Event::Answer(Answer::ProxyMissing)),
             (Request::DeleteProxy, Some(_)) => self.step(id, Event::Answer(Answer::ProxyDeleted)),
-            (Request::Report { .. } | Request::Place { .. } | Request::Find | Request::DeleteProxy, None) => {
-                self.step(id, Event::Answer(Answer::HostFailed))
-            }
+            (
+                Request::Report { .. }
+                | Request::Place { .. }
+                | Request::Fence { .. }
+                | Request::Find
+                | Request::DeleteProxy,
+                None,
+            ) => self.step(id, Event::Answer(Answer::HostFailed)),
         };
         self.carry_out(id, actions)
     }
@@ -218,6 +224,14 @@ impl Shell<'_> {
                 Done::Sent
             }
             Action::Place => self.place_it(id),
+            Action::Fence => {
+                let version =
+                    entry(self.process, id).and_then(|entry| entry.record.proxy.there()).map(|known| known.version);
+                match (version, self.provider(id)) {
+                    (Some(version), Some(site)) => self.send(id, Request::Fence { version, site }),
+                    _ => Done::Then(self.step(id, Event::Look)),
+                }
+            }
             Action::DeleteProxy => self.send(id, Request::DeleteProxy),
             // No proxy of the model is evictable.
             Action::Lift => Done::Next,
@@ -333,7 +347,7 @@ impl Shell<'_> {
         self.process.named[usize::from(proxy.id.name)] = Some(proxy.id);
         self.entry(proxy.id);
         self.at(proxy.id, |entry| entry.seen[HOST] = true);
-        let view = proxy.view(self.policy(proxy.id));
+        let view = proxy.view(self.policy(proxy.id), self.sites);
         self.see_proxy(proxy, Event::ProxySeen(view));
     }
 

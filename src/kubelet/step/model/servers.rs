@@ -30,8 +30,7 @@ pub(super) fn serve(w: &mut World, policy: Policy, sender: Sender, id: Id, reque
             let name = w.name(id);
             let second =
                 |other: usize| name.insts[other].is_some_and(|inst| inst.owner == id) && name.makers[other].is_some();
-            let displaced = name.truth[usize::from(id.life)].displaced;
-            if !sender.stray && !displaced && (0..SITES).any(|other| other != at && second(other)) {
+            if !sender.stray && (0..SITES).any(|other| other != at && second(other)) {
                 w.blame(Wrong::Doubled);
             }
             if told.terminal {
@@ -65,7 +64,8 @@ pub(super) fn serve(w: &mut World, policy: Policy, sender: Sender, id: Id, reque
         },
         Request::Delete { site, instance, grace } => delete_instance(w, id, site, instance, grace),
         Request::Report { version, status } => report(w, policy, id, version, status),
-        Request::Place { version, site, .. } => place(w, sender, id, version, site.unwrap_or(pick)),
+        Request::Fence { version, site } => fence(w, id, version, site),
+        Request::Place { version, site, .. } => place(w, id, version, site.unwrap_or(pick)),
         Request::Seek { site } | Request::SeekElsewhere { site } => {
             let there = w.name(id).insts[usize::from(site)].filter(|there| there.owner == id);
             there.map_or(Reply::Gone, Reply::Made)
@@ -99,15 +99,21 @@ fn delete_instance(w: &mut World, id: Id, site: Index, instance: u8, grace: Opti
 }
 
 /// A choice, fenced by UID and version.
-fn place(w: &mut World, sender: Sender, id: Id, version: u64, site: Index) -> Reply {
+fn place(w: &mut World, id: Id, version: u64, site: Index) -> Reply {
     let Some(proxy) = w.proxy(id).copied().filter(|proxy| proxy.version == version) else { return Reply::Conflict };
     w.chosen = true;
     if proxy.choice == Some(site) {
         return Reply::Patched(proxy);
     }
-    let name = w.name(id);
-    let there = name.insts.iter().flatten().any(|inst| inst.owner == id && inst.site != site);
-    truth(name, id).displaced |= sender.stray && there;
+    let placed = change_host(w, id, |proxy| proxy.choice = Some(site));
+    placed.map_or(Reply::Conflict, Reply::Patched)
+}
+
+/// A choice, written once more with the version that it was made for, so that there is always a new one.
+fn fence(w: &mut World, id: Id, version: u64, site: Index) -> Reply {
+    if w.proxy(id).is_none_or(|proxy| proxy.version != version) {
+        return Reply::Conflict;
+    }
     let placed = change_host(w, id, |proxy| proxy.choice = Some(site));
     placed.map_or(Reply::Conflict, Reply::Patched)
 }
@@ -148,7 +154,7 @@ fn delete_proxy(w: &mut World, sender: Sender, id: Id) {
     let name = w.name(id);
     let runs =
         |at: usize| name.insts[at].is_some_and(|inst| inst.owner == id) && name.makers[at] == Some(sender.process);
-    if (0..SITES).any(runs) && !given_up && !name.truth[usize::from(id.life)].displaced {
+    if (0..SITES).any(runs) && !given_up {
         w.blame(Wrong::DeletedTooEarly);
     }
     remove_host(w, id);

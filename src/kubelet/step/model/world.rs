@@ -80,7 +80,7 @@ impl Proxy {
         self.live() && self.choice.is_none_or(|choice| choice == NOWHERE || usize::from(choice) == site)
     }
 
-    pub(super) fn view(&self, policy: Policy) -> ProxyView {
+    pub(super) fn view(&self, policy: Policy, sites: usize) -> ProxyView {
         let Status { phase, started, shown, .. } = self.status;
         ProxyView {
             version: self.version,
@@ -95,6 +95,7 @@ impl Proxy {
             once: policy == Policy::Never,
             want: self.want.into(),
             site: self.choice,
+            chosen: sites > 1 && self.choice.is_some(),
             given_up: self.status.given_up,
             evictable: false,
         }
@@ -183,8 +184,6 @@ pub(super) struct Truth {
     pub(super) given_up: bool,
     /// A process has found that it could not start where it was.
     pub(super) moved: bool,
-    /// The choice of a process that is no more, or has given up, arrived when something ran elsewhere already.
-    pub(super) displaced: bool,
 }
 
 /// What a process has been told of a proxy UID, by any event or answer that it has read. Production has no such memory;
@@ -335,6 +334,11 @@ pub(super) enum Request {
         version: u64,
         site: Option<Index>,
         shunned: Option<Index>,
+    },
+    /// Writes a choice once more.
+    Fence {
+        version: u64,
+        site: Index,
     },
     Find,
     /// Asks a site for the instance.
