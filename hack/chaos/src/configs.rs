@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::workload::NAMESPACES;
+use crate::workload::{NAMESPACES, is_taken};
 
 /// What each namespace has: the resource, the kind and the name.
 const EACH: [(&str, &str, &str); 3] =
@@ -51,8 +51,11 @@ impl Configs {
         let count = u64::try_from(self.0.len()).unwrap_or(1);
         let config = &mut self.0[usize::try_from(which % count).unwrap_or(0)];
         if !config.exists {
-            host.create(&config.all(), &config.object(number)).await?;
-            config.exists = true;
+            match host.create(&config.all(), &config.object(number)).await {
+                // It was made by a request without an answer.
+                Err(error) if !is_taken(&error) => return Err(error),
+                _ => config.exists = true,
+            }
             return Ok("configs created");
         }
         if choice < 15 {

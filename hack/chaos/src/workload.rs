@@ -206,8 +206,11 @@ impl Workload {
         let controller = &mut self.controllers[index];
         let path = format!("{}/{}", controller.path, controller.name);
         if !controller.exists {
-            host.create(&controller.path, object).await?;
-            controller.exists = true;
+            match host.create(&controller.path, object).await {
+                // It was made by a request without an answer.
+                Err(error) if !is_taken(&error) => return Err(error),
+                _ => controller.exists = true,
+            }
             return Ok("controllers created");
         }
         match (choice, controller.kind) {
@@ -230,8 +233,18 @@ impl Workload {
 
     async fn create(&mut self, index: usize, pod: &Value, host: &Cluster) -> Result<()> {
         let slot = &mut self.slots[index];
-        slot.once = pod["spec"]["restartPolicy"] == "Never";
-        let made = host.create(&format!("/api/v1/namespaces/{}/pods", slot.namespace), pod).await?;
+        let made = match host.create(&format!("/api/v1/namespaces/{}/pods", slot.namespace), pod).await {
+            // It may have been made by a request without an answer; one that is going is the one before.
+            Err(error) if is_taken(&error) => {
+                let there = host.get(&pod_path(&slot.namespace, &slot.name)).await?;
+                if there["metadata"]["deletionTimestamp"].is_string() {
+                    return Err(error);
+                }
+                there
+            }
+            made => made?,
+        };
+        slot.once = made["spec"]["restartPolicy"] == "Never";
         slot.uid = made["metadata"]["uid"].as_str().map(ToOwned::to_owned);
         Ok(())
     }
@@ -319,6 +332,11 @@ impl Workload {
         }
         Ok(())
     }
+}
+
+/// Whether a name is taken.
+pub(crate) fn is_taken(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.is_already_exists())
 }
 
 /// Why a user could not do something, in a word.
