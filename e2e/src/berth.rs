@@ -1,7 +1,7 @@
 //! A network of a test's own, in which a Longshore runs whose links can be cut without anybody else noticing.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     process::Command,
     sync::atomic::{AtomicU8, Ordering},
 };
@@ -82,6 +82,18 @@ impl Berth {
         }
         if cut != Cut::Outward {
             self.iptables(&["-A", "INPUT", "-s", other, "-j", "DROP"])?;
+        }
+        Ok(())
+    }
+
+    /// The same for one server of a machine that has several.
+    pub fn cut_server(&self, other: SocketAddr, cut: Cut) -> Result<()> {
+        let (ip, port) = (other.ip().to_string(), other.port().to_string());
+        if cut != Cut::Inward {
+            self.iptables(&["-A", "OUTPUT", "-p", "tcp", "-d", &ip, "--dport", &port, "-j", "DROP"])?;
+        }
+        if cut != Cut::Outward {
+            self.iptables(&["-A", "INPUT", "-p", "tcp", "-s", &ip, "--sport", &port, "-j", "DROP"])?;
         }
         Ok(())
     }

@@ -81,6 +81,13 @@ impl Longshore {
         Self::start_with(Options { berth: Some(berth), ..self.options.clone() }, None)
     }
 
+    /// As [`Longshore::twin`], started in another way.
+    pub fn twin_with(&self, change: impl FnOnce(&mut Options)) -> Result<Self> {
+        let mut options = self.options.clone();
+        change(&mut options);
+        Self::start_with(options, None)
+    }
+
     fn start_with(options: Options, lock: Option<File>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("longshore-e2e-").tempdir()?;
         let mut file = String::new();

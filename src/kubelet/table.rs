@@ -364,6 +364,11 @@ impl Table {
         Asked { site, epoch: self.epoch_of(site), gone }
     }
 
+    /// The same, where another site is asked than that where the pod is or will be.
+    pub fn asking_at(&self, uid: &Uid, site: Index) -> Asked {
+        Asked { site: Some(site), epoch: self.epoch_of(Some(site)), ..self.asking(uid) }
+    }
+
     fn epoch_of(&self, site: Option<Index>) -> u32 {
         self.epoch(Side::Site(site.unwrap_or(NOWHERE)))
     }
@@ -380,7 +385,7 @@ impl Table {
     pub fn made(&self, uid: &Uid, pod: ProviderPod, asked: Asked, answer: fn(InstanceView) -> Answer) -> Vec<Action> {
         let now = Asked { site: asked.site, epoch: self.epoch_of(asked.site), gone: self.asking(uid).gone };
         let (Some(site), true) = (asked.site, asked == now) else {
-            return self.step(uid, Event::Answer(Answer::Doubtful));
+            return self.step(uid, Event::Answer(Answer::Doubtful(asked.site)));
         };
         let (view, epoch) = (instance_view(&pod, site), asked.epoch);
         let Some(mut entry) = self.known(uid) else { return vec![] };

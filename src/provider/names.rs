@@ -74,6 +74,9 @@ pub use crate::kubelet::tolerations::LIFTED;
 /// Annotation of a proxy, which says nothing to its delegate: the target that was chosen.
 pub use crate::kubelet::sites::CHOICE;
 
+/// Annotation of a proxy, which says nothing to its delegate: when that choice was confirmed.
+pub use crate::kubelet::sites::FENCE;
+
 /// Annotation of a proxy, which says nothing to its delegate: those of its annotations that the delegate gave it.
 pub use crate::kubelet::annotations::RETURNED;
 
@@ -105,6 +108,7 @@ pub fn owns_annotation(key: &str) -> bool {
         ANNOTATIONS,
         LIFTED,
         CHOICE,
+        FENCE,
         RETURNED,
         CONSTRAINTS,
         FOLLOWS,

@@ -258,6 +258,13 @@ impl Lab {
         Ok(node::load(&self.cluster(name)?, archive)?)
     }
 
+    /// Loads what [`image::BUSYBOX`] has into a cluster's node, as an image of another name.
+    pub fn load_busybox(&self, name: &str, reference: &str) -> Result<(), Error> {
+        let archive = tempfile::Builder::new().suffix(".tar").tempfile().map_err(Error::Feed)?;
+        image::busybox(reference, &deps::busybox().unwrap_or_default())?.write(archive.path())?;
+        self.load_image(name, archive.path())
+    }
+
     /// How all clusters do.
     pub fn status(&self) -> Result<Vec<ClusterStatus>, Error> {
         let clusters = self.names()?.into_iter().map(|name| self.cluster(name.as_str()));
@@ -342,7 +349,7 @@ impl Lab {
             image::pause(&self.toolchain.program("pause"))?.write(&pause)?;
         }
         if !busybox.exists() {
-            image::busybox(&deps::busybox().unwrap_or_default())?.write(&busybox)?;
+            image::busybox(image::BUSYBOX, &deps::busybox().unwrap_or_default())?.write(&busybox)?;
         }
         Ok(vec![(image::PAUSE, pause), (image::BUSYBOX, busybox)])
     }
