@@ -24,6 +24,7 @@ mod command;
 mod declared;
 mod helm;
 mod history;
+mod hooked;
 mod https;
 mod injector;
 mod longshore;
@@ -51,6 +52,7 @@ pub use crate::{
     declared::Declared,
     helm::{helm, image},
     history::{Change, History, Observation},
+    hooked::Hooked,
     injector::{Injector, SIDECAR},
     longshore::{Frozen, Longshore, Options},
     meddler::{Asked, Fault, Meddler},
@@ -58,7 +60,7 @@ pub use crate::{
     solo::Solo,
     stories::{deployment, job, stateful_set},
     terminal::Terminal,
-    wire::{LegacySocket, kubelet_status},
+    wire::{LegacySocket, kubelet_status, shown_certificate},
     world::World,
 };
 

@@ -25,14 +25,14 @@ const CASES: &[(&str, &[&str])] = &[
             "--set",
             "image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000",
             "--set",
-            "imagePullSecrets[0].name=pull,extraArgs={--workers=64},tolerations[0].operator=Exists",
+            "webhook.namespaceLabels=team=shop,imagePullSecrets[0].name=pull,extraArgs={--workers=64},tolerations[0].operator=Exists",
         ],
     ),
     (
         "bare",
         &[
             "--set",
-            "crds.install=false,rbac.create=false,flowSchema.enabled=false,replicas=1,serviceAccount.name=mine",
+            "crds.install=false,rbac.create=false,webhook.enabled=false,flowSchema.enabled=false,replicas=1,serviceAccount.name=mine",
             "--set",
             "serviceAccount.annotations.a=b,fullnameOverride=ls",
         ],
@@ -83,7 +83,7 @@ fn values_that_mean_nothing_are_refused() -> Result<()> {
         ("replica=3", "replica"),
         ("image.tagg=x", "tagg"),
         ("replicas=0", "replicas"),
-        ("webhook.enabled=true", "webhook"),
+        ("webhook.port=0", "webhook"),
         ("hostNetwork=true", "kubeletPort"),
         ("image.digest=latest", "digest"),
     ] {

@@ -29,6 +29,7 @@ use crate::provider::follow::names::{EVERYWHERE, Need};
 use crate::provider::reach::Reach;
 use crate::provider::target::marker;
 use crate::provider::{follow, names};
+use crate::run::drain::WHOLE;
 use crate::run::rules::reach;
 
 use super::{CliError, Clusters, ConfigurationArgs};
@@ -138,9 +139,13 @@ fn show(output: Output, found: &[Finding]) {
 
 /// A client for each target, or why there is none.
 async fn connect(clusters: &Clusters) -> Vec<Result<Client, String>> {
-    let clients = clusters.targets.iter().map(clients::client);
-    let clients = futures::future::join_all(clients).await;
-    clients.into_iter().map(|client| client.map_err(|error| chain(&error))).collect()
+    let clients = clusters.targets.iter().map(|access| async move {
+        match access {
+            Ok(access) => clients::client(access).await.map_err(|error| chain(&error)),
+            Err(reason) => Err(reason.clone()),
+        }
+    });
+    futures::future::join_all(clients).await
 }
 
 async fn look(
@@ -157,6 +162,13 @@ async fn look(
     let leaderships: BTreeMap<_, _> = leases.items.iter().filter_map(leadership).collect();
     let nodes_of_configuration = clusters.configuration.nodes.iter().map(|node| node.name.clone());
     let mut configured: BTreeSet<_> = nodes_of_configuration.collect();
+    // What cannot be used is declared all the same.
+    let resources = clusters.resources.iter().flat_map(|all| all.nodes.iter().chain(&all.targets));
+    configured.extend(resources.map(|resource| super::clusters::name_of(resource).to_owned()));
+    // Those that stand for parts are as much configured as what they are parts of.
+    let parts = nodes.items.iter().filter(|node| node.labels().get(WHOLE).is_some_and(|one| configured.contains(one)));
+    let parts: Vec<_> = parts.map(ResourceExt::name_any).collect();
+    configured.extend(parts);
     let kept = |node: &str| leaderships.get(node) == Some(&true);
     let nodes: BTreeMap<_, _> =
         nodes.items.iter().filter(|node| is_ours(node)).map(|node| (node.name_any(), kept(&node.name_any()))).collect();

@@ -258,6 +258,7 @@ impl Up {
         let options = UpOptions {
             kubelet: (self.kubelet || self.no_kubelet).then_some(self.kubelet),
             api_server_args: Some(self.api_server_args).filter(|args| !args.is_empty()),
+            controller_manager_args: None,
         };
         lab.up_with(&refs(&self.names), &options)?;
         eprintln!("{} up after {:.1} s", self.names.join(" and "), started.elapsed().as_secs_f32());

@@ -3,7 +3,6 @@
 //! up: what waits for it is given up after a while, and that is said.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -109,9 +108,9 @@ pub(in crate::cli) async fn uninstall(args: UninstallArgs) -> Result<(), CliErro
     stop(&args, &host, &declared.nodes).await?;
     give_up(&host, &declared.nodes).await?;
     let Declared { configuration, targets, .. } = declared;
-    let clusters = Clusters { configuration, host: access, targets: vec![] };
+    let clusters = Clusters { configuration, host: access, targets: vec![], resources: None };
     let doctor = DoctorArgs {
-        configuration: ConfigurationArgs { provider_config: PathBuf::new(), host: args.host },
+        configuration: ConfigurationArgs { provider_config: None, host: args.host },
         fix: true,
         uninstall: true,
         lost_target: vec![],

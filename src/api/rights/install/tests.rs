@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::{Value, json};
 
-use super::super::{Features, host_follow_rights, host_rights, resource_rights, roles};
+use super::super::{Features, admission_rights, host_follow_rights, host_rights, resource_rights, roles};
 use super::*;
 
 fn root() -> PathBuf {
@@ -49,11 +49,15 @@ fn rights() -> Value {
             None => host = rules,
         }
     }
+    let mut webhook = roles(&admission_rights("RELEASE", true));
+    let mut of_webhook = |namespace: Option<&str>| webhook.remove(&namespace.map(Into::into)).unwrap_or_default();
     json!({
+        "webhook": of_webhook(None),
+        "webhookRelease": of_webhook(Some("RELEASE")),
         "host": host,
         "hostIn": host_in,
-        "claims": extra(Features { claims: true, services: false }),
-        "services": extra(Features { claims: false, services: true }),
+        "claims": extra(Features { claims: true, ..Features::default() }),
+        "services": extra(Features { services: true, ..Features::default() }),
         "follow": cluster(&host_follow_rights()),
         "tokens": cluster(&token_rights()),
         "kubeconfigs": cluster(&kubeconfig_rights()),
