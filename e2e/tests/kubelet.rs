@@ -40,7 +40,7 @@ fn who_may_create_nodes_proxy_is_let_in() -> Result<()> {
     world.host.create(world.one_shot("speaker", &[container("main", "echo words")]))?;
     world.host.wait_for_pod("speaker", "Succeeded", |pod| pod.phase() == "Succeeded")?;
     let logs = format!("/containerLogs/{}/speaker/main", world.namespace);
-    let seen = [("/healthz", 200), (logs.as_str(), 200), ("/no/such/path", 404), ("/pods", 200), ("/run/ns/p/c", 501)]
+    let seen = [("/healthz", 200), (logs.as_str(), 200), ("/no/such/path", 404), ("/pods", 200), ("/checkpoint/ns/p/c", 403)]
         .map(|(path, expected)| {
             // The API server's authoriser learns of a new binding a moment later.
             world.host.wait(&format!("{path} to answer {expected}"), secs(15), |_| {
@@ -98,6 +98,31 @@ fn who_may_read_metrics_may_read_nothing_else() -> Result<()> {
     world.host.delete("clusterrolebindings", &role)?;
     world.host.delete("clusterroles", &role)?;
     seen
+}
+
+#[test]
+fn a_command_runs_without_a_stream() -> Result<()> {
+    let world = World::new("kubelet-run")?;
+    world.host.create(world.pod("idler", &[container("main", IDLE)]))?;
+    let proxy = world.host.wait_for_ready("idler")?;
+    let run = |rest: &str| {
+        let path = format!("/api/v1/nodes/{}/proxy/run/{}/idler/{rest}", world.longshore().node(), world.namespace);
+        world.host.kubectl_with(&["create", "--raw", &path, "-f", "-"], b"{}")
+    };
+    let (uid, there) = (proxy.uid(), world.east.pod("idler")?.name().to_owned());
+    for container in ["main".to_owned(), format!("{uid}/main")] {
+        assert_eq!(run(&format!("{container}?cmd=hostname"))?.ok()?.trim(), there);
+    }
+    let listed = run("main?cmd=ls+-d+/proc+/nowhere+/etc")?;
+    ensure!(listed.code != 0 && listed.stderr.contains("/nowhere"), "a failure says what was wrong: {listed:?}");
+    // More than the pieces in which it comes.
+    let bytes = run("main?cmd=head+-c+300000+/dev/zero")?.ok()?.len();
+    ensure!(bytes >= 300_000, "{bytes} bytes");
+    let unknown = run("nobody?cmd=ls")?;
+    ensure!(unknown.code != 0 && unknown.stderr.contains("nobody"), "{unknown:?}");
+    let missing = run("main")?;
+    ensure!(missing.code != 0 && missing.stderr.contains("cmd="), "{missing:?}");
+    Ok(())
 }
 
 #[test]

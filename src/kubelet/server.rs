@@ -33,6 +33,7 @@ use super::provider::{PodKey, StreamHandler};
 mod answer;
 mod authn;
 mod authz;
+mod command;
 #[cfg(test)]
 mod fakes;
 #[cfg(any(test, fuzzing))]

@@ -50,16 +50,17 @@ impl Attributes {
             Route::Pods | Route::RunningPods => &["pods", "proxy"],
             Route::Configz => &["configz", "proxy"],
             Route::Logs { .. }
+            | Route::Run { .. }
             | Route::Exec { .. }
             | Route::Attach { .. }
             | Route::PortForward { .. }
-            | Route::Lacking(Lacking::Debug | Lacking::Run)
+            | Route::Lacking(Lacking::Debug)
             | Route::Unknown
             | Route::Malformed(_) => &["proxy"],
         };
         let reaches_into_a_pod = matches!(
             route,
-            Route::Exec { .. } | Route::Attach { .. } | Route::PortForward { .. } | Route::Lacking(Lacking::Run)
+            Route::Run { .. } | Route::Exec { .. } | Route::Attach { .. } | Route::PortForward { .. }
         );
         let verb = if reaches_into_a_pod { "create" } else { verb(method) };
         Self { verb, subresources }

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::answer::{Body, Refusal, bad_request, document, empty, json, metrics, stream, text};
 use super::authn::Authenticator;
 use super::authz::{Attributes, Authorizer};
+use super::command;
 use super::own::{self, Home};
 use super::path::{PodPath, Route};
 use super::query;
@@ -24,10 +25,10 @@ use super::splice::{Limits, splice};
 use super::stats::{self, Stats};
 use super::upgrade::{is_upgrade, without_credentials};
 use super::{PodDirectory, Running};
-use crate::kubelet::provider::{PodKey, StreamHandler, Tunnel, Upgrade};
+use crate::kubelet::provider::{PodKey, Source, StreamHandler, Tunnel, Upgrade};
 
 /// How long a far end may take to grant an upgrade (the kubelet's `streamCreationTimeout`).
-const OPENING: Duration = Duration::from_secs(30);
+pub(super) const OPENING: Duration = Duration::from_secs(30);
 
 /// How long a client may take to switch after the 101.
 const SWITCHING: Duration = Duration::from_secs(10);
@@ -59,7 +60,12 @@ pub(super) struct Peer {
 
 impl Handler {
     /// The answer to a request. Never fails: an error is an answer too.
-    pub(super) async fn handle<B: Send>(&self, peer: Peer, mut request: Request<B>) -> Response<Body> {
+    pub(super) async fn handle<B>(&self, peer: Peer, mut request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body + Send + Unpin,
+        B::Data: Send,
+        B::Error: Into<Source>,
+    {
         self.serve(peer, &mut request).await.unwrap_or_else(|refusal| {
             if let Refusal::Told(status, message) = &refusal {
                 tracing::debug!(path = request.uri().path(), %status, message, "a request was refused");
@@ -68,7 +74,12 @@ impl Handler {
         })
     }
 
-    async fn serve<B: Send>(&self, peer: Peer, request: &mut Request<B>) -> Result<Response<Body>, Refusal> {
+    async fn serve<B>(&self, peer: Peer, request: &mut Request<B>) -> Result<Response<Body>, Refusal>
+    where
+        B: http_body::Body + Send + Unpin,
+        B::Data: Send,
+        B::Error: Into<Source>,
+    {
         // Taken first, since the request cannot be borrowed by a future while its body is not Sync.
         let switch = hyper::upgrade::on(&mut *request);
         let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
@@ -102,6 +113,14 @@ impl Handler {
                 let (options, upgrade) = (query::exec(query).map_err(bad_request)?, wanted(method, &headers)?);
                 let key = self.running(&pod, Some(&container))?;
                 self.switch(peer, switch, upgrade, |up| self.streams.exec(&key, &container, options, up)).await
+            }
+            Route::Run { pod, container } => {
+                let form = command::form(&headers, request.body_mut()).await?;
+                let options = query::run(if form.is_empty() { query } else { &form }).map_err(bad_request)?;
+                let key = self.running(&pod, Some(&container))?;
+                let ran = command::run(&*self.streams, &key, &container, options);
+                let output = self.abort.run_until_cancelled(ran).await.unwrap_or_else(|| Err(leaving()))?;
+                Ok(stream(Box::pin(futures::stream::once(async { Ok(output) }))))
             }
             Route::Attach { pod, container } => {
                 let (options, upgrade) = (query::attach(query).map_err(bad_request)?, wanted(method, &headers)?);
@@ -198,6 +217,7 @@ fn allowed_methods(route: &Route) -> Option<&'static [Method]> {
         | Route::Pods
         | Route::RunningPods
         | Route::Configz => Some(&[Method::GET]),
+        Route::Run { .. } => Some(&[Method::POST]),
         Route::Exec { .. } | Route::Attach { .. } | Route::PortForward { .. } => Some(&[Method::GET, Method::POST]),
         Route::Lacking(_) | Route::Unknown | Route::Malformed(_) => None,
     }
@@ -205,9 +225,17 @@ fn allowed_methods(route: &Route) -> Option<&'static [Method]> {
 
 fn wrong_method(allowed: &[Method]) -> Response<Body> {
     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed\n");
-    let list = if allowed.len() == 1 { "GET" } else { "GET, POST" };
+    let list = match allowed {
+        [Method::POST] => "POST",
+        [_] => "GET",
+        _ => "GET, POST",
+    };
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(list));
     response
+}
+
+fn leaving() -> Refusal {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the node is served by another process from now on; try again")
 }
 
 fn wanted(method: Method, headers: &http::HeaderMap) -> Result<Upgrade, Refusal> {

@@ -12,6 +12,8 @@ pub(super) enum Route {
     Logs { pod: PodPath, container: String },
     /// A command in a container.
     Exec { pod: PodPath, container: String },
+    /// A command in a container, with its output in the answer.
+    Run { pod: PodPath, container: String },
     /// A container's main process.
     Attach { pod: PodPath, container: String },
     /// Ports of a pod.
@@ -47,7 +49,6 @@ pub(super) enum Lacking {
     Debug,
     HostLogs,
     Metrics,
-    Run,
     Stats,
     Statusz,
     Flagz,
@@ -103,7 +104,10 @@ impl Route {
             ["metrics", ..] => Self::Lacking(Lacking::Metrics),
             ["pods"] => Self::Pods,
             ["runningpods"] => Self::RunningPods,
-            ["run", ..] => Self::Lacking(Lacking::Run),
+            ["run", namespace, name, ref rest @ ..] if matches!(rest.len(), 1 | 2) => {
+                let (pod, container) = pod_and_container(namespace, name, rest)?;
+                Self::Run { pod, container }
+            }
             ["statusz"] => Self::Lacking(Lacking::Statusz),
             ["flagz"] => Self::Lacking(Lacking::Flagz),
             _ => Self::Unknown,
@@ -188,7 +192,6 @@ mod tests {
         for (path, lacking) in [
             ("/logs/", Lacking::HostLogs),
             ("/logs/syslog", Lacking::HostLogs),
-            ("/run/ns/p/c", Lacking::Run),
             ("/checkpoint/ns/p/c", Lacking::Checkpoint),
             ("/debug/pprof/heap", Lacking::Debug),
             ("/metrics/slis", Lacking::Metrics),

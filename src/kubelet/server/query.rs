@@ -76,6 +76,16 @@ pub(super) fn exec(query: &str) -> Result<ExecOptions, QueryError> {
     Ok(options)
 }
 
+/// The command of `/run`, from the query or a form in the body: words with one space between them, as a kubelet reads it.
+pub(super) fn run(query: &str) -> Result<ExecOptions, QueryError> {
+    let command = pairs(query)?.into_iter().find(|(name, _)| name == "cmd").map(|(_, command)| command);
+    let Some(command) = command.filter(|command| !command.trim().is_empty()) else {
+        return Err(QueryError::Combination("you must specify a command for the container: cmd=…"));
+    };
+    let command = command.split(' ').map(str::to_owned).collect();
+    Ok(ExecOptions { command, stdout: true, stderr: true, ..ExecOptions::default() })
+}
+
 /// The options of `/attach`.
 pub(super) fn attach(query: &str) -> Result<ExecOptions, QueryError> {
     let mut options = ExecOptions::default();
@@ -184,6 +194,16 @@ mod tests {
         let options = exec("command=sh&command=-c&input=1&command=echo+%26+a%2Bb&command=&output=1&error=1").unwrap();
         assert_eq!(options.command, ["sh", "-c", "echo & a+b", ""]);
         assert!(options.stdin && options.stdout && options.stderr && !options.tty);
+    }
+
+    #[test]
+    fn a_command_to_run_is_one_text() {
+        let options = run("cmd=ls+-l%20/tmp&cmd=other").unwrap();
+        assert_eq!(options.command, ["ls", "-l", "/tmp"]);
+        assert!(options.stdout && options.stderr && !options.stdin && !options.tty);
+        for nothing in ["", "cmd=", "cmd=+", "command=ls", "cmd=%ff"] {
+            assert!(run(nothing).is_err(), "{nothing}");
+        }
     }
 
     #[test]

@@ -1,0 +1,86 @@
+//! When the node's status is written, by a clock of the test's own.
+
+use std::convert::Infallible;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full, StreamBody};
+use kube::client::Body;
+
+use super::*;
+
+/// When the status was written, and which.
+type Writes = Arc<Mutex<Vec<(Duration, Value)>>>;
+
+/// A host that has the node.
+fn host(writes: Writes) -> Client {
+    let begin = Instant::now();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let writes = writes.clone();
+        async move {
+            let query = request.uri().query().unwrap_or_default();
+            if query.contains("watch=") {
+                let nothing = futures::stream::pending::<Result<hyper::body::Frame<Bytes>, Infallible>>();
+                return Ok(Response::new(StreamBody::new(nothing).boxed_unsync()));
+            }
+            let is_list = request.uri().path().ends_with("/nodes");
+            if request.method() == Method::PATCH && request.uri().path().ends_with("/status") {
+                let patch = request.into_body().collect().await.unwrap().to_bytes();
+                let patch: Value = serde_json::from_slice(&patch).unwrap();
+                writes.lock().unwrap().push((begin.elapsed(), patch["status"].clone()));
+            }
+            let status = writes.lock().unwrap().last().map_or(json!({}), |(_, status)| status.clone());
+            let node = json!({"apiVersion": "v1", "kind": "Node",
+                "metadata": {"name": "n", "uid": "u", "resourceVersion": "1"}, "spec": {}, "status": status});
+            let list = json!({"apiVersion": "v1", "kind": "NodeList", "metadata": {"resourceVersion": "1"}, "items": [node]});
+            let answer = if is_list { list } else { node };
+            Ok::<_, Infallible>(Response::new(Full::from(answer.to_string()).boxed_unsync()))
+        }
+    });
+    Client::new(service, "default")
+}
+
+struct Provider(watch::Receiver<NodeReport>);
+
+#[async_trait::async_trait]
+impl NodeProvider for Provider {
+    async fn ping(&self) -> Result<(), Source> {
+        Ok(())
+    }
+
+    fn node_status(&self) -> watch::Receiver<NodeReport> {
+        self.0.clone()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_is_written_when_it_changes_and_every_five_minutes() {
+    let writes = Writes::default();
+    let client = host(writes.clone());
+    let (change, report) = watch::channel(NodeReport::default());
+    let (_contact, contact) = watch::channel(Contact::Answers);
+    let identity = NodeIdentity {
+        name: "n".into(),
+        ip: "192.0.2.1".into(),
+        port: 10250,
+        labels: BTreeMap::new(),
+        taints: vec![],
+        choice: false,
+        annotations: BTreeMap::new(),
+    };
+    let connect: Connect = Arc::new(|| Box::pin(async { Err("there is no lease here".into()) }));
+    let node = NodeController::new(identity, client, connect, Arc::new(Provider(report)), contact);
+    let shutdown = CancellationToken::new();
+    let keeping = tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move { node.keep_status(false, &shutdown).await }
+    });
+    tokio::time::sleep(Duration::from_secs(700)).await;
+    change.send_modify(|report| _ = report.capacity.insert("cpu".into(), "4".into()));
+    tokio::time::sleep(Duration::from_secs(295)).await;
+    shutdown.cancel();
+    keeping.await.unwrap();
+    let seconds: Vec<_> = writes.lock().unwrap().iter().map(|(at, _)| at.as_secs()).collect();
+    assert_eq!(seconds, [0, 300, 600, 700], "in seconds");
+}
