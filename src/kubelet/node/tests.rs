@@ -33,7 +33,8 @@ fn host(writes: Writes) -> Client {
             let status = writes.lock().unwrap().last().map_or(json!({}), |(_, status)| status.clone());
             let node = json!({"apiVersion": "v1", "kind": "Node",
                 "metadata": {"name": "n", "uid": "u", "resourceVersion": "1"}, "spec": {}, "status": status});
-            let list = json!({"apiVersion": "v1", "kind": "NodeList", "metadata": {"resourceVersion": "1"}, "items": [node]});
+            let list =
+                json!({"apiVersion": "v1", "kind": "NodeList", "metadata": {"resourceVersion": "1"}, "items": [node]});
             let answer = if is_list { list } else { node };
             Ok::<_, Infallible>(Response::new(Full::from(answer.to_string()).boxed_unsync()))
         }

@@ -58,10 +58,8 @@ impl Attributes {
             | Route::Unknown
             | Route::Malformed(_) => &["proxy"],
         };
-        let reaches_into_a_pod = matches!(
-            route,
-            Route::Run { .. } | Route::Exec { .. } | Route::Attach { .. } | Route::PortForward { .. }
-        );
+        let reaches_into_a_pod =
+            matches!(route, Route::Run { .. } | Route::Exec { .. } | Route::Attach { .. } | Route::PortForward { .. });
         let verb = if reaches_into_a_pod { "create" } else { verb(method) };
         Self { verb, subresources }
     }
