@@ -11,14 +11,12 @@ use http::header::{
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
-use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::answer::Refusal;
-use super::handler::OPENING;
-use crate::kubelet::provider::{ExecOptions, PodKey, StreamHandler, Upgrade};
+use crate::kubelet::provider::{Tunnel, Upgrade};
 
 /// How much a form may hold, in bytes: as much as an API server passes on in a URL.
 const FORM: usize = 1024 * 1024;
@@ -47,19 +45,10 @@ where
     String::from_utf8(read.to_bytes().to_vec()).map_err(|_| unreadable())
 }
 
-/// Runs a command to its end and answers what it wrote: all of standard output, then all of standard error.
-pub(super) async fn run(
-    streams: &dyn StreamHandler,
-    key: &PodKey,
-    container: &str,
-    options: ExecOptions,
-) -> Result<Bytes, Refusal> {
-    let command = options.command.join(" ");
-    let opening = timeout(OPENING, streams.exec(key, container, options, upgrade()));
-    let Ok(opened) = opening.await else {
-        return Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the far side did not open the stream in time"));
-    };
-    let mut far = WebSocketStream::from_raw_socket(opened?.io, Role::Client, None).await;
+/// Hears a command to its end, by the far end of an exec that was opened with [`upgrade`], and answers what it wrote: all of
+/// standard output, then all of standard error.
+pub(super) async fn run(far: Tunnel, command: &str) -> Result<Bytes, Refusal> {
+    let mut far = WebSocketStream::from_raw_socket(far.io, Role::Client, None).await;
     let mut said = Said::default();
     while let Some(message) = far.next().await {
         // An end without a word is found below.
@@ -68,11 +57,11 @@ pub(super) async fn run(
             said.hear(&message.into_data())?;
         }
     }
-    said.conclude(&command)
+    said.conclude(command)
 }
 
 /// A request for the protocol of channels.
-fn upgrade() -> Upgrade {
+pub(super) fn upgrade() -> Upgrade {
     let mut headers = HeaderMap::new();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

@@ -25,10 +25,10 @@ use super::splice::{Limits, splice};
 use super::stats::{self, Stats};
 use super::upgrade::{is_upgrade, without_credentials};
 use super::{PodDirectory, Running};
-use crate::kubelet::provider::{PodKey, Source, StreamHandler, Tunnel, Upgrade};
+use crate::kubelet::provider::{PodKey, Source, StreamError, StreamHandler, Tunnel, Upgrade};
 
 /// How long a far end may take to grant an upgrade (the kubelet's `streamCreationTimeout`).
-pub(super) const OPENING: Duration = Duration::from_secs(30);
+const OPENING: Duration = Duration::from_secs(30);
 
 /// How long a client may take to switch after the 101.
 const SWITCHING: Duration = Duration::from_secs(10);
@@ -118,7 +118,11 @@ impl Handler {
                 let form = command::form(&headers, request.body_mut()).await?;
                 let options = query::run(if form.is_empty() { query } else { &form }).map_err(bad_request)?;
                 let key = self.running(&pod, Some(&container))?;
-                let ran = command::run(&*self.streams, &key, &container, options);
+                let ran = async {
+                    let command = options.command.join(" ");
+                    let far = opened(self.streams.exec(&key, &container, options, command::upgrade())).await?;
+                    command::run(far, &command).await
+                };
                 let output = self.abort.run_until_cancelled(ran).await.unwrap_or_else(|| Err(leaving()))?;
                 Ok(stream(Box::pin(futures::stream::once(async { Ok(output) }))))
             }
@@ -176,13 +180,10 @@ impl Handler {
         open: impl FnOnce(Upgrade) -> F,
     ) -> Result<Response<Body>, Refusal>
     where
-        F: Future<Output = Result<Tunnel, crate::kubelet::provider::StreamError>>,
+        F: Future<Output = Result<Tunnel, StreamError>>,
     {
         let protocol = upgrade.headers.get(UPGRADE).cloned();
-        let Ok(opened) = timeout(OPENING, open(upgrade)).await else {
-            return Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the far side did not open the stream in time"));
-        };
-        let Tunnel { headers, io: far } = opened?;
+        let Tunnel { headers, io: far } = opened(open(upgrade)).await?;
         let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
         *response.headers_mut() = headers;
         response.headers_mut().entry(CONNECTION).or_insert(HeaderValue::from_static("Upgrade"));
@@ -203,6 +204,14 @@ impl Handler {
         });
         Ok(response)
     }
+}
+
+/// A far end, if it is granted in time.
+async fn opened(opening: impl Future<Output = Result<Tunnel, StreamError>>) -> Result<Tunnel, Refusal> {
+    let Ok(opened) = timeout(OPENING, opening).await else {
+        return Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the far side did not open the stream in time"));
+    };
+    Ok(opened?)
 }
 
 /// The methods that a route knows; `None` where the method does not matter.
