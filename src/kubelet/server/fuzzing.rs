@@ -20,11 +20,13 @@ pub fn path(bytes: &[u8]) {
     let plain = match &route {
         Route::Logs { pod, container } => Some(format!("/containerLogs/{}/{container}", pod_path(pod))),
         Route::Exec { pod, container } => Some(format!("/exec/{}/{container}", pod_path(pod))),
+        Route::Run { pod, container } => Some(format!("/run/{}/{container}", pod_path(pod))),
         Route::Attach { pod, container } => Some(format!("/attach/{}/{container}", pod_path(pod))),
         Route::PortForward { pod } => Some(format!("/portForward/{}", pod_path(pod))),
         _ => None,
     };
-    let reaches_in = matches!(route, Route::Exec { .. } | Route::Attach { .. } | Route::PortForward { .. });
+    let reaches_in =
+        matches!(route, Route::Exec { .. } | Route::Run { .. } | Route::Attach { .. } | Route::PortForward { .. });
     for method in [Method::GET, Method::HEAD, Method::POST] {
         let needed = Attributes::of(&route, &method);
         assert!(!needed.subresources.is_empty(), "{text:?} needs no right");
@@ -52,11 +54,12 @@ pub fn query(bytes: &[u8]) {
         assert!(options.since_seconds.is_none_or(|seconds| seconds > 0), "{text:?}");
         assert!(options.since_seconds.is_none() || options.since_time.is_none(), "{text:?}");
     }
-    for options in [query::exec(text), query::attach(text)].into_iter().flatten() {
+    for options in [query::exec(text), query::run(text), query::attach(text)].into_iter().flatten() {
         assert!(options.stdin || options.stdout || options.stderr, "{text:?}");
         assert!(!(options.tty && options.stderr), "{text:?}");
     }
     assert!(query::exec(text).is_err() || !query::exec(text).unwrap_or_default().command.is_empty(), "{text:?}");
+    assert!(query::run(text).is_err() || !query::run(text).unwrap_or_default().command.is_empty(), "{text:?}");
     assert!(query::ports(text).is_err() || !query::ports(text).unwrap_or_default().contains(&0), "{text:?}");
 }
 
@@ -101,9 +104,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PATHS: [&str; 14] = [
+    const PATHS: [&str; 16] = [
         "/exec/ns/p/c",
         "/exec/ns/p/u-1/c?",
+        "/run/ns/p/u-1/c",
+        "/metrics/../run/ns/p/c",
         "/attach/ns/a.b/c/",
         "/portForward/ns/p/u",
         "/containerLogs/ns/p/c",
@@ -117,7 +122,8 @@ mod tests {
         "/pods/",
         "//",
     ];
-    const QUERIES: [&str; 10] = [
+    const QUERIES: [&str; 11] = [
+        "cmd=+&cmd=ls+-l",
         "follow=true&tailLines=0&limitBytes=1&sinceSeconds=1",
         "sinceTime=2026-11-01T10%3A00%3A00Z&sinceSeconds=1",
         "tailLines=9223372036854775808",
