@@ -23,6 +23,7 @@ use super::part::Part;
 use super::places::Places;
 use super::reach::Reach;
 use super::requests::{self, Requests};
+use super::room::Room;
 use super::services::Tracker;
 use super::translate::{self, Rules, Site, Translation, classes};
 use super::tunnel::Streams;
@@ -135,6 +136,7 @@ pub struct TargetProvider {
     load: Arc<Load>,
     land: Arc<Land>,
     follow: Arc<Follow>,
+    room: Room,
     /// The priority classes that the target has said to lack.
     absent: Absent,
     /// The watches of namespaces and nodes, which end with this.
@@ -174,6 +176,7 @@ impl TargetProvider {
             load,
             land,
             follow,
+            room: Room::default(),
             absent: Absent::default(),
             setup,
             _watches: watches,
@@ -346,6 +349,10 @@ fn losses(translation: &Translation) -> Vec<Obstacle> {
 #[async_trait]
 impl PodLifecycleHandler for TargetProvider {
     async fn create_pod(&self, pod: &PodDocument) -> Result<ProviderPod, PodError> {
+        // Where there are several targets, it was asked before one was chosen.
+        if !self.setup.chosen {
+            self.room.admit(pod, &self.health.report().borrow())?;
+        }
         let (namespace, _) = self.place(pod.namespace(), pod.name());
         // Before the namespace: pods that are held must leave none behind.
         let claims = self.claims(pod).await?;

@@ -23,9 +23,10 @@ use crate::kubelet::table::Uid;
 const CALM: Duration = Duration::from_secs(10);
 const ALERT: Duration = Duration::from_secs(1);
 
-/// A proxy is kept from eviction when it is this old: long before the host would evict it, and so late that a pod of a
-/// short life costs no write.
-const AGE: Duration = Duration::from_secs(60);
+/// A proxy is kept from eviction when it is this old: before the host would evict it (350 s after this process has ended, at
+/// the soonest), and so late that a pod of a short life costs no write, and that whoever counts the generations of a fresh pod
+/// counts only his own changes.
+const AGE: Duration = Duration::from_secs(180);
 
 /// How long all others wait until leftovers are stopped when the side is back, and how often that is looked at.
 const SWEEP: Duration = Duration::from_secs(10);
