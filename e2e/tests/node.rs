@@ -177,6 +177,19 @@ fn a_node_outlives_its_process_and_comes_back_when_it_is_deleted() -> Result<()>
 }
 
 #[test]
+fn a_label_that_the_node_has_by_hand_selects_it_and_no_machine() -> Result<()> {
+    let world = World::new("byhand")?;
+    let rack = format!("example.com/{}", world.namespace);
+    world.host.kubectl(&["label", "node", world.longshore().node(), &format!("{rack}=7")])?.ok()?;
+    let mut pod = world.pod("picky", &[container("main", IDLE)]);
+    pod["spec"]["nodeSelector"] = json!({&rack: "7"});
+    world.host.create(pod)?;
+    let proxy = world.host.wait_for_ready("picky")?;
+    ensure!(world.delegate(&proxy)?.0["spec"]["nodeSelector"].is_null(), "no node of the target has that label");
+    world.host.kubectl(&["label", "node", world.longshore().node(), &format!("{rack}-")])?.ok().map(drop)
+}
+
+#[test]
 fn a_drain_keeps_to_budgets_and_ends_delegates_gracefully() -> Result<()> {
     let world = World::alone("drain")?;
     let name = world.longshore().node();
