@@ -237,10 +237,7 @@ fn all_that_is_said_about_the_delegate_is_shown_on_demand() -> Result<()> {
         let events = world.host.events_of("watched")?;
         let there: Vec<_> = events.iter().filter(|event| event["reason"] == reason).collect();
         assert_eq!(there.len(), 1, "{there:?}");
-        assert_eq!(
-            (&there[0]["type"], &there[0]["reportingComponent"]),
-            (&json!("Normal"), &json!("kubelet"))
-        );
+        assert_eq!((&there[0]["type"], &there[0]["reportingComponent"]), (&json!("Normal"), &json!("kubelet")));
     }
     Ok(())
 }

@@ -86,7 +86,11 @@ pub fn desired(evidence: &Evidence, facts: &Facts<'_>) -> Value {
         Evidence::Rejected(why) => rejected(facts, why),
     };
     // A refusal is the answer to the newest spec.
-    let generation = if facts.current || matches!(evidence, Evidence::Rejected(_)) { Some(facts.home.generation) } else { facts.home.observed };
+    let generation = if facts.current || matches!(evidence, Evidence::Rejected(_)) {
+        Some(facts.home.generation)
+    } else {
+        facts.home.observed
+    };
     if let Some(generation) = generation.filter(|generation| *generation > 0) {
         status["observedGeneration"] = json!(generation);
         if let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) {

@@ -66,7 +66,16 @@ impl Fleet {
         let mut tasks = JoinSet::new();
         let sources = members.iter().map(|member| (member.provider.node_status(), member.contact.clone())).collect();
         tasks.spawn(sum(sources, sender));
-        Self { node: node.into(), members, strategy, reserved: Mutex::default(), claims, report, room: Room::default(), _sum: tasks }
+        Self {
+            node: node.into(),
+            members,
+            strategy,
+            reserved: Mutex::default(),
+            claims,
+            report,
+            room: Room::default(),
+            _sum: tasks,
+        }
     }
 
     /// The target of a pod that no claim binds to one, by its index, and why; without a pod, that of one which asks for

@@ -56,7 +56,8 @@ mod tests {
     use super::*;
 
     fn pod(cpu: &str, status: Value) -> PodDocument {
-        let spec = json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "example.com/gpu": "9"}}}]});
+        let spec =
+            json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "example.com/gpu": "9"}}}]});
         PodDocument::new(kube::core::ObjectMeta::default(), spec, status)
     }
 
