@@ -619,6 +619,7 @@ fn see_instance(record: &mut Record, instance: InstanceView) {
             return;
         }
     }
+    record.memo.rejected = None;
     // What an update has met stays until the instance follows.
     let follows = record.proxy.there().is_none_or(|proxy| proxy.want == instance.sent);
     if follows || record.instance.there().is_none_or(|known| known.uid != instance.uid) {
@@ -628,7 +629,6 @@ fn see_instance(record: &mut Record, instance: InstanceView) {
     record.memo.doubt &= record.proxy.there().is_some_and(|proxy| misplaced(proxy, &instance));
     record.memo.sought = false;
     record.memo.ran |= instance.started;
-    record.memo.rejected = None;
     record.memo.moving &= !instance.started;
     if instance.health.phase.terminal() && instance.deleting.is_none() {
         record.memo.ended = Some(instance.uid.clone());
