@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::api::{Api, PostParams};
@@ -34,6 +35,13 @@ const RETRY: Duration = Duration::from_secs(2);
 /// How long one request may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// The namespace of the leases of nodes. Whoever reads them may take for granted that each belongs to its Node.
+const OF_NODES: &str = "kube-node-lease";
+
+/// After so many renewals at most the Node is looked for no more: the first one of all registers it only when it leads, and a
+/// VirtualNode that is many nodes has none of its own name.
+const LOOKS: u32 = 32;
+
 /// How much later a replica claims for each node that it has already, and at most: so that they are shared.
 const MODESTY: Duration = Duration::from_millis(300);
 const MODESTY_LIMIT: Duration = Duration::from_millis(1500);
@@ -42,6 +50,8 @@ const MODESTY_LIMIT: Duration = Duration::from_millis(1500);
 #[derive(Clone)]
 pub struct Replica {
     leases: Api<Lease>,
+    /// Where the owners of leases are; `None` where these need none.
+    nodes: Option<Api<Node>>,
     identity: String,
     held: Arc<AtomicUsize>,
 }
@@ -54,7 +64,8 @@ impl Replica {
     /// When there is no client.
     pub async fn new(access: &Access, namespace: &str, identity: String) -> Result<Self, ClientsError> {
         let client: Client = clients::streaming_client(access).await?;
-        Ok(Self { leases: Api::namespaced(client, namespace), identity, held: Arc::default() })
+        let nodes = (namespace == OF_NODES).then(|| Api::all(client.clone()));
+        Ok(Self { leases: Api::namespaced(client, namespace), nodes, identity, held: Arc::default() })
     }
 
     /// Waits for the leadership of a node; `None` if it is told to stop before.
@@ -83,6 +94,18 @@ impl Replica {
                 }
             }
         }
+    }
+
+    /// The Node as the owner of its lease, if it is there.
+    async fn owner(&self, node: &str) -> Option<OwnerReference> {
+        let found = within(self.nodes.as_ref()?.get_metadata_opt(node)).await.ok().flatten()?;
+        Some(OwnerReference {
+            api_version: "v1".into(),
+            kind: "Node".into(),
+            name: node.into(),
+            uid: found.metadata.uid?,
+            ..OwnerReference::default()
+        })
     }
 
     /// One look at a lease, and a claim if it is free.
@@ -205,9 +228,14 @@ impl Term {
     pub async fn hold(&mut self) {
         let name = lease_name(&self.node);
         let mut renewed = Instant::now();
+        let mut renewal = 0_u32;
         loop {
             sleep(RETRY).await;
+            renewal = renewal.saturating_add(1);
             let asked = Instant::now();
+            if self.lease.metadata.owner_references.is_none() && renewal.is_power_of_two() && renewal <= LOOKS {
+                self.lease.metadata.owner_references = self.replica.owner(&self.node).await.map(|owner| vec![owner]);
+            }
             let claim = claimed(self.lease.clone(), &name, &self.replica.identity, false);
             match timeout(PATIENCE, self.replica.leases.replace(&name, &PostParams::default(), &claim)).await {
                 Ok(Ok(lease)) => (self.lease, renewed) = (lease, asked),
@@ -215,6 +243,11 @@ impl Term {
                 Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => {
                     match within(self.replica.leases.get_opt(&name)).await {
                         Ok(Some(lease)) if is_held_by(Some(&lease), &self.replica.identity) => self.lease = lease,
+                        // Its Node was deleted, and it with it: that is nobody's claim. Whoever is faster has it.
+                        Ok(None) => match self.remake(&name).await {
+                            Ok(lease) => (self.lease, renewed, renewal) = (lease, asked, 0),
+                            Err(error) => tracing::warn!(node = self.node, error, "the lease could not be made anew"),
+                        },
                         Ok(_) => {
                             tracing::warn!(node = self.node, "another replica has taken this node over");
                             return;
@@ -232,6 +265,13 @@ impl Term {
                 return;
             }
         }
+    }
+
+    /// Makes a lease that has gone anew.
+    async fn remake(&self, name: &str) -> Result<Lease, String> {
+        let bare = Lease { metadata: ObjectMeta::default(), spec: self.lease.spec.clone() };
+        let claim = claimed(bare, name, &self.replica.identity, false);
+        within(self.replica.leases.create(&PostParams::default(), &claim)).await
     }
 
     /// Renews while a task runs, which is told to stop when the leadership is lost, and what becomes of it. Nobody else can be

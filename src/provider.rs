@@ -16,6 +16,7 @@ pub mod places;
 pub mod quantity;
 pub mod reach;
 pub mod requests;
+pub mod room;
 pub mod services;
 pub mod target;
 pub mod teller;

@@ -186,6 +186,25 @@ fn an_unschedulable_delegate_is_told_with_the_schedulers_words() -> Result<()> {
 }
 
 #[test]
+fn a_pod_that_is_larger_than_its_node_is_refused_as_by_a_kubelet() -> Result<()> {
+    let world = World::new("toolarge")?;
+    let mut main = container("main", IDLE);
+    main["resources"] = json!({"requests": {"cpu": "1M"}});
+    let mut spec = world.placed(json!({"containers": [main]}));
+    // Home's scheduler would not bind it.
+    spec["nodeName"] = world.longshore().node().into();
+    let proxy = Pod(world.host.create(json!({"kind": "Pod", "metadata": {"name": "huge"}, "spec": spec}))?);
+    let failed = world.host.wait_for_pod("huge", "refused", |pod| pod.phase() == "Failed")?;
+    assert_eq!(failed.0["status"]["reason"], "OutOfcpu", "{failed:?}");
+    assert_eq!(failed.0["status"]["observedGeneration"], failed.0["metadata"]["generation"]);
+    let message = world.host.wait_for_event("huge", "OutOfcpu")?;
+    assert!(message.contains("1000000 of cpu"), "{message}");
+    assert!(world.delegates(&proxy)?.is_empty(), "nothing was made in the target");
+    world.host.delete("pods", "huge")?;
+    world.host.wait_for_gone(&proxy)
+}
+
+#[test]
 fn warnings_about_the_delegate_are_shown_once_and_others_not() -> Result<()> {
     let world = World::new("warnings")?;
     let mut main = container("main", IDLE);
@@ -202,7 +221,7 @@ fn warnings_about_the_delegate_are_shown_once_and_others_not() -> Result<()> {
     let events = world.host.events_of("sulks")?;
     let unhealthy: Vec<_> = events.iter().filter(|event| event["reason"] == "Unhealthy").collect();
     assert_eq!(unhealthy.len(), 1, "what repeats itself is counted: {unhealthy:?}");
-    assert_eq!(unhealthy[0]["reportingComponent"], "east.longshore.dev/kubelet");
+    assert_eq!(unhealthy[0]["reportingComponent"], "kubelet");
     assert_eq!(unhealthy[0]["reportingInstance"], "east/east-node");
     assert!(!events.iter().any(|event| event["reason"] == "Pulled"), "Normal ones are not asked for");
     Ok(())
@@ -218,10 +237,7 @@ fn all_that_is_said_about_the_delegate_is_shown_on_demand() -> Result<()> {
         let events = world.host.events_of("watched")?;
         let there: Vec<_> = events.iter().filter(|event| event["reason"] == reason).collect();
         assert_eq!(there.len(), 1, "{there:?}");
-        assert_eq!(
-            (&there[0]["type"], &there[0]["reportingComponent"]),
-            (&json!("Normal"), &json!("east.longshore.dev/kubelet"))
-        );
+        assert_eq!((&there[0]["type"], &there[0]["reportingComponent"]), (&json!("Normal"), &json!("kubelet")));
     }
     Ok(())
 }

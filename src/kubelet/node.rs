@@ -85,7 +85,11 @@ pub struct NodeController {
     connect: Connect,
     provider: Arc<dyn NodeProvider>,
     contact: watch::Receiver<Contact>,
+    labels: watch::Sender<Option<Labels>>,
 }
+
+/// Labels that somebody has given to a Node by hand.
+pub type Labels = Arc<BTreeMap<String, String>>;
 
 /// Why a node is not kept any longer.
 enum Ended {
@@ -105,7 +109,23 @@ impl NodeController {
         provider: Arc<dyn NodeProvider>,
         contact: watch::Receiver<Contact>,
     ) -> Self {
-        Self { identity, nodes: Api::all(client), connect, provider, contact }
+        Self { identity, nodes: Api::all(client), connect, provider, contact, labels: watch::Sender::default() }
+    }
+
+    /// Tells there, too, which labels the Node has by hand, as soon as it has been seen.
+    #[must_use]
+    pub fn telling(self, labels: watch::Sender<Option<Labels>>) -> Self {
+        Self { labels, ..self }
+    }
+
+    fn tell_labels(&self, node: &Node) {
+        let own = status::metadata(&self.identity, &self.provider.node_status().borrow());
+        let by_hand = Arc::new(status::by_hand(node, &own));
+        self.labels.send_if_modified(|known| {
+            let news = known.as_ref() != Some(&by_hand);
+            *known = Some(by_hand);
+            news
+        });
     }
 
     /// Registers the node, then keeps its status and lease until it is told to stop.
@@ -200,6 +220,7 @@ impl NodeController {
                 Some(seen) = live.next() => match seen {
                     Ok(None) => return Ended::NodeDeleted,
                     Ok(Some(node)) => {
+                        self.tell_labels(&node);
                         let status = node.status.unwrap_or_default();
                         written = written.filter(|(_, ours)| status::shows(&status, ours));
                     }

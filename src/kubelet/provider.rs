@@ -86,6 +86,15 @@ pub enum PodError {
         /// What the matter is and what to do, in a sentence.
         message: String,
     },
+    /// The node refuses the pod for good, as the admission of a kubelet does: it fails, and its controller makes another
+    /// one. Only before anything was created for it.
+    #[error("{message}")]
+    Rejected {
+        /// CamelCase, stable: the reason of the pod's status and of the event.
+        reason: String,
+        /// Why, in a sentence.
+        message: String,
+    },
     /// An earlier pod of the same name still holds its place; it is worth trying again soon.
     #[error("the name is still held by an earlier pod: {0}")]
     Namesake(String),
@@ -211,7 +220,7 @@ pub struct Told {
     pub reason: String,
     /// A sentence.
     pub message: String,
-    /// Who tells, as a qualified name: `east.longshore.dev/kubelet`.
+    /// Who tells, as a qualified name: `kubelet`, `east.longshore.dev/default-scheduler`.
     pub controller: String,
     /// Which of them.
     pub instance: String,

@@ -47,7 +47,7 @@ pub fn needs_whole_status(evidence: &Evidence, home: &Home, instance: &Value) ->
             !restarts(home, instance)
                 && lists.any(|((_, field), containers)| !undone(containers, instance, field).is_empty())
         }
-        Evidence::Leaving | Evidence::Waiting(_) => false,
+        Evidence::Leaving | Evidence::Waiting(_) | Evidence::Rejected(_) => false,
     }
 }
 
@@ -83,8 +83,14 @@ pub fn desired(evidence: &Evidence, facts: &Facts<'_>) -> Value {
             )),
         ),
         Evidence::GivenUp => given_up(facts),
+        Evidence::Rejected(why) => rejected(facts, why),
     };
-    let generation = if facts.current { Some(facts.home.generation) } else { facts.home.observed };
+    // A refusal is the answer to the newest spec.
+    let generation = if facts.current || matches!(evidence, Evidence::Rejected(_)) {
+        Some(facts.home.generation)
+    } else {
+        facts.home.observed
+    };
     if let Some(generation) = generation.filter(|generation| *generation > 0) {
         status["observedGeneration"] = json!(generation);
         if let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) {
@@ -380,6 +386,27 @@ fn given_up(facts: &Facts<'_>) -> Value {
         conditions.push(condition(facts, DISRUPTION, "True", UNREACHABLE, message));
     }
     status
+}
+
+/// A pod that its node has refused (rejectPod in pkg/kubelet/kubelet.go): it has failed, and nothing is said of its containers,
+/// none of which ever was.
+fn rejected(facts: &Facts<'_>, why: &Obstacle) -> Value {
+    let mut status = Map::new();
+    status.insert("phase".into(), Phase::Failed.name().into());
+    status.insert("reason".into(), why.reason.as_str().into());
+    status.insert("message".into(), format!("Pod was rejected: {}", why.message).into());
+    set_start_time(&mut status, facts);
+    set_host_ip(&mut status, facts);
+    let conditions = [
+        condition(facts, POD_SCHEDULED, "True", "", ""),
+        condition(facts, "PodReadyToStartContainers", "False", "", ""),
+        initialized(facts, false),
+        condition(facts, "ContainersReady", "False", "PodFailed", ""),
+        condition(facts, "Ready", "False", "PodFailed", ""),
+        condition(facts, DELEGATED, "False", &why.reason, &why.message),
+    ];
+    status.insert("conditions".into(), Value::from(conditions.to_vec()));
+    Value::Object(status)
 }
 
 fn set_start_time(status: &mut Map<String, Value>, facts: &Facts<'_>) {

@@ -203,6 +203,8 @@ pub struct Memo {
     pub obstacle: Option<Obstacle>,
     /// Create and update wait for [`Event::Retry`], or for a change of [`ProxyView::want`].
     pub blocked: bool,
+    /// Why the provider refuses the pod for good; home shows that it has failed, unless there is an instance after all.
+    pub rejected: Option<Box<Obstacle>>,
     /// The `want` that `blocked` and `obstacle` belong to.
     pub tried: u64,
     /// Writes to the proxy wait until its version is beyond this: the last write lost against another writer.
@@ -280,6 +282,8 @@ pub enum Answer {
         /// Whether time alone may cure it; otherwise only a change of the pod does.
         retry: bool,
     },
+    /// The provider refuses the pod for good, and has created nothing for it this time.
+    Rejected(Obstacle),
     /// The instance is stopping with this grace period.
     Stopping(Arc<str>, u32),
     /// Stopping did not work, or nobody answered.
@@ -367,6 +371,8 @@ pub enum Evidence {
     Lost,
     /// The provider's side is silent for longer than the user wants to wait: the pod has failed.
     GivenUp,
+    /// The provider refuses the pod because of this, and nothing was ever started: the pod has failed.
+    Rejected(Obstacle),
 }
 
 /// Folds an event into the record and says what to do now, in this order. After an answer the list is derived anew; an
@@ -480,6 +486,7 @@ fn learn(record: &mut Record, answer: Answer) {
                 record.memo.sought = false;
             }
         }
+        Answer::Rejected(why) => record.memo.rejected = Some(Box::new(why)),
         Answer::Doubtful(site) => {
             record.memo.doubt = true;
             record.memo.doubtful_at = site;
@@ -612,6 +619,7 @@ fn see_instance(record: &mut Record, instance: InstanceView) {
             return;
         }
     }
+    record.memo.rejected = None;
     // What an update has met stays until the instance follows.
     let follows = record.proxy.there().is_none_or(|proxy| proxy.want == instance.sent);
     if follows || record.instance.there().is_none_or(|known| known.uid != instance.uid) {
@@ -804,7 +812,14 @@ fn keep(record: &Record, proxy: &ProxyView) -> Vec<Action> {
         // Nothing is given up for lost on the ground of a watch that may be behind what another process has done.
         Presence::Absent if !replaceable(record, proxy) && !sought(record, proxy) => seek(record, proxy),
         Presence::Absent if !replaceable(record, proxy) => report(record, proxy, Evidence::Lost, true),
+        // An attempt before may have made one, and nothing was heard of it.
+        Presence::Absent if record.memo.rejected.is_some() && record.memo.doubt && !sought(record, proxy) => {
+            seek(record, proxy)
+        }
         Presence::Absent => {
+            if let Some(why) = &record.memo.rejected {
+                return report(record, proxy, Evidence::Rejected((**why).clone()), true);
+            }
             let mut actions = vec![];
             if !record.memo.blocked {
                 let placed = proxy.site.is_some() && !record.memo.moving;

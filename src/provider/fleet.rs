@@ -14,6 +14,7 @@ use super::names;
 use super::offload;
 use super::placement::{self, Candidate, Strategy};
 use super::requests::{self, Requests};
+use super::room::Room;
 use super::target::TargetProvider;
 use crate::kubelet::contact::Contact;
 use crate::kubelet::provider::{NodeProvider, NodeReport, PodDocument, PodError, Source};
@@ -48,6 +49,7 @@ pub struct Fleet {
     /// Where home's claims are kept: their pods have no choice.
     claims: Option<Arc<Claims>>,
     report: watch::Receiver<NodeReport>,
+    room: Room,
     _sum: JoinSet<()>,
 }
 
@@ -64,7 +66,16 @@ impl Fleet {
         let mut tasks = JoinSet::new();
         let sources = members.iter().map(|member| (member.provider.node_status(), member.contact.clone())).collect();
         tasks.spawn(sum(sources, sender));
-        Self { node: node.into(), members, strategy, reserved: Mutex::default(), claims, report, _sum: tasks }
+        Self {
+            node: node.into(),
+            members,
+            strategy,
+            reserved: Mutex::default(),
+            claims,
+            report,
+            room: Room::default(),
+            _sum: tasks,
+        }
     }
 
     /// The target of a pod that no claim binds to one, by its index, and why; without a pod, that of one which asks for
@@ -160,6 +171,10 @@ impl Member {
 #[async_trait]
 impl Chooser for Fleet {
     async fn choose(&self, pod: &PodDocument, shunned: Option<Index>) -> Result<Chosen, PodError> {
+        // What does not answer offers nothing, and a pod that moves was admitted before.
+        if shunned.is_none() && self.members.iter().all(|member| *member.contact.borrow() == Contact::Answers) {
+            self.room.admit(pod, &self.report.borrow())?;
+        }
         let (member, why) = match self.bound(pod).await? {
             Some(bound) => bound,
             None => self.choose_freely(Some(pod), shunned)?,

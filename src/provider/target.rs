@@ -23,9 +23,11 @@ use super::part::Part;
 use super::places::Places;
 use super::reach::Reach;
 use super::requests::{self, Requests};
+use super::room::Room;
 use super::services::Tracker;
 use super::translate::{self, Rules, Site, Translation, classes};
 use super::tunnel::Streams;
+use crate::kubelet::node::Labels;
 use crate::kubelet::provider::{
     ByteStream, Deletion, ExecOptions, HostView, Instance, LogOptions, NodeProvider, NodeReport, Obstacle, PodDocument,
     PodError, PodKey, PodLifecycleHandler, PodNotice, PodNotifier, Provider, ProviderPod, Source, StreamError,
@@ -59,6 +61,9 @@ pub use quotas::Ceiling;
 use strangers::Search;
 use usage::Meters;
 
+/// How long the creation of a pod waits until the labels of the virtual node are known.
+const SIGHT: Duration = Duration::from_secs(5);
+
 /// What [`Health`] calls the heartbeat.
 const PING: &str = "version";
 
@@ -77,6 +82,8 @@ pub struct TargetSetup {
     pub node_name: String,
     /// The labels by which users select that node.
     pub node_labels: BTreeMap<String, String>,
+    /// Those that somebody has given it by hand; `None` as long as it has not been seen.
+    pub labels_by_hand: watch::Receiver<Option<Labels>>,
     /// What the target's configuration says of pods.
     pub rules: Arc<Rules>,
     /// Missing namespaces are created.
@@ -135,6 +142,7 @@ pub struct TargetProvider {
     load: Arc<Load>,
     land: Arc<Land>,
     follow: Arc<Follow>,
+    room: Room,
     /// The priority classes that the target has said to lack.
     absent: Absent,
     /// The watches of namespaces and nodes, which end with this.
@@ -174,6 +182,7 @@ impl TargetProvider {
             load,
             land,
             follow,
+            room: Room::default(),
             absent: Absent::default(),
             setup,
             _watches: watches,
@@ -249,13 +258,24 @@ impl TargetProvider {
         }
     }
 
+    /// The labels by which pods select the virtual node, and no machine: those of its declaration, and those that it has by
+    /// hand if no node there has a label of that key.
+    fn node_labels(&self) -> BTreeMap<String, String> {
+        let mut all = self.setup.node_labels.clone();
+        if let Some(by_hand) = &*self.setup.labels_by_hand.borrow() {
+            let known = by_hand.iter().filter(|(key, _)| self.land.lacks_label(key));
+            all.extend(known.map(|(key, value)| (key.clone(), value.clone())));
+        }
+        all
+    }
+
     fn site(&self, pod: &PodDocument) -> Site {
         let (namespace, name) = self.place(pod.namespace(), pod.name());
         Site {
             host_id: self.setup.host_id.clone(),
             part: self.setup.part.clone(),
             node_name: self.setup.node_name.clone(),
-            node_labels: self.setup.node_labels.clone(),
+            node_labels: self.node_labels(),
             target: self.setup.name.clone(),
             rules: self.setup.rules.clone(),
             absent_priority_classes: self.absent.names(),
@@ -346,6 +366,13 @@ fn losses(translation: &Translation) -> Vec<Obstacle> {
 #[async_trait]
 impl PodLifecycleHandler for TargetProvider {
     async fn create_pod(&self, pod: &PodDocument) -> Result<ProviderPod, PodError> {
+        // Where there are several targets, it was asked before one was chosen.
+        if !self.setup.chosen {
+            self.room.admit(pod, &self.health.report().borrow())?;
+        }
+        // It was registered before this pod could be bound to it; only the watch of it may begin later than that of pods.
+        let mut labels = self.setup.labels_by_hand.clone();
+        let _ = tokio::time::timeout(SIGHT, labels.wait_for(Option::is_some)).await;
         let (namespace, _) = self.place(pod.namespace(), pod.name());
         // Before the namespace: pods that are held must leave none behind.
         let claims = self.claims(pod).await?;

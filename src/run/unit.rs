@@ -22,7 +22,7 @@ use crate::api::target::{CapacitySource as Capacity, Events as MirroredEvents, P
 use crate::api::virtual_node::{Strategy as Declared, Taint};
 use crate::kubelet::contact::{self, Contact};
 use crate::kubelet::events::Events;
-use crate::kubelet::node::{Connect, NodeController, NodeIdentity, status};
+use crate::kubelet::node::{Connect, Labels, NodeController, NodeIdentity, status};
 use crate::kubelet::pods::{PodController, PodSetup};
 use crate::kubelet::provider::NodeProvider;
 use crate::kubelet::server::{Authenticator, Authorizer, Home, Server, ServingCertificate, server_config};
@@ -72,9 +72,10 @@ impl Unit {
         let book = node.claims.then(|| Claims::new(host.clone(), &node.name));
         let news = Arc::new(Notify::new());
         let (mut claim_sites, mut service_sites) = (vec![], vec![]);
+        let labels = watch::Sender::default();
         for target in &node.targets {
             let tracker = node.services.then(|| Arc::new(Tracker::new(news.clone())));
-            let provider = connect(shared, node, target, book.clone(), tracker.clone()).await?;
+            let provider = connect(shared, node, target, book.clone(), tracker.clone(), labels.subscribe()).await?;
             service_sites.extend(tracker.map(|tracker| services::Site {
                 name: target.name.clone(),
                 provider: provider.clone(),
@@ -142,6 +143,7 @@ impl Unit {
             annotations: node.part.iter().map(|(_, part)| (PART.to_owned(), json!(part).to_string())).collect(),
         };
         let keeper = NodeController::new(identity, host.clone(), lease_client(setup.host.clone()), status, whole);
+        let keeper = keeper.telling(labels);
         let listener = listener.clone();
         Ok(Self { server, listener, pods, keeper, heartbeats, contacts, claims, services, _shown: shown })
     }
@@ -261,6 +263,7 @@ async fn connect(
     target: &NodeTarget,
     claims: Option<Arc<Claims>>,
     tracker: Option<Arc<Tracker>>,
+    labels_by_hand: watch::Receiver<Option<Labels>>,
 ) -> Result<Arc<TargetProvider>, StartError> {
     let [client, streaming] = target_clients(target).await?;
     // All of them were checked.
@@ -272,6 +275,7 @@ async fn connect(
         host_id: shared.setup.host_id.clone(),
         node_name: node.name.clone(),
         node_labels: node_labels(&node.labels),
+        labels_by_hand,
         rules: Arc::new(rules(&target.spec)),
         create_namespaces: target.spec.namespaces.create,
         places: places(&target.spec.namespaces),

@@ -43,6 +43,9 @@ enum Action {
         /// Build helm too, and print its path
         #[arg(long)]
         helm: bool,
+        /// Build Kubernetes' own end-to-end suites too, and print the path of e2e.test, beside which is ginkgo
+        #[arg(long)]
+        suites: bool,
     },
     /// Bring clusters up, or repair them
     Up(Up),
@@ -104,6 +107,12 @@ enum Action {
     },
     /// Make an image archive from static files
     Image(MakeImage),
+    /// Route the pods and services of clusters to each other, as a VPN between sites does
+    Join {
+        /// The clusters
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
     /// Cut a cluster off from this machine and the other clusters
     Cut {
         /// The cluster
@@ -176,6 +185,9 @@ struct MakeImage {
     /// A static program from this machine and its path in the image; may be repeated
     #[arg(long = "program", value_name = "FROM:TO")]
     programs: Vec<String>,
+    /// The same for a program that runs as its owner, root, whoever starts it; may be repeated
+    #[arg(long = "setuid-program", value_name = "FROM:TO")]
+    setuid_programs: Vec<String>,
     /// A file from this machine and its path in the image; may be repeated
     #[arg(long = "file", value_name = "FROM:TO")]
     files: Vec<String>,
@@ -209,7 +221,7 @@ impl Cli {
                 let said = if installed.is_empty() { "nothing is missing".into() } else { installed.join(" ") };
                 writeln!(out, "{}{said}", if installed.is_empty() { "" } else { "installed: " })?;
             }
-            Action::Build { agnhost, helm } => {
+            Action::Build { agnhost, helm, suites } => {
                 lab.toolchain().ensure()?;
                 writeln!(out, "{}", lab.kubectl_path().display())?;
                 if agnhost {
@@ -217,6 +229,9 @@ impl Cli {
                 }
                 if helm {
                     writeln!(out, "{}", lab.toolchain().ensure_helm()?.display())?;
+                }
+                if suites {
+                    writeln!(out, "{}", lab.toolchain().ensure_suites()?.display())?;
                 }
             }
             Action::Up(up) => up.run(&lab)?,
@@ -233,6 +248,7 @@ impl Cli {
                 archives.iter().try_for_each(|archive| lab.load_image(&name, archive))?;
             }
             Action::Image(image) => image.run()?,
+            Action::Join { names } => lab.join(&refs(&names))?,
             Action::Cut { name } => lab.cut(&name)?,
             Action::Heal { name } => lab.heal(&name)?,
             Action::Logs { name, process, follow } => {
@@ -275,6 +291,10 @@ impl MakeImage {
         for pair in &self.programs {
             let (from, to) = split(pair)?;
             image = image.program(Path::new(from), to)?;
+        }
+        for pair in &self.setuid_programs {
+            let (from, to) = split(pair)?;
+            image = image.setuid_program(Path::new(from), to)?;
         }
         for pair in &self.files {
             let (from, to) = split(pair)?;

@@ -78,11 +78,20 @@ impl Image {
 
     /// Adds a program from this machine, which must be static.
     pub fn program(self, from: &Path, to: &str) -> Result<Self, Error> {
+        self.executable(from, to, 0o755)
+    }
+
+    /// As [`Image::program`]; it runs as root, whoever starts it.
+    pub fn setuid_program(self, from: &Path, to: &str) -> Result<Self, Error> {
+        self.executable(from, to, 0o4755)
+    }
+
+    fn executable(self, from: &Path, to: &str, mode: u32) -> Result<Self, Error> {
         let contents = files::read(from)?;
         if !is_static(&contents) {
             return Err(Error::Dynamic { path: from.to_owned() });
         }
-        Ok(self.data(to, &contents, 0o755))
+        Ok(self.data(to, &contents, mode))
     }
 
     /// Adds a file from this machine as it is.

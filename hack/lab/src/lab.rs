@@ -253,6 +253,18 @@ impl Lab {
         Ok(network::switch(self.cluster(name)?.plan(), true)?)
     }
 
+    /// Routes the pods and services of clusters to each other, as a VPN between sites does. It lasts until one of them is
+    /// taken down.
+    pub fn join(&self, names: &[&str]) -> Result<(), Error> {
+        let clusters = names.iter().map(|name| self.cluster(name)).collect::<Result<Vec<_>, _>>()?;
+        for from in &clusters {
+            for to in clusters.iter().filter(|to| to.plan() != from.plan()) {
+                network::route(from.plan(), to.plan())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Loads an image archive, as [`image::Image::write`] and `docker save` make them, into a cluster's node.
     pub fn load_image(&self, name: &str, archive: &Path) -> Result<(), Error> {
         Ok(node::load(&self.cluster(name)?, archive)?)

@@ -30,6 +30,16 @@ pub enum Error {
         /// Why.
         source: command::Error,
     },
+    /// One cluster's pods and services could not be made reachable from another.
+    #[error("cannot route from cluster {from} to cluster {to}; are both up?")]
+    Route {
+        /// Where the route begins.
+        from: String,
+        /// Where it leads.
+        to: String,
+        /// Why.
+        source: command::Error,
+    },
     /// Something could not be removed.
     #[error("cannot remove a network device or namespace")]
     Remove(#[source] command::Error),
@@ -87,6 +97,20 @@ pub(crate) fn connect(plan: &Plan) -> Result<(), Error> {
         run_in_network(&plan.network_namespace(), &["sh", "-c", script])
     };
     all().map(drop).map_err(|source| Error::Connect { name: plan.name().to_string(), source })
+}
+
+/// Leads all that goes from one cluster to the pods and services of another to the node there, which knows the way.
+pub(crate) fn route(from: &Plan, to: &Plan) -> Result<(), Error> {
+    let gateway = to.ip().to_string();
+    for range in [to.pod_cidr(), to.service_cidr()] {
+        let words = ["ip", "route", "replace", &range, "via", &gateway];
+        run_in_network(&from.network_namespace(), &words).map_err(|source| Error::Route {
+            from: from.name().to_string(),
+            to: to.name().to_string(),
+            source,
+        })?;
+    }
+    Ok(())
 }
 
 /// Removes the cluster's link and namespace, with all that lives in them; fine if there are none.

@@ -5,6 +5,7 @@ mod helm;
 mod kwok;
 mod metrics_server;
 mod module;
+mod suites;
 
 use std::{
     env, io,

@@ -31,6 +31,7 @@ const OTHERS: &[&str] = &[
     "MemoryPressure",
     "MountOption",
     "MutatingWebhookConfiguration",
+    "NamespaceTerminating",
     "NoExecute",
     "NoSchedule",
     "NotIn",

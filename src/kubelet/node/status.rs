@@ -1,5 +1,7 @@
 //! The node contract: labels, addresses, resources, conditions. Pure.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeStatus, Taint};
 use serde_json::{Map, Value, json};
 
@@ -63,6 +65,11 @@ fn given(report: &NodeReport) -> Option<String> {
     (!labels.is_empty() || !taints.is_empty()).then(|| json!({"labels": labels, "taints": taints}).to_string())
 }
 
+/// What was given to a Node before, by its annotations.
+fn was_given(annotations: Option<&BTreeMap<String, String>>) -> Value {
+    annotations.and_then(|all| serde_json::from_str(all.get(GIVEN)?).ok()).unwrap_or_default()
+}
+
 /// The patch (merge) that gives a Node these labels, annotations and taints, and takes away what was given to it before.
 /// Everything else stays.
 pub fn dress(live: &Node, wanted: &Value, report: &NodeReport) -> Value {
@@ -75,7 +82,7 @@ pub fn dress(live: &Node, wanted: &Value, report: &NodeReport) -> Value {
         annotations.remove(GIVEN);
     }
     let annotations = annotations.filter(|_| !report.capacity.is_empty());
-    let before = annotations.and_then(|all| serde_json::from_str::<Value>(all.get(GIVEN)?).ok()).unwrap_or_default();
+    let before = was_given(annotations);
     let mut labels = wanted["labels"].clone();
     if let Some(labels) = labels.as_object_mut() {
         for key in before["labels"].as_array().into_iter().flatten().filter_map(Value::as_str) {
@@ -102,6 +109,16 @@ pub fn dress(live: &Node, wanted: &Value, report: &NodeReport) -> Value {
     // The list is written as a whole, and others write it, too.
     metadata["resourceVersion"] = json!(live.metadata.resource_version);
     json!({"metadata": metadata, "spec": {"taints": taints}})
+}
+
+/// The labels that somebody has given to a Node, beside those of ours in `metadata` and those of the host's node controller.
+pub fn by_hand(node: &Node, metadata: &Value) -> BTreeMap<String, String> {
+    let given = was_given(node.metadata.annotations.as_ref());
+    let given: Vec<_> = given["labels"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let ours = |key: &str| metadata["labels"].get(key).is_some() || given.contains(&key);
+    let labels = node.metadata.labels.iter().flatten();
+    let by_hand = labels.filter(|(key, _)| !ours(key) && !key.starts_with("beta.kubernetes.io/"));
+    by_hand.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// The labels of `metadata`, to be written on a Node that is there, without those that are guessed as long as nothing is known
@@ -223,6 +240,14 @@ fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_by_hand_are_nobody_elses() {
+        let node = serde_json::from_value(json!({"metadata": {"annotations": {GIVEN: "{\"labels\": [\"disk\"]}"},
+            "labels": {"type": "virtual-kubelet", "disk": "ssd", "beta.kubernetes.io/os": "linux", "rack": "7"}}}));
+        let ours = json!({"labels": {"type": "virtual-kubelet"}});
+        assert_eq!(by_hand(&node.unwrap(), &ours), BTreeMap::from([("rack".into(), "7".into())]));
+    }
     use crate::kubelet::provider::NodeTaint;
     use std::collections::BTreeMap;
 

@@ -388,6 +388,11 @@ impl Shell {
 
     fn refused(self: &Arc<Self>, uid: &Uid, key: &PodKey, error: &PodError) -> Vec<Action> {
         let (obstacle, retry) = explain(error);
+        if let PodError::Rejected { .. } = error {
+            tracing::warn!(node = self.node, pod = %key, error = chain(error), "rejected");
+            self.events.warn(key, obstacle.clone());
+            return self.table.step(uid, Event::Answer(Answer::Rejected(obstacle)));
+        }
         tracing::warn!(node = self.node, pod = %key, error = chain(error), "cannot be offloaded now");
         // The predecessor's grace period is no news, and a repetition is none either.
         let news = self.table.known_obstacle(uid).as_ref() != Some(&obstacle);
@@ -413,6 +418,7 @@ fn choice_patch(uid: &str, version: u64, target: &str) -> Value {
 fn explain(error: &PodError) -> (Obstacle, bool) {
     let (reason, retry) = match error {
         PodError::Held { .. } => ("OffloadHeld", false),
+        PodError::Rejected { reason, .. } => (reason.as_str(), false),
         PodError::Namesake(_) => ("WaitingForNamesake", true),
         PodError::Stranger(_) => ("NameConflict", true),
         PodError::Waiting { reason, .. } => (reason.as_str(), true),

@@ -23,9 +23,11 @@ use crate::kubelet::table::Uid;
 const CALM: Duration = Duration::from_secs(10);
 const ALERT: Duration = Duration::from_secs(1);
 
-/// A proxy is kept from eviction when it is this old: long before the host would evict it, and so late that a pod of a
-/// short life costs no write.
-const AGE: Duration = Duration::from_secs(60);
+/// A proxy is kept from eviction when it is this old, or as soon as its side is in doubt. So late, because it is a change of the
+/// spec, and who counts the generations of a fresh pod should count his own changes only (Kubernetes' suites do so for four
+/// and a half minutes), and because a pod of a short life then costs no write. Who is younger when all replicas end for good is
+/// evicted as from any node that is gone: 350 s later, at the soonest.
+const AGE: Duration = Duration::from_secs(330);
 
 /// How long all others wait until leftovers are stopped when the side is back, and how often that is looked at.
 const SWEEP: Duration = Duration::from_secs(10);

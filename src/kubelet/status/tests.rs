@@ -139,6 +139,19 @@ fn a_deleted_pod_that_never_started_has_failed() {
 }
 
 #[test]
+fn a_pod_that_was_refused_has_failed_and_shows_no_containers() {
+    let why = Obstacle { reason: "OutOfcpu".into(), message: "too large".into() };
+    let mut pod = proxy(one_container(), json!({"phase": "Pending"}));
+    pod.metadata.generation = Some(1);
+    let home = Home::of(&pod);
+    let status =
+        desired(&Evidence::Rejected(why), &Facts { current: false, ..facts(&home, &Value::Null, &Value::Null) });
+    assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("OutOfcpu")));
+    assert_eq!((&status["message"], &status["observedGeneration"]), (&json!("Pod was rejected: too large"), &json!(1)));
+    assert!(status.get("containerStatuses").is_none() && find(&status, "Ready").unwrap()["reason"] == "PodFailed");
+}
+
+#[test]
 fn what_had_ended_well_stays_so() {
     let shown = json!({"containerStatuses": [{"name": "c", "ready": false, "state": {"terminated": {"exitCode": 0}}}]});
     let home = Home::of(&proxy(one_container(), shown.clone()));

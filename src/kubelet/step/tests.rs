@@ -180,6 +180,36 @@ fn an_instance_deleted_over_there_fails_a_pod_that_must_not_run_twice() {
     assert_eq!(actions, [Action::Report { evidence: Evidence::Lost, urgent: true }]);
 }
 
+fn too_large() -> Obstacle {
+    Obstacle { reason: "OutOfcpu".into(), message: "too large".into() }
+}
+
+#[test]
+fn a_pod_that_the_provider_refuses_for_good_has_failed() {
+    let mut record = listed();
+    assert_eq!(step(&mut record, Event::ProxySeen(proxy(1))), [Action::Create]);
+    let failed = [Action::Report { evidence: Evidence::Rejected(too_large()), urgent: true }];
+    assert_eq!(step(&mut record, Event::Answer(Answer::Rejected(too_large()))), failed);
+    assert_eq!(step(&mut record, Event::Answer(Answer::Conflict(1))), [], "the watch tells of the change");
+    assert_eq!(step(&mut record, Event::ProxySeen(proxy(2))), failed, "until home shows it");
+    let over = ProxyView { health: ended(Phase::Failed), ..proxy(3) };
+    assert_eq!(step(&mut record, Event::Answer(Answer::Reported(over))), []);
+}
+
+#[test]
+fn a_refusal_does_not_count_while_an_attempt_before_it_is_in_doubt() {
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(proxy(1)));
+    let obstacle = Obstacle { reason: "TargetUnreachable".into(), message: String::new() };
+    step(&mut record, Event::Answer(Answer::Refused { obstacle, retry: true }));
+    step(&mut record, Event::Retry);
+    assert_eq!(step(&mut record, Event::Answer(Answer::Rejected(too_large()))), [Action::FindInstance]);
+    let mut found = record.clone();
+    assert_eq!(step(&mut found, Event::Answer(Answer::Created(instance("i", 1)))), [mirror(false)], "it runs");
+    let actions = step(&mut record, Event::Answer(Answer::InstanceMissing));
+    assert_eq!(actions, [Action::Report { evidence: Evidence::Rejected(too_large()), urgent: true }]);
+}
+
 #[test]
 fn a_proxy_that_was_found_missing_is_not_forgotten_before_the_watch_knows() {
     let mut record = settled();

@@ -487,6 +487,15 @@ fn code(error: &Source) -> Option<u16> {
     }
 }
 
+/// Whether nothing can be made because the namespace is being deleted (NamespaceLifecycle in the admission of the API server).
+fn is_ending(error: &Source) -> bool {
+    let causes = match error.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) => status.details.as_ref().map(|details| details.causes.as_slice()),
+        _ => None,
+    };
+    causes.unwrap_or_default().iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
 fn unread(kind: HostKind, namespace: &str, error: &Source) -> PodError {
     let (resource, otherwise) = match kind {
         HostKind::ConfigMap => ("configmaps", ""),
@@ -506,6 +515,9 @@ fn unread(kind: HostKind, namespace: &str, error: &Source) -> PodError {
 
 fn no_token(namespace: &str, account: &str, error: &Source) -> PodError {
     let (reason, message) = match code(error) {
+        Some(403) if is_ending(error) => {
+            ("TokenRefused", format!("no token for {namespace}/{account}: the namespace is being deleted at home"))
+        }
         Some(403) => (
             "TokenForbidden",
             format!(
@@ -522,4 +534,25 @@ fn no_token(namespace: &str, account: &str, error: &Source) -> PodError {
         None => ("HomeUnreachable", format!("no token for {namespace}/{account}: {}", chain(&**error))),
     };
     PodError::Waiting { reason: reason.into(), message }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_namespace_that_ends_is_no_lack_of_rights() {
+        let reason = |causes: Value| {
+            let status: Status = serde_json::from_value(json!({"code": 403, "details": {"causes": causes}})).unwrap();
+            match no_token("shop", "default", &kube::Error::Api(Box::new(status)).into()) {
+                PodError::Waiting { reason, .. } => reason,
+                other => panic!("{other}"),
+            }
+        };
+        assert_eq!(reason(json!([])), "TokenForbidden");
+        assert_eq!(reason(json!([{"reason": "NamespaceTerminating"}])), "TokenRefused");
+    }
 }

@@ -116,6 +116,11 @@ impl Land {
         self.load.on_nodes(|ours| fit::obstacle(spec, asks, stock.offers(), ours))
     }
 
+    /// Whether no node there has a label of this key, for certain.
+    pub(super) fn lacks_label(&self, key: &str) -> bool {
+        self.by_nodes && self.known().nodes && !self.stock().offers().any(|offer| offer.share.labels.contains_key(key))
+    }
+
     /// No code panics while it holds a lock.
     fn stock(&self) -> MutexGuard<'_, Stock> {
         self.stock.lock().unwrap_or_else(PoisonError::into_inner)

@@ -137,7 +137,12 @@ impl Events {
     }
 }
 
-/// An event of the target in the words of home: who tells is the target's component, as one of that target.
+/// The component whose events keep its name: at home, too, it is the pod's node that tells of them, and whoever looks for
+/// them by `source=kubelet` finds them.
+const KUBELET: &str = "kubelet";
+
+/// An event of the target in the words of home. The kubelet tells as that of the pod's node; every other component is one of
+/// that target, lest its scheduler be taken for home's.
 fn told(target: &str, event: &Event) -> Told {
     let source = event.source.as_ref();
     let component = source.and_then(|source| source.component.as_deref());
@@ -153,7 +158,7 @@ fn told(target: &str, event: &Event) -> Told {
         warning: event.type_.as_deref() == Some("Warning"),
         reason: event.reason.clone().filter(|reason| !reason.is_empty()).unwrap_or_else(|| "Unknown".into()),
         message: event.message.clone().unwrap_or_default(),
-        controller: format!("{target}.longshore.dev/{name}"),
+        controller: if name == KUBELET { KUBELET.into() } else { format!("{target}.longshore.dev/{name}") },
         instance,
         count: series.or(event.count).unwrap_or(1),
     }
@@ -194,14 +199,17 @@ mod tests {
     }
 
     #[test]
-    fn the_teller_is_one_of_the_target() {
-        let told = told(
-            "east",
-            &event(json!({"metadata": {"uid": "e"}, "involvedObject": {}, "type": "Warning", "reason": "BackOff",
-                "message": "no", "count": 4, "source": {"component": "kubelet", "host": "node-1"}})),
-        );
-        assert_eq!((told.controller.as_str(), told.instance.as_str()), ("east.longshore.dev/kubelet", "east/node-1"));
-        assert!(told.warning && told.count == 4 && told.reason == "BackOff");
+    fn the_kubelet_tells_as_the_nodes_and_others_as_the_targets() {
+        let told = |source: Value| {
+            let event = json!({"metadata": {"uid": "e"}, "involvedObject": {}, "type": "Warning", "reason": "BackOff",
+                "message": "no", "count": 4, "source": source});
+            told("east", &self::event(event))
+        };
+        let kubelet = told(json!({"component": "kubelet", "host": "node-1"}));
+        assert_eq!((kubelet.controller.as_str(), kubelet.instance.as_str()), ("kubelet", "east/node-1"));
+        assert!(kubelet.warning && kubelet.count == 4 && kubelet.reason == "BackOff");
+        let scheduler = told(json!({"component": "default-scheduler"}));
+        assert_eq!(scheduler.controller, "east.longshore.dev/default-scheduler");
     }
 
     #[test]

@@ -49,10 +49,15 @@ pub(super) fn go(dir: &Path, args: &[&str]) -> Result<String, command::Error> {
 
 /// Compiles a package into `output`, both relative to `dir`.
 pub(super) fn compile(dir: &Path, package: &str, output: &str, log: &Path) -> Result<(), Error> {
+    compile_as(&FLAGS, dir, package, output, log)
+}
+
+/// The same with a command and flags of its own.
+pub(super) fn compile_as(flags: &[&str], dir: &Path, package: &str, output: &str, log: &Path) -> Result<(), Error> {
     let open = || fs::File::options().create(true).append(true).open(log);
     let log_file = open().map_err(|error| files::Error::new("open", log, error))?;
     let status = go_command(dir)
-        .args(FLAGS)
+        .args(flags)
         .args(["-ldflags", &format!("{LINK_FLAGS} -X k8s.io/component-base/version.gitVersion={VERSION}")])
         .args(["-o", output, package])
         .stdin(Stdio::null())

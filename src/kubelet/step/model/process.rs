@@ -521,7 +521,7 @@ fn render(evidence: &Evidence, home: &Proxy, sent: Option<u64>, last: (Phase, bo
         Evidence::Waiting(_) => {
             Status { phase: Phase::Pending, started: false, shown: Shown::Waiting, observed, given_up: was.given_up }
         }
-        Evidence::Ended | Evidence::Lost | Evidence::GivenUp => Status {
+        Evidence::Ended | Evidence::Lost | Evidence::GivenUp | Evidence::Rejected(_) => Status {
             phase: Phase::Failed,
             started: true,
             shown: Shown::Over,
