@@ -21,7 +21,12 @@ pub struct Hooked {
 impl Hooked {
     /// One that is still to be served, with these flags of `longshore run`.
     pub fn new(name: &str) -> Result<Self> {
-        Ok(Self { host: World::cluster("host", "kube-node-lease")?, name: unique(name), port: free_port()? })
+        Self::of("host", name)
+    }
+
+    /// The same in another cluster, which has to be up.
+    pub fn of(host: &str, name: &str) -> Result<Self> {
+        Ok(Self { host: World::cluster(host, "kube-node-lease")?, name: unique(name), port: free_port()? })
     }
 
     /// The flags by which `longshore run` serves it; pods may go after so many seconds without a place at home.
@@ -73,7 +78,7 @@ impl Hooked {
 
     /// What `longshore webhook` prints, as the API server would take it.
     pub fn printed(&self) -> Result<Value> {
-        let (kubeconfig, url) = (World::kubeconfig("host")?, format!("https://{BRIDGE}:{}", self.port));
+        let (kubeconfig, url) = (World::kubeconfig(self.host.name())?, format!("https://{BRIDGE}:{}", self.port));
         let kubeconfig = kubeconfig.to_string_lossy().into_owned();
         let args = ["webhook", "--kubeconfig", &kubeconfig, "--webhook-url", &url, "--webhook-name", &self.name];
         let printed = World::longshore_command(&args)?.ok()?;

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use e2e::{Cluster, Declared, Result, Value, World, container, deployment, ensure, json, secs};
+use e2e::{Cluster, Declared, Hooked, Result, Value, World, container, deployment, ensure, json, secs};
 use lab::{Lab, Simulation, UpOptions};
 
 const CLUSTERS: [&str; 3] = ["caphost", "capfar", "capwest"];
@@ -30,6 +30,7 @@ fn virtual_nodes_offer_what_there_is() -> Result<()> {
     for (name, test) in [
         ("sum", sum as fn(&Clusters) -> Result<()>),
         ("fragments", fragments),
+        ("kept_off", kept_off),
         ("nodes", nodes),
         ("pools", pools),
         ("declared", declared),
@@ -176,6 +177,68 @@ fn fragments(_: &Clusters) -> Result<()> {
     machines.add("more", "8", &json!({}))?;
     world.host.wait_for_pods("app=web", 1, "Ready", e2e::Pod::is_ready)?;
     Ok(())
+}
+
+/// With the webhook, what makes another pod of one that found no room makes it for another place, until the time is over.
+fn kept_off(_: &Clusters) -> Result<()> {
+    let _far = Machines::new("capfar", &[("big", "4", json!({})), ("small", "2", json!({}))])?;
+    let elsewhere = Machines::new("capwest", &[])?;
+    let hook = Hooked::of("caphost", "kept")?;
+    let world = Declared::between_with("kept", ["caphost", "capfar"], hook.flags(30))?;
+    let west_cluster = World::cluster("capwest", &world.namespace)?;
+    let [far, west] = ["far", "west"].map(|name| world.name(name));
+    for (name, cluster) in [(&far, &world.east), (&west, &west_cluster)] {
+        let kubeconfig = world.keep_kubeconfig(name, &cluster.admin_kubeconfig()?)?;
+        world.declare("Target", name, &json!({"kubeconfig": kubeconfig}))?;
+    }
+    // It is kept off for twice as long: enough for all that is done meanwhile.
+    let placement = json!({"evictAfterSeconds": 30});
+    world.declare("VirtualNode", &far, &json!({"targets": [{"name": far}], "placement": placement}))?;
+    wait_for_offer(&world.host, &far, &json!({"cpu": "6"}))?;
+    wait_for_offer(&world.host, &west, &json!({"cpu": "0"}))?;
+    hook.cover(&world.host, &world.namespace, &far)?;
+    let mut web = deployment("web", 1, &json!({"containers": [asking("main", "5")]}));
+    web["spec"]["template"]["metadata"]["annotations"] = json!({"longshore.dev/offload": "true"});
+    world.host.create(web)?;
+    let on = |pod: &e2e::Pod, node: &str| pod.0["spec"]["nodeName"] == node;
+    let first = world.host.wait_for_pods("app=web", 1, "bound", |pod| on(pod, &far))?.remove(0);
+    let waits = |pod: &e2e::Pod| pod.condition("PodScheduled")["reason"] == "Unschedulable";
+    let another = |before: &e2e::Pod| {
+        world.host.wait("another one that is kept off", secs(120), |host| {
+            let pods = host.pods("app=web")?;
+            let next = pods.iter().find(|pod| pod.uid() != before.uid() && waits(pod));
+            ensure!(next.is_some(), "{pods:?}\n{}", world.log());
+            Ok(next.cloned())
+        })
+    };
+    let second = another(&first)?.unwrap_or_else(|| first.clone());
+    let controller = second.0["metadata"]["ownerReferences"][0]["uid"].as_str().unwrap_or_default().to_owned();
+    let label = format!("no-room.longshore.dev/{controller}");
+    let is_said = || Ok::<_, e2e::Error>(!world.host.get("nodes", &far)?["metadata"]["labels"][&label].is_null());
+    assert!(is_said()?, "there would be room for it by the sum");
+
+    // Nobody has to remember it.
+    world.restart()?;
+    hook.wait_until_it_answers(&world.host, &far)?;
+    world.host.delete("pods", second.name())?;
+    another(&second)?;
+    elsewhere.add("wide", "8", &json!({}))?;
+    world.host.wait_for_pods("app=web", 1, "elsewhere", |pod| pod.is_ready() && on(pod, &west))?;
+    // There is no room for one more, until the time is over.
+    world.host.patch("deployments", "web", &json!({"spec": {"replicas": 2}}))?;
+    world.host.wait("one to wait", secs(60), |host| {
+        let pods = host.pods("app=web")?;
+        ensure!(pods.iter().any(waits), "{pods:?}");
+        Ok(())
+    })?;
+    assert!(is_said()?, "it took too long for the test");
+    let over = json!({"longshore.dev/no-room": json!({controller: 1}).to_string()});
+    world.host.patch("nodes", &far, &json!({"metadata": {"annotations": over}}))?;
+    world.host.wait("it to be let back", secs(60), |host| {
+        let pods = host.pods("app=web")?;
+        ensure!(pods.iter().any(|pod| on(pod, &far)) && !is_said()?, "{pods:?}\n{}", world.log());
+        Ok(())
+    })
 }
 
 fn nodes(_: &Clusters) -> Result<()> {
