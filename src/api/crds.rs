@@ -15,7 +15,13 @@ type Rule = (&'static str, &'static str, &'static str, &'static str);
 
 /// The rules between fields.
 const RULES: &[Rule] = &[
-    ("Target", "spec.kubeconfig", "has(self.secretRef) != has(self.file)", "give either secretRef or file"),
+    (
+        "Target",
+        "spec.kubeconfig",
+        "[has(self.secretRef), has(self.clusterProfileRef), has(self.file)].filter(given, given).size() == 1",
+        "give one of secretRef, clusterProfileRef and file",
+    ),
+    ("Target", "spec.kubeconfig", "!has(self.clusterProfileRef) || !has(self.context)", "context is of a kubeconfig"),
     ("Target", "spec.kubeconfig.file", "self.startsWith('/')", "give the whole path of the file, as Longshore sees it"),
     (
         "Target",
