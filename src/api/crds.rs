@@ -21,7 +21,7 @@ const RULES: &[Rule] = &[
         "[has(self.secretRef), has(self.clusterProfileRef), has(self.file)].filter(given, given).size() == 1",
         "give one of secretRef, clusterProfileRef and file",
     ),
-    ("Target", "spec.kubeconfig", "!has(self.clusterProfileRef) || !has(self.context)", "context is of a kubeconfig"),
+    ("Target", "spec.kubeconfig", "!has(self.clusterProfileRef) || !has(self.context)", "context means nothing with clusterProfileRef"),
     ("Target", "spec.kubeconfig.file", "self.startsWith('/')", "give the whole path of the file, as Longshore sees it"),
     (
         "Target",
@@ -177,6 +177,9 @@ fn tidy(schema: &mut Value) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod reference;
 
 #[cfg(test)]
 mod tests {
