@@ -29,6 +29,7 @@ fn virtual_nodes_offer_what_there_is() -> Result<()> {
     }
     for (name, test) in [
         ("sum", sum as fn(&Clusters) -> Result<()>),
+        ("quotas", quotas),
         ("fragments", fragments),
         ("kept_off", kept_off),
         ("nodes", nodes),
@@ -137,6 +138,38 @@ fn sum(_: &Clusters) -> Result<()> {
     world.east.delete("pods", "stranger")?;
     let after = wait_for_offer(&world.host, &node, &json!({"cpu": "6", "pods": "100"}))?;
     assert_eq!(before["metadata"]["uid"], after["metadata"]["uid"]);
+    Ok(())
+}
+
+/// Where it is known which namespaces may be used, their quotas bound what is offered, if all of them have some.
+fn quotas(_: &Clusters) -> Result<()> {
+    let _machines = Machines::new("capfar", &[("big", "8", json!({}))])?;
+    let far = World::cluster("capfar", "default")?;
+    let spaces = ["quota-a", "quota-b"].map(|name| World::cluster("capfar", name));
+    let spaces = spaces.into_iter().collect::<Result<Vec<_>>>()?;
+    for (space, cpu) in spaces.iter().zip(["2", "1"]) {
+        far.create(json!({"kind": "Namespace", "metadata": {"name": space.namespace()}}))?;
+        space.create(json!({"kind": "ResourceQuota", "metadata": {"name": "all"},
+            "spec": {"hard": {"requests.cpu": cpu, "count/configmaps": "100"}}}))?;
+    }
+    // Everybody else's does not count.
+    far.create(json!({"kind": "ResourceQuota", "metadata": {"name": "strangers"}, "spec": {"hard": {"cpu": "0"}}}))?;
+    let world = World::elsewhere("quotas", "caphost", "capfar", |options| {
+        options.target_spec = "guardrails: {namespaces: [quota-a, quota-b]}".into();
+    })?;
+    let node = world.longshore().node().to_owned();
+    wait_for_offer(&world.host, &node, &json!({"cpu": "3", "pods": "50"}))?;
+    spaces[0].create(json!({"kind": "Pod", "metadata": {"name": "stranger"},
+        "spec": {"nodeName": "big", "containers": [asking("main", "500m")], "terminationGracePeriodSeconds": 0}}))?;
+    wait_for_offer(&world.host, &node, &json!({"cpu": "2500m", "pods": "49"}))?;
+    spaces[1].delete("resourcequotas", "all")?;
+    wait_for_offer(&world.host, &node, &json!({"cpu": "7500m"}))?;
+    spaces[1].create(json!({"kind": "ResourceQuota", "metadata": {"name": "all"}, "spec": {"hard": {"cpu": "2"}}}))?;
+    wait_for_offer(&world.host, &node, &json!({"cpu": "3500m"}))?;
+    far.delete("resourcequotas", "strangers")?;
+    for space in &spaces {
+        far.delete("namespaces", space.namespace())?;
+    }
     Ok(())
 }
 
@@ -350,6 +383,16 @@ fn declared(_: &Clusters) -> Result<()> {
     world.declare("Target", &target, &json!({"kubeconfig": kubeconfig}))?;
     world.declare("VirtualNode", &node, &json!({"targets": [{"name": target}], "shape": "Node"}))?;
     world.wait_for("virtualnodes", &node, "Ready", "True", secs(60))?;
+    for (more, words) in [
+        (json!({"targets": [{"name": target}, {"name": "other"}]}), "is of one target"),
+        (json!({"claims": true}), "cannot be had with claims or services yet; remove them"),
+        (json!({"services": true}), "cannot be had with claims or services yet; remove them"),
+        (json!({"poolLabel": "pool"}), "poolLabel is for the shape Pool"),
+    ] {
+        let refused = world.host.patch("virtualnodes", &node, &json!({"spec": more})).err();
+        let refused = refused.map(|error| format!("{error:#}")).unwrap_or_default();
+        assert!(refused.contains(words), "{more}: {refused}");
+    }
     let parts = format!("longshore.dev/virtual-node={node}");
     let one = format!("{node}-one");
     wait_for_offer(&world.host, &one, &json!({"cpu": "4"}))?;
