@@ -21,6 +21,7 @@ mod document;
 pub mod field;
 pub mod guardrails;
 pub mod names;
+pub mod profile;
 pub mod resource;
 pub mod rights;
 pub mod status;

@@ -111,6 +111,15 @@ pub struct CheckArgs {
     configuration: ConfigurationArgs,
     #[command(flatten)]
     serving: ServingArgs,
+    /// Check for the webhook of `longshore run --webhook-bind`, too
+    #[arg(long)]
+    webhook: bool,
+    /// The same for one that `longshore run --webhook-register` registers
+    #[arg(long)]
+    webhook_register: bool,
+    /// The namespace of the leases, as `longshore run` has it, in which the certificates of the webhook are
+    #[arg(long, value_name = "NAMESPACE", default_value = "kube-node-lease")]
+    lease_namespace: String,
 }
 
 /// Why a command failed.

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::roster::{Place, Roster};
 use crate::admission::{AdmissionError, AdmissionSetup, Surroundings, Webhook};
 use crate::api::clients::{self, Access, ClientsError, Link};
+use crate::api::profile::Programs;
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{Placement, Shape, Taint};
 use crate::kubelet::certificate::{CertificateError, CertificateSource};
@@ -74,12 +75,14 @@ pub struct Setup {
 }
 
 /// Which resources of the host are served.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WatchSetup {
     /// A label selector; empty for all.
     pub selector: String,
     /// The port of the first node's kubelet API.
     pub first_port: u16,
+    /// Programs that may get credentials for ClusterProfiles.
+    pub programs: Arc<Programs>,
 }
 
 /// One virtual node, resolved and checked. It has no `Debug` because that would show credentials.

@@ -44,6 +44,11 @@ impl Declared {
         Self::begin(name, [host, target], |_| Ok(vec![]))
     }
 
+    /// The same with more flags of `longshore run`.
+    pub fn between_with(name: &str, clusters: [&str; 2], flags: Vec<String>) -> Result<Self> {
+        Self::begin(name, clusters, |_| Ok(flags))
+    }
+
     /// The same with more flags of `longshore run`, by the test's namespace.
     pub fn start_with(name: &str, flags: impl FnOnce(&str) -> Result<Vec<String>>) -> Result<Self> {
         Self::begin(name, ["host", "east"], flags)

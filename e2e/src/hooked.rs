@@ -8,6 +8,7 @@ use crate::{
     cluster::Cluster,
     longshore::{BRIDGE, free_port},
     pod::{IDLE, container},
+    wire::shown_certificate,
     world::{World, unique},
 };
 
@@ -16,22 +17,83 @@ pub struct Hooked {
     host: Cluster,
     name: String,
     port: u16,
+    /// The API server reaches it by a Service of its name.
+    service: bool,
 }
 
 impl Hooked {
     /// One that is still to be served, with these flags of `longshore run`.
     pub fn new(name: &str) -> Result<Self> {
-        Ok(Self { host: World::cluster("host", "kube-node-lease")?, name: unique(name), port: free_port()? })
+        Self::of("host", name)
+    }
+
+    /// The same in another cluster, which has to be up.
+    pub fn of(host: &str, name: &str) -> Result<Self> {
+        Ok(Self {
+            host: World::cluster(host, "kube-node-lease")?,
+            name: unique(name),
+            port: free_port()?,
+            service: false,
+        })
+    }
+
+    /// One that several replicas serve, each at a port of its own, behind a Service.
+    pub fn shared(name: &str) -> Result<Self> {
+        let mut hook = Self::new(name)?;
+        hook.service = true;
+        hook.host.create(json!({"kind": "Service", "metadata": {"name": hook.name},
+            "spec": {"ports": [{"name": "https", "port": 443, "protocol": "TCP"}]}}))?;
+        Ok(hook)
+    }
+
+    /// Where one replica serves it.
+    pub fn bind(port: u16) -> String {
+        format!("{BRIDGE}:{port}")
+    }
+
+    /// A port for a replica.
+    pub fn free_port() -> Result<u16> {
+        free_port()
+    }
+
+    /// The port of the first replica.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Puts a replica behind the Service, or takes it away, as the endpoints of pods come and go.
+    pub fn endpoint(&self, port: u16, there: bool) -> Result<()> {
+        let name = format!("{}-{port}", self.name);
+        if !there {
+            return self.host.delete("endpointslices", &name);
+        }
+        self.host
+            .create(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                "metadata": {"name": name, "labels": {"kubernetes.io/service-name": self.name,
+                    "endpointslice.kubernetes.io/managed-by": "e2e"}},
+                "endpoints": [{"addresses": [BRIDGE], "conditions": {"ready": true}}],
+                "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}))
+            .map(drop)
+    }
+
+    /// How its configuration is, and in which version.
+    pub fn configuration(&self) -> Result<Value> {
+        self.host.find("mutatingwebhookconfigurations", &self.name)?.context("there is none")
     }
 
     /// The flags by which `longshore run` serves it; pods may go after so many seconds without a place at home.
     pub fn flags(&self, after: u32) -> Vec<String> {
         let (name, port) = (&self.name, self.port);
+        let reach = if self.service {
+            ["--webhook-service".to_owned(), format!("kube-node-lease/{name}")]
+        } else {
+            ["--webhook-url".to_owned(), format!("https://{BRIDGE}:{port}")]
+        };
         [
             "--webhook-bind",
-            &format!("{BRIDGE}:{port}"),
-            "--webhook-url",
-            &format!("https://{BRIDGE}:{port}"),
+            &Self::bind(port),
+            &reach[0],
+            &reach[1],
             "--webhook-namespaces",
             &format!("e2e-hook={name}"),
             "--webhook-name",
@@ -64,16 +126,21 @@ impl Hooked {
         })
     }
 
+    /// The certificate that the replica at a port shows.
+    pub fn shown_at(port: u16) -> Result<Vec<u8>> {
+        shown_certificate(BRIDGE, port)
+    }
+
     /// What the API server trusts.
     pub fn trusted(&self) -> Result<String> {
-        let configuration = self.host.find("mutatingwebhookconfigurations", &self.name)?.context("there is none")?;
+        let configuration = self.configuration()?;
         let bundle = configuration["webhooks"][0]["clientConfig"]["caBundle"].as_str();
         bundle.map(str::to_owned).with_context(|| format!("no bundle in {configuration}"))
     }
 
     /// What `longshore webhook` prints, as the API server would take it.
     pub fn printed(&self) -> Result<Value> {
-        let (kubeconfig, url) = (World::kubeconfig("host")?, format!("https://{BRIDGE}:{}", self.port));
+        let (kubeconfig, url) = (World::kubeconfig(self.host.name())?, format!("https://{BRIDGE}:{}", self.port));
         let kubeconfig = kubeconfig.to_string_lossy().into_owned();
         let args = ["webhook", "--kubeconfig", &kubeconfig, "--webhook-url", &url, "--webhook-name", &self.name];
         let printed = World::longshore_command(&args)?.ok()?;
@@ -97,6 +164,14 @@ impl Drop for Hooked {
         // Asked for by nobody from now on, so that no pod depends on it.
         _ = self.host.delete("mutatingwebhookconfigurations", &self.name);
         _ = self.host.delete("secrets", &format!("{}-webhook", self.name));
+        if self.service {
+            for slice in
+                self.host.list("endpointslices", &format!("kubernetes.io/service-name={}", self.name)).iter().flatten()
+            {
+                _ = self.host.delete("endpointslices", slice["metadata"]["name"].as_str().unwrap_or_default());
+            }
+            _ = self.host.delete("services", &self.name);
+        }
         _ = self.host.kubectl(&["delete", "lease", &format!("longshore-webhook.{}", self.name), "--ignore-not-found"]);
     }
 }

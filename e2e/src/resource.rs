@@ -45,6 +45,7 @@ const CLUSTER_SCOPED: &[&str] = &[
     "validatingadmissionpolicybindings",
     "mutatingwebhookconfigurations",
     "validatingwebhookconfigurations",
+    "customresourcedefinitions",
 ];
 
 /// The path of a resource's objects, in `namespace` unless they have none.
@@ -62,6 +63,9 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
         "jobs" => "/apis/batch/v1",
         "storageclasses" => "/apis/storage.k8s.io/v1",
         "ingresses" => "/apis/networking.k8s.io/v1",
+        "endpointslices" => "/apis/discovery.k8s.io/v1",
+        "clusterprofiles" => "/apis/multicluster.x-k8s.io/v1alpha1",
+        "customresourcedefinitions" => "/apis/apiextensions.k8s.io/v1",
         "priorityclasses" => "/apis/scheduling.k8s.io/v1",
         "runtimeclasses" => "/apis/node.k8s.io/v1",
         _ => bail!("the tests do not know the resource {plural}; add it to e2e/src/resource.rs"),

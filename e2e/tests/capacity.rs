@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use e2e::{Cluster, Declared, Result, Value, World, container, deployment, ensure, json, secs};
+use e2e::{Cluster, Declared, Hooked, Result, Value, World, container, deployment, ensure, json, secs};
 use lab::{Lab, Simulation, UpOptions};
 
 const CLUSTERS: [&str; 3] = ["caphost", "capfar", "capwest"];
@@ -29,7 +29,9 @@ fn virtual_nodes_offer_what_there_is() -> Result<()> {
     }
     for (name, test) in [
         ("sum", sum as fn(&Clusters) -> Result<()>),
+        ("quotas", quotas),
         ("fragments", fragments),
+        ("kept_off", kept_off),
         ("nodes", nodes),
         ("pools", pools),
         ("declared", declared),
@@ -139,6 +141,38 @@ fn sum(_: &Clusters) -> Result<()> {
     Ok(())
 }
 
+/// Where it is known which namespaces may be used, their quotas bound what is offered, if all of them have some.
+fn quotas(_: &Clusters) -> Result<()> {
+    let _machines = Machines::new("capfar", &[("big", "8", json!({}))])?;
+    let far = World::cluster("capfar", "default")?;
+    let spaces = ["quota-a", "quota-b"].map(|name| World::cluster("capfar", name));
+    let spaces = spaces.into_iter().collect::<Result<Vec<_>>>()?;
+    for (space, cpu) in spaces.iter().zip(["2", "1"]) {
+        far.create(json!({"kind": "Namespace", "metadata": {"name": space.namespace()}}))?;
+        space.create(json!({"kind": "ResourceQuota", "metadata": {"name": "all"},
+            "spec": {"hard": {"requests.cpu": cpu, "count/configmaps": "100"}}}))?;
+    }
+    // Everybody else's does not count.
+    far.create(json!({"kind": "ResourceQuota", "metadata": {"name": "strangers"}, "spec": {"hard": {"cpu": "0"}}}))?;
+    let world = World::elsewhere("quotas", "caphost", "capfar", |options| {
+        options.target_spec = "guardrails: {namespaces: [quota-a, quota-b]}".into();
+    })?;
+    let node = world.longshore().node().to_owned();
+    wait_for_offer(&world.host, &node, &json!({"cpu": "3", "pods": "50"}))?;
+    spaces[0].create(json!({"kind": "Pod", "metadata": {"name": "stranger"},
+        "spec": {"nodeName": "big", "containers": [asking("main", "500m")], "terminationGracePeriodSeconds": 0}}))?;
+    wait_for_offer(&world.host, &node, &json!({"cpu": "2500m", "pods": "49"}))?;
+    spaces[1].delete("resourcequotas", "all")?;
+    wait_for_offer(&world.host, &node, &json!({"cpu": "7500m"}))?;
+    spaces[1].create(json!({"kind": "ResourceQuota", "metadata": {"name": "all"}, "spec": {"hard": {"cpu": "2"}}}))?;
+    wait_for_offer(&world.host, &node, &json!({"cpu": "3500m"}))?;
+    far.delete("resourcequotas", "strangers")?;
+    for space in &spaces {
+        far.delete("namespaces", space.namespace())?;
+    }
+    Ok(())
+}
+
 fn fragments(_: &Clusters) -> Result<()> {
     let machines = Machines::new("capfar", &[("big", "4", json!({})), ("small", "2", json!({}))])?;
     let world = World::elsewhere("fragments", "caphost", "capfar", |options| {
@@ -176,6 +210,68 @@ fn fragments(_: &Clusters) -> Result<()> {
     machines.add("more", "8", &json!({}))?;
     world.host.wait_for_pods("app=web", 1, "Ready", e2e::Pod::is_ready)?;
     Ok(())
+}
+
+/// With the webhook, what makes another pod of one that found no room makes it for another place, until the time is over.
+fn kept_off(_: &Clusters) -> Result<()> {
+    let _far = Machines::new("capfar", &[("big", "4", json!({})), ("small", "2", json!({}))])?;
+    let elsewhere = Machines::new("capwest", &[])?;
+    let hook = Hooked::of("caphost", "kept")?;
+    let world = Declared::between_with("kept", ["caphost", "capfar"], hook.flags(30))?;
+    let west_cluster = World::cluster("capwest", &world.namespace)?;
+    let [far, west] = ["far", "west"].map(|name| world.name(name));
+    for (name, cluster) in [(&far, &world.east), (&west, &west_cluster)] {
+        let kubeconfig = world.keep_kubeconfig(name, &cluster.admin_kubeconfig()?)?;
+        world.declare("Target", name, &json!({"kubeconfig": kubeconfig}))?;
+    }
+    // It is kept off for twice as long: enough for all that is done meanwhile.
+    let placement = json!({"evictAfterSeconds": 30});
+    world.declare("VirtualNode", &far, &json!({"targets": [{"name": far}], "placement": placement}))?;
+    wait_for_offer(&world.host, &far, &json!({"cpu": "6"}))?;
+    wait_for_offer(&world.host, &west, &json!({"cpu": "0"}))?;
+    hook.cover(&world.host, &world.namespace, &far)?;
+    let mut web = deployment("web", 1, &json!({"containers": [asking("main", "5")]}));
+    web["spec"]["template"]["metadata"]["annotations"] = json!({"longshore.dev/offload": "true"});
+    world.host.create(web)?;
+    let on = |pod: &e2e::Pod, node: &str| pod.0["spec"]["nodeName"] == node;
+    let first = world.host.wait_for_pods("app=web", 1, "bound", |pod| on(pod, &far))?.remove(0);
+    let waits = |pod: &e2e::Pod| pod.condition("PodScheduled")["reason"] == "Unschedulable";
+    let another = |before: &e2e::Pod| {
+        world.host.wait("another one that is kept off", secs(120), |host| {
+            let pods = host.pods("app=web")?;
+            let next = pods.iter().find(|pod| pod.uid() != before.uid() && waits(pod));
+            ensure!(next.is_some(), "{pods:?}\n{}", world.log());
+            Ok(next.cloned())
+        })
+    };
+    let second = another(&first)?.unwrap_or_else(|| first.clone());
+    let controller = second.0["metadata"]["ownerReferences"][0]["uid"].as_str().unwrap_or_default().to_owned();
+    let label = format!("no-room.longshore.dev/{controller}");
+    let is_said = || Ok::<_, e2e::Error>(!world.host.get("nodes", &far)?["metadata"]["labels"][&label].is_null());
+    assert!(is_said()?, "there would be room for it by the sum");
+
+    // Nobody has to remember it.
+    world.restart()?;
+    hook.wait_until_it_answers(&world.host, &far)?;
+    world.host.delete("pods", second.name())?;
+    another(&second)?;
+    elsewhere.add("wide", "8", &json!({}))?;
+    world.host.wait_for_pods("app=web", 1, "elsewhere", |pod| pod.is_ready() && on(pod, &west))?;
+    // There is no room for one more, until the time is over.
+    world.host.patch("deployments", "web", &json!({"spec": {"replicas": 2}}))?;
+    world.host.wait("one to wait", secs(60), |host| {
+        let pods = host.pods("app=web")?;
+        ensure!(pods.iter().any(waits), "{pods:?}");
+        Ok(())
+    })?;
+    assert!(is_said()?, "it took too long for the test");
+    let over = json!({"longshore.dev/no-room": json!({controller: 1}).to_string()});
+    world.host.patch("nodes", &far, &json!({"metadata": {"annotations": over}}))?;
+    world.host.wait("it to be let back", secs(60), |host| {
+        let pods = host.pods("app=web")?;
+        ensure!(pods.iter().any(|pod| on(pod, &far)) && !is_said()?, "{pods:?}\n{}", world.log());
+        Ok(())
+    })
 }
 
 fn nodes(_: &Clusters) -> Result<()> {
@@ -287,6 +383,16 @@ fn declared(_: &Clusters) -> Result<()> {
     world.declare("Target", &target, &json!({"kubeconfig": kubeconfig}))?;
     world.declare("VirtualNode", &node, &json!({"targets": [{"name": target}], "shape": "Node"}))?;
     world.wait_for("virtualnodes", &node, "Ready", "True", secs(60))?;
+    for (more, words) in [
+        (json!({"targets": [{"name": target}, {"name": "other"}]}), "is of one target"),
+        (json!({"claims": true}), "cannot be had with claims or services yet; remove them"),
+        (json!({"services": true}), "cannot be had with claims or services yet; remove them"),
+        (json!({"poolLabel": "pool"}), "poolLabel is for the shape Pool"),
+    ] {
+        let refused = world.host.patch("virtualnodes", &node, &json!({"spec": more})).err();
+        let refused = refused.map(|error| format!("{error:#}")).unwrap_or_default();
+        assert!(refused.contains(words), "{more}: {refused}");
+    }
     let parts = format!("longshore.dev/virtual-node={node}");
     let one = format!("{node}-one");
     wait_for_offer(&world.host, &one, &json!({"cpu": "4"}))?;

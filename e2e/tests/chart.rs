@@ -17,7 +17,7 @@ const CASES: &[(&str, &[&str])] = &[
             "--set",
             "crds.install=false,uninstall.cleanUp=false,rbac.claims=false,rbac.services=false,rbac.hostTokens=true",
             "--set",
-            "rbac.followNamespaces={shop,web},rbac.kubeconfigNamespaces={longshore,targets}",
+            "rbac.followNamespaces={shop,web},rbac.kubeconfigNamespaces={longshore,targets},rbac.clusterProfileNamespaces={fleet}",
             "--set",
             "hostNetwork=true,kubeletPort=10350,selector=team=shop,logLevel=debug,replicas=3,priorityClassName=high",
             "--set",

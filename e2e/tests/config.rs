@@ -205,6 +205,21 @@ fn check_tells_of_both_clusters_and_answers_by_its_exit_code() -> Result<()> {
         assert!(good.stdout.contains(title), "{title:?} is said: {}", good.stdout);
     }
 
+    // The webhook's rights are asked for where there is one.
+    let limited = write_json(&dir, "limited", &world.host.stranger_kubeconfig("limited")?)?;
+    let file = target_file(&dir, &east)?;
+    let poor = |flags: &[&str]| Ok::<_, e2e::Error>(longshore("check", &file, &limited, flags)?.stdout);
+    let (without, webhook) = (poor(&[])?, poor(&["--webhook", "--lease-namespace", "longshore-system"])?);
+    let secrets = "update secrets in longshore-system";
+    assert!(!without.contains(secrets) && webhook.contains(secrets), "{without} {webhook}");
+    let registers = poor(&["--webhook-register"])?;
+    for words in
+        ["update secrets in kube-node-lease", "patch mutatingwebhookconfigurations.admissionregistration.k8s.io"]
+    {
+        assert!(registers.contains(words), "{words:?} is said: {registers}");
+    }
+    assert!(!webhook.contains("mutatingwebhookconfigurations"), "{webhook}");
+
     let (nowhere, address) = nowhere(&dir, &world.east)?;
     let bad = longshore("check", &target_file(&dir, &nowhere)?, &host, &[])?;
     ensure_said(&bad, 1, &["1 of the checks above failed"])?;

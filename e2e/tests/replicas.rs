@@ -1,8 +1,9 @@
 //! Several replicas for one virtual node: one keeps it, and another goes on when that one ends, however it ends.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use e2e::{Context, IDLE, Longshore, Pod, Result, World, container, ensure, json, secs};
+use e2e::{Context, Hooked, IDLE, Longshore, Pod, Result, World, container, ensure, json, secs};
 
 /// Within this long after a kill -9 another replica has the node.
 const TAKEOVER: u64 = 15;
@@ -135,4 +136,84 @@ fn two_that_do_not_know_of_each_other_do_no_harm() -> Result<()> {
     other.check()?;
     other.stop()?;
     target.ensure_nothing_doubled()
+}
+
+/// Whether a new pod that asks for it would be offloaded; nothing is created.
+fn ask(world: &World, node: &str) -> Result<()> {
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe",
+        "annotations": {"longshore.dev/offload": node}}, "spec": {"containers": [container("main", IDLE)]}});
+    let args = ["create", "--dry-run=server", "-o", "json", "-f", "-"];
+    let created = world.host.kubectl_with(&args, pod.to_string().as_bytes())?.ok()?;
+    ensure!(created.contains("longshore.dev/constraints"), "{created}");
+    Ok(())
+}
+
+#[test]
+fn two_replicas_serve_the_webhook_and_either_is_enough() -> Result<()> {
+    let hook = Hooked::shared("both")?;
+    let world = World::changed("both", |options| options.flags = hook.flags(30))?;
+    let node = world.longshore().node().to_owned();
+    hook.endpoint(hook.port(), true)?;
+    hook.cover(&world.host, &world.namespace, &node)?;
+    let registered = hook.configuration()?;
+    let port = Hooked::free_port()?;
+    let second = world.longshore().twin_with(|options| {
+        for flag in options.flags.iter_mut().filter(|flag| **flag == Hooked::bind(hook.port())) {
+            *flag = Hooked::bind(port);
+        }
+    })?;
+    world.host.wait("the second replica to show the certificate of the first", secs(60), |_| {
+        ensure!(Hooked::shown_at(port)? == Hooked::shown_at(hook.port())?, "they differ");
+        Ok(())
+    })?;
+    hook.endpoint(port, true)?;
+    for _ in 0..10 {
+        ask(&world, &node)?;
+    }
+
+    // One is killed, and its endpoint goes as that of a pod does.
+    world.longshore().kill9()?;
+    hook.endpoint(hook.port(), false)?;
+    hook.wait_until_it_answers(&world.host, &node)?;
+    for _ in 0..10 {
+        ask(&world, &node)?;
+    }
+    wait_for_keeper(&world, &second, TAKEOVER)?;
+    let mut pod = world.pod("web", &[container("main", IDLE)]);
+    pod["metadata"]["annotations"] = json!({"longshore.dev/offload": node});
+    pod["spec"]["nodeSelector"] = json!({});
+    pod["spec"]["tolerations"] = json!([]);
+    world.host.create(pod)?;
+    assert_eq!(world.host.wait_for_ready("web")?.text("/spec/nodeName"), node);
+
+    // The other one ends in order: nobody who asks meanwhile notices.
+    world.longshore().restart()?;
+    world.wait_for_node()?;
+    hook.endpoint(hook.port(), true)?;
+    let asked = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| -> Result<u32> {
+            let mut times = 0;
+            while asked.load(Ordering::Relaxed) {
+                ask(&world, &node)?;
+                times += 1;
+            }
+            Ok(times)
+        });
+        let stopping = scope.spawn(|| second.stop());
+        // As long as the API server may take to know of it.
+        std::thread::sleep(secs(2));
+        let gone = hook.endpoint(port, false);
+        let stopped = stopping.join();
+        asked.store(false, Ordering::Relaxed);
+        let times = asking.join().unwrap_or_else(|_| Err(e2e::anyhow!("it panicked")))?;
+        eprintln!("asked {times} times while one replica ended");
+        gone?;
+        stopped.unwrap_or_else(|_| Err(e2e::anyhow!("it panicked")))?;
+        Ok::<_, e2e::Error>(())
+    })?;
+    // Nobody has written the configuration since it was made.
+    let now = hook.configuration()?;
+    assert_eq!(now["metadata"]["resourceVersion"], registered["metadata"]["resourceVersion"], "{now}");
+    Ok(())
 }

@@ -155,7 +155,7 @@ fn a_broken_target_says_what_is_wrong_and_harms_no_other() -> Result<()> {
     }
     // What the schema can tell is refused at once.
     for (spec, words) in [
-        (json!({"kubeconfig": {}}), "either secretRef or file"),
+        (json!({"kubeconfig": {}}), "one of secretRef, clusterProfileRef and file"),
         (json!({"kubeconfig": secret, "scope": "Namespaces"}), "list namespaces.names"),
         (json!({"kubeconfig": secret, "heartbeat": {"timeoutSeconds": 1}}), "timeoutSeconds"),
         (json!({"kubeconfig": secret, "podIPs": "Perhaps"}), "podIPs"),

@@ -6,6 +6,9 @@
 //! - `LocalAndRemote`: the pod asks home's nodes what it asked them before. Only where it asks for kinds of nodes, the virtual
 //!   nodes become an alternative to them. It does not tolerate them yet: a toleration is added later, if home has no place.
 //!
+//! A pod that some controller made goes to no virtual node that had no room for one of its siblings, for as long as the node
+//! says so ([`stuck`]).
+//!
 //! A pod that was through this before (a manifest that was taken from a pod) is taken back to its user's own first.
 
 use std::collections::BTreeMap;
@@ -14,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::roster::{Place, Roster};
 use crate::api::virtual_node::{Taint, TaintEffect};
+use crate::kubelet::stuck;
 use crate::provider::names;
 use crate::provider::offload::{Mode, Wish};
 use crate::provider::translate::constraints::Constraints;
@@ -143,12 +147,13 @@ fn undone(pod: &Value) -> Value {
 
 /// Sends a pod away.
 fn now(pod: &mut Value, places: &[&Place]) {
+    let room = has_room(pod);
     let Some(spec) = pod["spec"].as_object_mut() else { return };
     let mut constraints = Constraints::of(spec);
     constraints.added.tolerations = lacking(spec.get("tolerations"), places);
     spec.remove("nodeSelector");
     spec.remove("topologySpreadConstraints");
-    spec.insert("affinity".into(), required(&json!([virtual_nodes(places)])));
+    spec.insert("affinity".into(), required(&json!([virtual_nodes(places, room)])));
     if !constraints.added.tolerations.is_empty() {
         let mut all = spec.get("tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
         all.extend(constraints.added.tolerations.iter().cloned());
@@ -159,6 +164,7 @@ fn now(pod: &mut Value, places: &[&Place]) {
 
 /// Lets a pod go where it may go later.
 fn later(pod: &mut Value, places: &[&Place], name: &str, warnings: &mut Vec<String>) {
+    let room = has_room(pod);
     let Some(spec) = pod["spec"].as_object_mut() else { return };
     let mut constraints = Constraints::of(spec);
     constraints.added.tolerations = lacking(spec.get("tolerations"), places);
@@ -176,7 +182,10 @@ fn later(pod: &mut Value, places: &[&Place], name: &str, warnings: &mut Vec<Stri
     let terms = "/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
     let own = spec.get("affinity").and_then(|affinity| affinity.pointer(terms)).and_then(Value::as_array);
     let own = own.filter(|terms| !terms.is_empty()).cloned();
-    if !selector.is_empty() || own.is_some() {
+    if let (true, None, Some(room)) = (selector.is_empty(), &own, &room) {
+        // Any node, as it was, but one that has no room. No node of home ever says so.
+        require(spec, &json!([{"matchExpressions": [room]}]));
+    } else if !selector.is_empty() || own.is_some() {
         let mut alternatives = own.unwrap_or_else(|| vec![json!({"matchExpressions": []})]);
         // An empty term matches no node, and must not begin to.
         let terms = alternatives.iter_mut().filter_map(Value::as_object_mut).filter(|term| !term.is_empty());
@@ -186,15 +195,8 @@ fn later(pod: &mut Value, places: &[&Place], name: &str, warnings: &mut Vec<Stri
             all.extend(selected);
             term.insert("matchExpressions".into(), all.into());
         }
-        alternatives.push(virtual_nodes(places));
-        let mut affinity = object(spec.get("affinity"));
-        let mut nodes = object(affinity.get("nodeAffinity"));
-        nodes.insert(
-            "requiredDuringSchedulingIgnoredDuringExecution".into(),
-            json!({"nodeSelectorTerms": alternatives}),
-        );
-        affinity.insert("nodeAffinity".into(), nodes.into());
-        spec.insert("affinity".into(), affinity.into());
+        alternatives.push(virtual_nodes(places, room));
+        require(spec, &json!(alternatives));
     }
     if !constraints.added.tolerations.is_empty() {
         give(pod, "labels", names::LATER, name);
@@ -211,10 +213,29 @@ fn required(terms: &Value) -> Value {
     json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}})
 }
 
-/// The term that these virtual nodes satisfy, and no other node.
-fn virtual_nodes(places: &[&Place]) -> Value {
+/// Makes these terms those of the required node affinity.
+fn require(spec: &mut Object, terms: &Value) {
+    let mut affinity = object(spec.get("affinity"));
+    let mut nodes = object(affinity.get("nodeAffinity"));
+    nodes.insert("requiredDuringSchedulingIgnoredDuringExecution".into(), json!({"nodeSelectorTerms": terms}));
+    affinity.insert("nodeAffinity".into(), nodes.into());
+    spec.insert("affinity".into(), affinity.into());
+}
+
+/// The term that these virtual nodes satisfy, and no other node; if they have `room`.
+fn virtual_nodes(places: &[&Place], room: Option<Value>) -> Value {
     let nodes: Vec<_> = places.iter().map(|place| place.node.as_str()).collect();
-    json!({"matchExpressions": [{"key": names::VIRTUAL_NODE, "operator": "In", "values": nodes}]})
+    let mut all = vec![json!({"key": names::VIRTUAL_NODE, "operator": "In", "values": nodes})];
+    all.extend(room);
+    json!({"matchExpressions": all})
+}
+
+/// What nodes satisfy that had room for the pods of this one's controller; nothing if no controller makes another pod.
+fn has_room(pod: &Value) -> Option<Value> {
+    let mut owners = pod["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+    let controller = owners.find(|owner| owner["controller"] == true)?;
+    let label = stuck::label(controller["uid"].as_str()?)?;
+    Some(json!({"key": label, "operator": "DoesNotExist"}))
 }
 
 /// The tolerations that a pod with these lacks for all taints of these nodes.

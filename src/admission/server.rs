@@ -51,7 +51,10 @@ const BODY_SIZE: usize = 8 << 20;
 /// How many connections are served at once; more wait in the listener's backlog.
 const CONNECTIONS: usize = 256;
 
-/// How long open connections may go on after a shutdown has begun.
+/// How long questions are answered after a shutdown has begun: until the API server knows that it should ask another replica.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// How long open connections may go on after that.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// How long accepting rests after a failure.
@@ -91,7 +94,7 @@ struct Handler {
     name: String,
 }
 
-/// Serves until the shutdown; then gives open connections a few seconds.
+/// Serves until some seconds after the shutdown, and gives open connections a few more.
 pub(super) async fn serve(setup: Setup) {
     let Setup { listener, host, mut material, roster, name, shutdown } = setup;
     let shown = Arc::new(Shown::default());
@@ -122,12 +125,14 @@ pub(super) async fn serve(setup: Setup) {
         name,
     });
     let (tasks, places) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS)));
+    let closing = CancellationToken::new();
     let accepting = async {
         // Never closed, so this loop has no end of its own.
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
             match listener.accept().await {
                 Ok((tcp, _)) => {
-                    tasks.spawn(connection(tcp, place, tls.clone(), handler.clone(), shutdown.clone()));
+                    let (leaving, closing) = (shutdown.clone(), closing.clone());
+                    tasks.spawn(connection(tcp, place, tls.clone(), handler.clone(), leaving, closing));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "failed to accept a connection; resting a moment");
@@ -137,11 +142,15 @@ pub(super) async fn serve(setup: Setup) {
         }
     };
     tokio::select! {
-        () = shutdown.cancelled() => {}
+        () = async {
+            shutdown.cancelled().await;
+            sleep(LINGER).await;
+        } => {}
         () = accepting => {}
         () = following => {}
     }
     drop(listener);
+    closing.cancel();
     tasks.close();
     _ = timeout(FAREWELL, tasks.wait()).await;
 }
@@ -161,7 +170,8 @@ async fn connection(
     place: OwnedSemaphorePermit,
     tls: TlsAcceptor,
     handler: Arc<Handler>,
-    shutdown: CancellationToken,
+    leaving: CancellationToken,
+    closing: CancellationToken,
 ) {
     _ = tcp.set_nodelay(true);
     let tls = match timeout(HANDSHAKE, tls.accept(tcp)).await {
@@ -170,8 +180,14 @@ async fn connection(
         Err(_) => return tracing::debug!("a TLS handshake with the webhook took too long"),
     };
     let service = service_fn(move |request| {
-        let handler = handler.clone();
-        async move { Ok::<_, Infallible>(handler.handle(request).await) }
+        let (handler, leaving) = (handler.clone(), leaving.clone());
+        async move {
+            let mut response = handler.handle(request).await;
+            if leaving.is_cancelled() {
+                response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut connection = std::pin::pin!(
         hyper::server::conn::http1::Builder::new()
@@ -181,7 +197,7 @@ async fn connection(
     );
     let served = tokio::select! {
         served = &mut connection => served,
-        () = shutdown.cancelled() => {
+        () = closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

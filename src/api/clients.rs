@@ -163,6 +163,13 @@ pub async fn secret(origin: &str, text: &str, context: Option<&str>) -> Result<A
     resolve(origin.to_owned(), kubeconfig, context).await.map(Access::from)
 }
 
+/// How to reach the cluster of a kubeconfig that Longshore has put together itself, as `origin` says: a program in it is the
+/// operator's.
+pub async fn assembled(origin: &str, text: &str) -> Result<Access, ClientsError> {
+    let kubeconfig = Kubeconfig::from_yaml(text).map_err(|error| unread(origin, error))?;
+    resolve(origin.to_owned(), kubeconfig, None).await.map(Access::from)
+}
+
 /// The first field that a Secret may not have, whichever context it belongs to.
 fn refused_field(kubeconfig: &Kubeconfig) -> Option<(String, &'static str)> {
     for (index, user) in kubeconfig.auth_infos.iter().enumerate() {

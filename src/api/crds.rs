@@ -15,7 +15,18 @@ type Rule = (&'static str, &'static str, &'static str, &'static str);
 
 /// The rules between fields.
 const RULES: &[Rule] = &[
-    ("Target", "spec.kubeconfig", "has(self.secretRef) != has(self.file)", "give either secretRef or file"),
+    (
+        "Target",
+        "spec.kubeconfig",
+        "[has(self.secretRef), has(self.clusterProfileRef), has(self.file)].filter(given, given).size() == 1",
+        "give one of secretRef, clusterProfileRef and file",
+    ),
+    (
+        "Target",
+        "spec.kubeconfig",
+        "!has(self.clusterProfileRef) || !has(self.context)",
+        "context means nothing with clusterProfileRef",
+    ),
     ("Target", "spec.kubeconfig.file", "self.startsWith('/')", "give the whole path of the file, as Longshore sees it"),
     (
         "Target",
@@ -56,6 +67,13 @@ const RULES: &[Rule] = &[
         "self.shape == 'Cluster' || size(self.targets) == 1",
         "a shape other than Cluster is of one target; make a VirtualNode for each",
     ),
+    (
+        "VirtualNode",
+        "spec",
+        "self.shape == 'Cluster' || !(has(self.claims) && self.claims || has(self.services) && self.services)",
+        "a shape other than Cluster cannot be had with claims or services yet; remove them",
+    ),
+    ("VirtualNode", "spec", "self.shape == 'Pool' || !has(self.poolLabel)", "poolLabel is for the shape Pool"),
 ];
 
 /// Bounds without which the API server could not tell what a rule may cost, and list semantics.
@@ -171,6 +189,9 @@ fn tidy(schema: &mut Value) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod reference;
 
 #[cfg(test)]
 mod tests {

@@ -48,6 +48,11 @@ impl Default for Guardrails {
 }
 
 impl Guardrails {
+    /// The only namespaces of the host that may offload, if they are named one by one.
+    pub(super) fn only_namespaces(&self) -> Option<&[String]> {
+        crate::provider::translate::guardrails::only(&self.namespaces)
+    }
+
     /// What is wrong with it, beyond its shape.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let at = |field: &str, index: usize| FieldPath::of("spec.guardrails").key(field).index(index);

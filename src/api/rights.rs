@@ -321,7 +321,7 @@ fn cluster_rights(spec: &TargetSpec) -> Vec<Right> {
     }
     if spec.capacity.source_in(spec.scope) == CapacitySource::Nodes {
         rights.extend(On("", "nodes").verbs(&["list", "watch"], "know the target's capacity"));
-        if spec.namespaces.single.is_some() {
+        if spec.namespaces.single.is_some() || spec.guardrails.only_namespaces().is_some() {
             rights.extend(On("", "resourcequotas").verbs(&["list", "watch"], "know how much may be used"));
         }
     }

@@ -94,7 +94,7 @@ pub enum DeletionPolicy {
     Abandon,
 }
 
-/// Where the credentials of a target are: either `secretRef` or `file`.
+/// Where the credentials of a target are: `secretRef`, `clusterProfileRef` or `file`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KubeconfigSource {
@@ -102,6 +102,9 @@ pub struct KubeconfigSource {
     /// Longshore run a program or read a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretReference>,
+    /// A ClusterProfile of the host (multicluster.x-k8s.io/v1alpha1) that says where the cluster is and how to get credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_profile_ref: Option<ClusterProfileReference>,
     /// A kubeconfig file. In a file that declares the target, relative paths start at the folder of that file; in the API, it
     /// is a whole path on Longshore's own file system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,6 +126,17 @@ pub struct SecretReference {
     /// The key.
     #[serde(default = "kubeconfig_key")]
     pub key: String,
+}
+
+/// A ClusterProfile of the host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClusterProfileReference {
+    /// Its namespace; that of Longshore's leases if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
 }
 
 fn kubeconfig_key() -> String {
@@ -405,16 +419,18 @@ impl TargetSpec {
     fn check_kubeconfig(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         let path = FieldPath::of("spec.kubeconfig");
-        let KubeconfigSource { secret_ref, file, context } = &self.kubeconfig;
+        let KubeconfigSource { secret_ref, cluster_profile_ref, file, context } = &self.kubeconfig;
         match (secret_ref, file) {
-            (None, None) => {
-                findings.push(Finding::new(path.clone(), "names no kubeconfig", "add either `secretRef` or `file`"));
+            (None, None) if cluster_profile_ref.is_none() => {
+                let remedy = "add `secretRef`, `clusterProfileRef` or `file`";
+                findings.push(Finding::new(path.clone(), "names no kubeconfig", remedy));
             }
-            (Some(_), Some(_)) => {
-                let remedy = "keep either `secretRef` or `file`";
+            (None, None) => {}
+            (secret, file) if (secret.is_some() && file.is_some()) || cluster_profile_ref.is_some() => {
+                let remedy = "keep one of `secretRef`, `clusterProfileRef` and `file`";
                 findings.push(Finding::new(path.clone(), "names two kubeconfigs", remedy));
             }
-            (Some(secret), None) => {
+            (Some(secret), _) => {
                 for (field, value) in [("name", &secret.name), ("key", &secret.key)] {
                     if value.is_empty() {
                         let remedy = "name the Secret, and its key with the kubeconfig";
@@ -432,7 +448,14 @@ impl TargetSpec {
             }
             (None, Some(_)) => {}
         }
-        if context.as_deref() == Some("") {
+        if cluster_profile_ref.as_ref().is_some_and(|profile| profile.name.is_empty()) {
+            let field = path.key("clusterProfileRef").key("name");
+            findings.push(Finding::new(field, "is empty", "name the ClusterProfile"));
+        }
+        if cluster_profile_ref.is_some() && context.is_some() {
+            let message = "means nothing with clusterProfileRef, which is no kubeconfig";
+            findings.push(Finding::new(path.key("context"), message, "remove it"));
+        } else if context.as_deref() == Some("") {
             let remedy = "name a context of the kubeconfig, or remove the field to use its current one";
             findings.push(Finding::new(path.key("context"), "is empty", remedy));
         }

@@ -1,11 +1,17 @@
 //! `longshore check`: a line for each cluster, with what is wrong.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 
 use crate::api::clients::{self, Access};
 use crate::api::diagnosis::{Trouble, Version, diagnose_config};
-use crate::api::rights::{Features, Right, host_follow_rights, host_rights, resource_rights, rules, target_rights};
+use crate::api::profile;
+use crate::api::rights::install::profile_rights;
+use crate::api::rights::{
+    Features, Right, admission_rights, host_follow_rights, host_rights, resource_rights, rules, target_rights,
+};
 use crate::kubelet::certificate::CertificateSource;
 
 use super::clusters::Clusters;
@@ -18,14 +24,30 @@ const SELF_SIGNED: &str = "its API server verifies kubelets (--kubelet-certifica
      fail with self-signed serving certificates; give --serving-certificate=host, or --tls-cert-file and \
      --tls-private-key-file, here and to longshore run";
 
-/// How `longshore run` is to get its serving certificates, and the rights that it takes.
+/// How `longshore run` is to get its serving certificates, and the rights that it and its other flags take.
 pub(super) type Serving = (CertificateSource, Vec<Right>);
 
 pub(super) async fn check(args: &CheckArgs) -> Result<(), CliError> {
-    let serving = (args.serving.source()?, args.serving.rights()?);
-    let (failed, text) = report(&args.configuration.load().await?, Some(serving)).await;
+    let mut serving = (args.serving.source()?, args.serving.rights()?);
+    if args.webhook || args.webhook_register {
+        serving.1.extend(admission_rights(&args.lease_namespace, args.webhook_register));
+    }
+    let clusters = args.configuration.load().await?;
+    serving.1.extend(inventory(&clusters, &args.lease_namespace));
+    let (failed, text) = report(&clusters, Some(serving)).await;
     print!("{text}");
     if failed == 0 { Ok(()) } else { Err(CliError::Check(failed)) }
+}
+
+/// What is needed where the ClusterProfiles of targets are.
+fn inventory(clusters: &Clusters, leases: &str) -> Vec<Right> {
+    let targets = clusters.configuration.targets.iter();
+    let references = targets.filter_map(|target| target.spec.kubeconfig.cluster_profile_ref.as_ref());
+    let namespaces: BTreeSet<_> = references.map(|reference| profile::key(reference, leases).0).collect();
+    let within = |namespace: String| {
+        profile_rights().into_iter().map(move |right| Right { namespace: namespace.clone().into(), ..right })
+    };
+    namespaces.into_iter().flat_map(within).collect()
 }
 
 /// How many clusters cannot be used, and a line for each.

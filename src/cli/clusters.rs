@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, Resource};
 use serde_json::{Value, json};
 
 use crate::api::clients::{self, Access, ClientsError};
 use crate::api::configuration::{self, ConfigErrors, Configuration, Declared, Problem};
 use crate::api::field::{FieldPath, Finding};
+use crate::api::profile::{self, Programs};
 use crate::api::resource;
-use crate::api::target::{KubeconfigSource, Target, TargetSpec};
+use crate::api::target::{ClusterProfileReference, KubeconfigSource, Target, TargetSpec};
 use crate::api::virtual_node::{VirtualNode, VirtualNodeSpec};
 use crate::errors::chain;
 
@@ -96,9 +97,13 @@ async fn of_file(file: &Path, host: &HostArgs) -> Result<Clusters, CliError> {
     for target in &configuration.targets {
         let source = &target.spec.kubeconfig;
         let Some(file) = &source.file else {
+            let (field, what) = match &source.secret_ref {
+                Some(_) => ("secretRef", "Secrets"),
+                None => ("clusterProfileRef", "ClusterProfiles"),
+            };
             problems.push(target.problem(Finding::new(
-                FieldPath::of("spec.kubeconfig.secretRef"),
-                "Secrets are for Targets in the API",
+                FieldPath::of("spec.kubeconfig").key(field),
+                format!("{what} are for Targets in the API"),
                 "use `file` here, or create this Target in the host and run without --provider-config",
             )));
             continue;
@@ -196,16 +201,45 @@ async fn access(client: &Client, name: &str, source: &KubeconfigSource) -> Resul
         let found = clients::target(file, context).await;
         return found.map_err(|error| format!("{} (a file of the machine that runs Longshore)", chain(&error)));
     }
+    if let Some(reference) = &source.cluster_profile_ref {
+        return of_profile(client, name, reference, LEASES).await;
+    }
     let Some((namespace, secret, key)) = secret_of(source) else { return Err("it names no kubeconfig".into()) };
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
-    let what = format!("read the Secret {namespace}/{secret} with the kubeconfig of Target {name}");
-    let found = ask_opt(what, secrets.get(&secret)).await.map_err(|error| chain(&error))?;
+    let text = read(client, name, &(namespace.clone(), secret.clone()), &key).await?;
+    clients::secret(&format!("in the Secret {namespace}/{secret}"), &text, context).await.map_err(|error| chain(&error))
+}
+
+/// What the Secret of a Target has under a key.
+async fn read(client: &Client, target: &str, (namespace, secret): &profile::Key, key: &str) -> Result<String, String> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let what = format!("read the Secret {namespace}/{secret} with the kubeconfig of Target {target}");
+    let found = ask_opt(what, secrets.get(secret)).await.map_err(|error| chain(&error))?;
     let found = found.ok_or_else(|| format!("there is no Secret {namespace}/{secret}; create it"))?;
-    let origin = format!("in the Secret {}/{}", namespace, found.name_any());
-    let bytes = found.data.as_ref().and_then(|data| data.get(&key));
+    let bytes = found.data.and_then(|mut data| data.remove(key));
     let bytes = bytes.ok_or_else(|| format!("the Secret {namespace}/{secret} has no key `{key}`"))?;
-    let text = std::str::from_utf8(&bytes.0).map_err(|_| format!("the kubeconfig {origin} is no text"))?;
-    clients::secret(&origin, text, context).await.map_err(|error| chain(&error))
+    String::from_utf8(bytes.0).map_err(|_| format!("the key `{key}` of the Secret {namespace}/{secret} is no text"))
+}
+
+/// How to reach the cluster of a ClusterProfile whose credentials are in a Secret, where `leases` is the namespace of Longshore's
+/// leases. Programs are for Longshore itself: they get what it may have.
+pub(super) async fn of_profile(
+    client: &Client,
+    target: &str,
+    reference: &ClusterProfileReference,
+    leases: &str,
+) -> Result<Access, String> {
+    let key = profile::key(reference, leases);
+    let profiles: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.0, &profile::resource());
+    let what = format!("read the ClusterProfile {}/{} of Target {target}", key.0, key.1);
+    let found = ask_opt(what, profiles.get(&key.1)).await.map_err(|error| chain(&error))?;
+    let found = found.ok_or_else(|| format!("there is no ClusterProfile {}/{}", key.0, key.1))?;
+    let way = profile::way(&key, &found.data["status"], &Programs::default(), leases).map_err(|error| chain(&error))?;
+    let secret = match way.credentials.secret() {
+        Some((secret, key)) => Some(read(client, target, secret, key).await?),
+        None => None,
+    };
+    let text = way.kubeconfig(secret.as_deref()).map_err(|why| format!("the Secret {} {why}", way.origin()))?;
+    clients::assembled(&way.origin(), &text).await.map_err(|error| chain(&error))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -15,6 +16,7 @@ use crate::api::clients::{self, Access, ClientsError};
 use crate::api::configuration::{Configuration, Declared};
 use crate::api::diagnosis::{self, Trouble, diagnose, diagnose_config};
 use crate::api::field::{FieldPath, Finding};
+use crate::api::profile::{Programs, ProgramsError};
 use crate::api::rights::{Features, Right, admission_rights, host_rights, resource_rights, target_rights};
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
@@ -52,6 +54,9 @@ pub struct RunArgs {
         hide_default_value = true
     )]
     selector: String,
+    /// A file with the programs that may get credentials for ClusterProfiles, as KEP-5339 says [default: none may]
+    #[arg(long, value_name = "FILE", conflicts_with = "provider_config")]
+    clusterprofile_provider_file: Option<PathBuf>,
     /// The address of the virtual nodes, at which the host's API server reaches the kubelet API [default: the local
     /// address from which the host's API server is reached]
     #[arg(long, value_name = "ADDRESS")]
@@ -121,6 +126,9 @@ pub enum RunError {
         /// `--port`.
         first: u16,
     },
+    /// The programs for ClusterProfiles are not known.
+    #[error(transparent)]
+    Programs(#[from] ProgramsError),
     /// The webhook is not complete.
     #[error(transparent)]
     Webhook(#[from] WebhookError),
@@ -209,8 +217,12 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     let features =
         configuration.targets.iter().map(|one| Features::of_target(&configuration.nodes, &one.name)).collect();
     tokio::spawn(report_targets(configuration.targets.clone(), targets.clone(), features));
-    let watch =
-        args.provider_config.is_none().then(|| WatchSetup { selector: args.selector.clone(), first_port: args.port });
+    let programs = args.clusterprofile_provider_file.as_deref().map(Programs::read).transpose()?.unwrap_or_default();
+    let watch = args.provider_config.is_none().then(|| WatchSetup {
+        selector: args.selector.clone(),
+        first_port: args.port,
+        programs: Arc::new(programs),
+    });
     let features = Features::of(configuration.nodes.iter().map(|node| &node.spec));
     let admission = args.webhook.setup(&args.lease_namespace)?;
     let mut more = args.serving.rights()?;

@@ -14,7 +14,10 @@ use tokio::sync::broadcast;
 use super::document::{PodDocument, PodKey};
 use super::provider::{HostChange, HostKind, HostView, Source};
 use super::references::Watches;
-use super::stuck::{self, NO_ROOM};
+use super::stuck::KeptOff;
+
+/// How often others may be faster at writing a Node.
+const ATTEMPTS: u8 = 5;
 
 /// What became of a write to a proxy.
 #[derive(Debug, thiserror::Error)]
@@ -107,11 +110,17 @@ impl Host {
     /// Writes on a Node that pods of a controller have found no room there, until then; times in seconds since 1970.
     pub async fn no_room(&self, node: &str, controller: &str, until: i64, now: i64) -> Result<(), kube::Error> {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let known = nodes.get_metadata(node).await?;
-        let before = known.metadata.annotations.as_ref().and_then(|all| all.get(NO_ROOM)).map(String::as_str);
-        let annotations = serde_json::json!({NO_ROOM: stuck::remember(before, controller, until, now)});
-        let patch = serde_json::json!({"metadata": {"annotations": annotations}});
-        nodes.patch_metadata(node, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+        for attempt in 1..=ATTEMPTS {
+            let mut kept_off = KeptOff::of(&nodes.get_metadata(node).await?.metadata);
+            kept_off.add(controller, until);
+            let Some(patch) = kept_off.patch(now) else { break };
+            match nodes.patch_metadata(node, &PatchParams::default(), &Patch::Merge(patch)).await {
+                // Somebody else has written it meanwhile, perhaps of another controller.
+                Err(kube::Error::Api(status)) if status.code == 409 && attempt < ATTEMPTS => {}
+                other => return other.map(drop),
+            }
+        }
+        Ok(())
     }
 
     /// Removes a proxy for good: grace period 0, and only this UID. A proxy that is gone already is no error.

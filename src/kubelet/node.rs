@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::contact::Contact;
 use super::partition::UNREACHABLE;
 use super::provider::{NodeProvider, NodeReport, Obstacle, Source};
+use super::stuck::KeptOff;
 
 pub mod lease;
 pub mod status;
@@ -208,7 +209,7 @@ impl NodeController {
         let mut reports = self.provider.node_status();
         let mut contact = self.contact.clone();
         let mut written: Option<(Instant, Value)> = None;
-        let mut worn = None;
+        let (mut worn, mut kept_off) = (None, KeptOff::default());
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -221,12 +222,14 @@ impl NodeController {
                     Ok(None) => return Ended::NodeDeleted,
                     Ok(Some(node)) => {
                         self.tell_labels(&node);
+                        kept_off = KeptOff::of(&node.metadata);
                         let status = node.status.unwrap_or_default();
                         written = written.filter(|(_, ours)| status::shows(&status, ours));
                     }
                     Err(error) => tracing::debug!(node = self.identity.name, %error, "the node's watch is interrupted"),
                 },
             }
+            self.let_back(&kept_off).await;
             let contact = contact.borrow_and_update().clone();
             if contact == Contact::Unheard {
                 continue;
@@ -250,6 +253,16 @@ impl NodeController {
                     }
                 }
             }
+        }
+    }
+
+    /// Lets pods back whose time off the node is over. The watch tells what became of it.
+    async fn let_back(&self, kept_off: &KeptOff) {
+        let Some(patch) = kept_off.clone().patch(Timestamp::now().as_second()) else { return };
+        let written =
+            self.nodes.patch_metadata(&self.identity.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        if let Err(error) = written {
+            tracing::debug!(node = self.identity.name, %error, "pods are kept off the node longer than they should be");
         }
     }
 

@@ -1,9 +1,10 @@
 //! Pods that find no room where they are: who is evicted when, and how others get to know that a node has none. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use serde_json::json;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::document::PodDocument;
@@ -11,6 +12,11 @@ use super::document::PodDocument;
 /// Annotation of a Node: the controllers whose pods found no room there, by UID, each with the second since 1970 until which
 /// their pods should be kept off it, as JSON.
 pub const NO_ROOM: &str = "longshore.dev/no-room";
+
+/// The prefix of a label that the Node has for each of them, for as long: `no-room.longshore.dev/UID`. A pod whose required node
+/// affinity wants a node without the label of its controller waits elsewhere, and is scheduled when the time is over; whoever
+/// adds that has nothing to remember.
+const LABELS: &str = "no-room.longshore.dev/";
 
 /// So many controllers are remembered on a Node; the one whose time ends first is forgotten first.
 const REMEMBERED: usize = 100;
@@ -21,26 +27,57 @@ const DOUBLINGS: u32 = 5;
 /// How often a pod that is stuck is looked at again: as often as it would wait to be helped, within these bounds.
 const LOOKS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 
-/// Whether a controller's pods should be kept off a node with this annotation, `now` in seconds since 1970. For whoever decides
-/// where new pods go, such as an admission webhook.
-pub fn no_room(annotation: Option<&str>, controller: &str, now: i64) -> bool {
-    remembered(annotation).get(controller).is_some_and(|until| *until > now)
+/// The label of a Node that has no room for the pods of this controller; none for a UID that no API server gives.
+pub fn label(controller: &str) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let ends = |c: char| c.is_ascii_alphanumeric();
+    let fits = controller.len() <= 63 && controller.starts_with(ends) && controller.ends_with(ends);
+    (fits && controller.chars().all(plain)).then(|| format!("{LABELS}{controller}"))
 }
 
-/// The annotation with one more controller, and without those whose time is over.
-pub fn remember(annotation: Option<&str>, controller: &str, until: i64, now: i64) -> String {
-    let mut all = remembered(annotation);
-    all.retain(|_, until| *until > now);
-    all.insert(controller.into(), until);
-    while all.len() > REMEMBERED {
-        let Some(first) = all.iter().min_by_key(|(_, until)| **until).map(|(uid, _)| uid.clone()) else { break };
-        all.remove(&first);
+/// Whose pods a Node has no room for, by what it says of itself; times in seconds since 1970.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeptOff {
+    version: Option<String>,
+    said: Option<String>,
+    until: BTreeMap<String, i64>,
+    labels: BTreeSet<String>,
+}
+
+impl KeptOff {
+    /// What a Node says.
+    pub fn of(node: &ObjectMeta) -> Self {
+        let said = node.annotations.as_ref().and_then(|all| all.get(NO_ROOM)).cloned();
+        let until = said.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let labels = node.labels.iter().flatten().map(|(key, _)| key).filter(|key| key.starts_with(LABELS));
+        Self { version: node.resource_version.clone(), said, until, labels: labels.cloned().collect() }
     }
-    json!(all).to_string()
-}
 
-fn remembered(annotation: Option<&str>) -> BTreeMap<String, i64> {
-    annotation.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    /// Adds a controller.
+    pub fn add(&mut self, controller: &str, until: i64) {
+        self.until.insert(controller.into(), until);
+    }
+
+    /// The merge patch, of this version of the Node, by which it says what is so now; nothing if it does already.
+    pub fn patch(mut self, now: i64) -> Option<Value> {
+        self.until.retain(|_, until| *until > now);
+        while self.until.len() > REMEMBERED {
+            let Some(first) = self.until.iter().min_by_key(|(_, until)| **until).map(|(uid, _)| uid.clone()) else {
+                break;
+            };
+            self.until.remove(&first);
+        }
+        let wanted: BTreeSet<String> = self.until.keys().filter_map(|uid| label(uid)).collect();
+        let says = (!self.until.is_empty()).then(|| json!(self.until).to_string());
+        if says == self.said && wanted == self.labels {
+            return None;
+        }
+        let mut labels: Map<String, Value> =
+            self.labels.difference(&wanted).map(|key| (key.clone(), Value::Null)).collect();
+        labels.extend(wanted.difference(&self.labels).map(|key| (key.clone(), "".into())));
+        let metadata = json!({"resourceVersion": self.version, "labels": labels, "annotations": {NO_ROOM: says}});
+        Some(json!({"metadata": metadata}))
+    }
 }
 
 /// Kind, name and UID of the controller that would make another pod for this one, and not for the same node.
@@ -113,15 +150,67 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    /// The Node after a merge patch.
+    fn patched(node: &ObjectMeta, patch: &Value) -> ObjectMeta {
+        let merged = |field: &str| {
+            let mut all = json!(node)[field].as_object().cloned().unwrap_or_default();
+            all.extend(patch["metadata"][field].as_object().cloned().unwrap_or_default());
+            all.retain(|_, value| !value.is_null());
+            all
+        };
+        serde_json::from_value(json!({"labels": merged("labels"), "annotations": merged("annotations")})).unwrap()
+    }
+
+    fn kept_off(node: &ObjectMeta, controller: &str, until: i64, now: i64) -> ObjectMeta {
+        let mut kept = KeptOff::of(node);
+        kept.add(controller, until);
+        patched(node, &kept.patch(now).unwrap())
+    }
+
     #[test]
-    fn a_node_remembers_who_found_no_room_for_a_time() {
-        let first = remember(None, "a", 100, 50);
-        assert!(no_room(Some(&first), "a", 99) && !no_room(Some(&first), "a", 100) && !no_room(Some(&first), "b", 99));
-        let second = remember(Some(&first), "b", 300, 200);
-        assert_eq!(second, r#"{"b":300}"#);
-        assert!(!no_room(Some("odd"), "a", 0) && !no_room(None, "a", 0));
-        let many = (0..200).fold(String::new(), |all, i| remember(Some(&all), &format!("c{i}"), 1000 + i, 0));
-        assert!(!no_room(Some(&many), "c99", 0) && no_room(Some(&many), "c100", 0));
+    fn a_node_says_who_found_no_room_for_a_time() {
+        let bare: ObjectMeta =
+            serde_json::from_value(json!({"labels": {"zone": "a"}, "resourceVersion": "7"})).unwrap();
+        assert_eq!(KeptOff::of(&bare).patch(0), None);
+        let first = kept_off(&bare, "a", 100, 50);
+        assert_eq!(json!(first.labels), json!({"zone": "a", "no-room.longshore.dev/a": ""}));
+        assert_eq!(KeptOff::of(&first).patch(99), None, "it is said already");
+        let second = kept_off(&first, "b", 300, 200);
+        assert_eq!(json!(second.labels), json!({"zone": "a", "no-room.longshore.dev/b": ""}));
+        assert_eq!(json!(second.annotations), json!({NO_ROOM: r#"{"b":300}"#}));
+        let over = KeptOff::of(&second).patch(300).unwrap();
+        let bare_again = patched(&second, &over);
+        assert_eq!((json!(bare_again.labels), json!(bare_again.annotations)), (json!({"zone": "a"}), json!({})));
+        let mut versioned = KeptOff::of(&bare);
+        versioned.add("a", 9);
+        assert_eq!(versioned.patch(0).unwrap()["metadata"]["resourceVersion"], "7", "nobody's word is lost");
+    }
+
+    #[test]
+    fn labels_follow_what_is_remembered_whatever_became_of_them() {
+        let odd: ObjectMeta = serde_json::from_value(json!({"labels": {"no-room.longshore.dev/x": ""},
+            "annotations": {NO_ROOM: "odd"}}))
+        .unwrap();
+        let mended = patched(&odd, &KeptOff::of(&odd).patch(0).unwrap());
+        assert_eq!((json!(mended.labels), json!(mended.annotations)), (json!({}), json!({})));
+        let lost: ObjectMeta = serde_json::from_value(json!({"annotations": {NO_ROOM: r#"{"a":9}"#}})).unwrap();
+        let mended = patched(&lost, &KeptOff::of(&lost).patch(0).unwrap());
+        assert_eq!(json!(mended.labels), json!({"no-room.longshore.dev/a": ""}));
+        let many = (0..200).fold(ObjectMeta::default(), |all, i| kept_off(&all, &format!("c{i}"), 1000 + i, 0));
+        let labels = many.labels.unwrap();
+        assert_eq!(labels.len(), REMEMBERED);
+        assert!(!labels.contains_key("no-room.longshore.dev/c99") && labels.contains_key("no-room.longshore.dev/c100"));
+    }
+
+    #[test]
+    fn a_uid_that_is_none_makes_no_label() {
+        assert!(label("1b4e28ba-2fa1-11d2-883f-0016d3cca427").is_some());
+        for odd in ["", "a b", "-a", "a-", "a/b", &"a".repeat(64)] {
+            assert_eq!(label(odd), None, "{odd}");
+        }
+        let mut kept = KeptOff::default();
+        kept.add("a b", 9);
+        assert_eq!(kept.patch(0).unwrap()["metadata"]["labels"], json!({}));
     }
 
     #[test]

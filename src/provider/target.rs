@@ -324,8 +324,11 @@ fn capacity(setup: &TargetSetup, load: &Arc<Load>, health: &Arc<Health>, watches
     let (by_nodes, by_quota) = (setup.source == CapacitySource::Nodes, setup.source == CapacitySource::Quota);
     let namespaces = match (&setup.places, setup.reach.within()) {
         (Places::Single(only), _) => vec![only.clone()],
-        // What one of many namespaces bounds bounds none of the others.
-        (_, None) => vec![],
+        // What one of many namespaces bounds bounds none of the others, unless it is known which they are.
+        (places, None) => {
+            let homes = setup.rules.guardrails.only_namespaces().unwrap_or_default();
+            homes.iter().map(|home| places.namespace(home).into_owned()).collect()
+        }
         (_, Some(within)) => within.to_vec(),
     };
     let quota = by_quota || (by_nodes && !namespaces.is_empty());
@@ -339,7 +342,8 @@ fn capacity(setup: &TargetSetup, load: &Arc<Load>, health: &Arc<Health>, watches
     }
     if quota {
         let (client, land, health) = (setup.client.clone(), land.clone(), health.clone());
-        watches.spawn(quotas::watch(client, namespaces.clone(), by_quota, land, health));
+        let scope = quotas::Scope { namespaces: namespaces.clone(), everywhere: setup.reach.within().is_none() };
+        watches.spawn(quotas::watch(client, scope, by_quota, land, health));
     }
     let search = Search {
         client: setup.client.clone(),

@@ -129,7 +129,12 @@ struct Shape {
 
 impl Desk {
     fn new(shared: Arc<Shared>, watch: WatchSetup, news: mpsc::Sender<News>) -> Self {
-        let targets = Targets::new(shared.host.clone(), shared.setup.lease_namespace.clone(), news.clone());
+        let targets = Targets::new(
+            shared.host.clone(),
+            shared.setup.lease_namespace.clone(),
+            watch.programs.clone(),
+            news.clone(),
+        );
         Self {
             report: Report::new(shared.host.clone(), shared.board.clone(), news.clone()),
             shared,
@@ -170,6 +175,7 @@ impl Desk {
             News::Gone(Kind::Target, name) => self.targets.forget(&name),
             News::Gone(Kind::VirtualNode, name) => drop(self.nodes.remove(&name)),
             News::Secret(key, content) => self.targets.secret(&key, content),
+            News::Profile(key, content) => self.targets.profile(&key, content),
             News::Diagnosed(target, number, result) => {
                 self.report.diagnosed(&target, number, result);
                 return false;

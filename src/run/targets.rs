@@ -2,17 +2,20 @@
 //! in use until something better comes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::verdict::Acceptance;
-use super::watches::{self, Content, News, Resource, SecretKey};
+use super::watches::{self, Content, News, NoProfile, ProfileContent, Resource, SecretKey};
 use crate::api::clients::{self, Access, ClientsError, Link};
+use crate::api::profile::{self, ProfileError, Programs};
 use crate::api::resource;
 use crate::api::target::{KubeconfigSource, TargetSpec};
 use crate::errors::chain;
@@ -30,7 +33,9 @@ pub(super) struct Targets {
     namespace: String,
     news: mpsc::Sender<News>,
     declared: BTreeMap<String, Resource>,
-    secrets: BTreeMap<SecretKey, Watched>,
+    programs: Arc<Programs>,
+    secrets: BTreeMap<SecretKey, Watched<Content>>,
+    profiles: BTreeMap<profile::Key, Watched<ProfileContent>>,
     linked: BTreeMap<String, Linked>,
     /// Nothing for one whose Secret is not known yet.
     acceptance: BTreeMap<String, Acceptance>,
@@ -38,10 +43,17 @@ pub(super) struct Targets {
     failed: BTreeMap<String, (String, Instant, Acceptance)>,
 }
 
-/// A Secret that some target names.
-struct Watched {
-    content: Option<Content>,
+/// A Secret or ClusterProfile that some target names.
+struct Watched<T> {
+    content: Option<T>,
     _watch: AbortOnDropHandle<()>,
+}
+
+/// What targets name.
+#[derive(Default)]
+struct Wanted {
+    secrets: BTreeSet<SecretKey>,
+    profiles: BTreeSet<profile::Key>,
 }
 
 /// A target that can be used.
@@ -62,28 +74,30 @@ pub(super) struct Linked {
 enum Found {
     /// As it was read from a file.
     File(Box<Access>),
-    /// The text that a Secret holds, and which Secret it is.
-    Secret { origin: String, text: String },
+    /// A text, and where it comes from: a Secret, or whatever we have assembled it of.
+    Text { origin: String, text: String, assembled: bool },
 }
 
 impl Found {
     fn digest(&self, context: Option<&str>) -> String {
         let text = match self {
             Self::File(access) => format!("file {context:?} {}", access.look()),
-            Self::Secret { text, .. } => format!("secret {context:?} {text}"),
+            Self::Text { text, .. } => format!("secret {context:?} {text}"),
         };
         format!("{:x}", Sha256::digest(text))
     }
 }
 
 impl Targets {
-    pub(super) fn new(host: Client, namespace: String, news: mpsc::Sender<News>) -> Self {
+    pub(super) fn new(host: Client, namespace: String, programs: Arc<Programs>, news: mpsc::Sender<News>) -> Self {
         Self {
             host,
             namespace,
             news,
             declared: BTreeMap::new(),
+            programs,
             secrets: BTreeMap::new(),
+            profiles: BTreeMap::new(),
             linked: BTreeMap::new(),
             acceptance: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -111,6 +125,12 @@ impl Targets {
 
     pub(super) fn secret(&mut self, key: &SecretKey, content: Content) {
         if let Some(watched) = self.secrets.get_mut(key) {
+            watched.content = Some(content);
+        }
+    }
+
+    pub(super) fn profile(&mut self, key: &profile::Key, content: ProfileContent) {
+        if let Some(watched) = self.profiles.get_mut(key) {
             watched.content = Some(content);
         }
     }
@@ -159,17 +179,18 @@ impl Targets {
     /// Looks at every target anew. What has not changed costs nothing.
     pub(super) async fn accept(&mut self) {
         let names: BTreeSet<_> = self.declared.keys().chain(self.linked.keys()).cloned().collect();
-        let mut wanted = BTreeSet::new();
+        let mut wanted = Wanted::default();
         for name in names {
             match self.accept_one(&name, &mut wanted).await {
                 Some(acceptance) => drop(self.acceptance.insert(name, acceptance)),
                 None => drop(self.acceptance.remove(&name)),
             }
         }
-        self.secrets.retain(|key, _| wanted.contains(key));
+        self.secrets.retain(|key, _| wanted.secrets.contains(key));
+        self.profiles.retain(|key, _| wanted.profiles.contains(key));
     }
 
-    async fn accept_one(&mut self, name: &str, wanted: &mut BTreeSet<SecretKey>) -> Option<Acceptance> {
+    async fn accept_one(&mut self, name: &str, wanted: &mut Wanted) -> Option<Acceptance> {
         let parsed = self.declared.get(name).map(|one| resource::target(name, &one.spec));
         let last = self.linked.get(name).map(|linked| linked.spec.clone());
         // With a spec that cannot be used, the credentials of the last good one are renewed all the same.
@@ -193,46 +214,91 @@ impl Targets {
     }
 
     /// The kubeconfig; `None` while it is not known.
-    async fn find(
-        &mut self,
-        source: &KubeconfigSource,
-        wanted: &mut BTreeSet<SecretKey>,
-    ) -> Option<Result<Found, Acceptance>> {
+    async fn find(&mut self, source: &KubeconfigSource, wanted: &mut Wanted) -> Option<Result<Found, Acceptance>> {
         if let Some(file) = &source.file {
             let read = clients::target(file, source.context.as_deref()).await;
             let bad = |error| Acceptance::Bad("InvalidKubeconfig", chain(&error));
             return Some(read.map(|access| Found::File(Box::new(access))).map_err(bad));
         }
+        if let Some(reference) = &source.cluster_profile_ref {
+            let key = profile::key(reference, &self.namespace);
+            return self.find_profile(&key, wanted);
+        }
         let secret = source.secret_ref.as_ref()?;
         let namespace = secret.namespace.clone().unwrap_or_else(|| self.namespace.clone());
         let key = (namespace, secret.name.clone());
-        wanted.insert(key.clone());
+        let text = self.find_secret(&key, &secret.key, "correct spec.kubeconfig.secretRef.key", wanted)?;
+        let origin = format!("of the Secret {}/{}", key.0, key.1);
+        Some(text.map(|text| Found::Text { origin, text, assembled: false }))
+    }
+
+    /// What a Secret has under a key; `None` while it is not known.
+    fn find_secret(
+        &mut self,
+        key: &SecretKey,
+        field: &str,
+        remedy: &str,
+        wanted: &mut Wanted,
+    ) -> Option<Result<String, Acceptance>> {
+        wanted.secrets.insert(key.clone());
         let (host, news) = (self.host.clone(), self.news.clone());
         let watched = self.secrets.entry(key.clone()).or_insert_with(|| {
             let watch = tokio::spawn(watches::secret(host, key.clone(), news));
             Watched { content: None, _watch: AbortOnDropHandle::new(watch) }
         });
-        let origin = format!("of the Secret {}/{}", key.0, key.1);
+        let which = format!("the Secret {}/{}", key.0, key.1);
         let bad = |reason, message| Some(Err(Acceptance::Bad(reason, message)));
         match watched.content.as_ref()? {
-            Err(message) => bad("SecretForbidden", format!("failed to read the Secret {}/{}: {message}", key.0, key.1)),
+            Err(message) => bad("SecretForbidden", format!("failed to read {which}: {message}")),
             Ok(None) => bad("SecretNotFound", format!("there is no Secret {}/{}; create it", key.0, key.1)),
-            Ok(Some(data)) => match data.get(&secret.key).map(|bytes| String::from_utf8(bytes.clone())) {
+            Ok(Some(data)) => match data.get(field).map(|bytes| String::from_utf8(bytes.clone())) {
                 None => {
                     let known: Vec<_> = data.keys().map(String::as_str).collect();
-                    let message = format!(
-                        "the Secret {}/{} has no key `{}`, but these: {}; correct spec.kubeconfig.secretRef.key",
-                        key.0,
-                        key.1,
-                        secret.key,
-                        known.join(", ")
-                    );
-                    bad("SecretKeyNotFound", message)
+                    let known = known.join(", ");
+                    bad("SecretKeyNotFound", format!("{which} has no key `{field}`, but these: {known}; {remedy}"))
                 }
-                Some(Err(_)) => bad("InvalidKubeconfig", format!("the kubeconfig {origin} is no text")),
-                Some(Ok(text)) => Some(Ok(Found::Secret { origin, text })),
+                Some(Err(_)) => bad("InvalidKubeconfig", format!("the key `{field}` of {which} is no text")),
+                Some(Ok(text)) => Some(Ok(text)),
             },
         }
+    }
+
+    /// The kubeconfig that a ClusterProfile stands for; `None` while it, or the Secret with its credentials, is not known.
+    fn find_profile(&mut self, key: &profile::Key, wanted: &mut Wanted) -> Option<Result<Found, Acceptance>> {
+        wanted.profiles.insert(key.clone());
+        let (host, news) = (self.host.clone(), self.news.clone());
+        let watched = self.profiles.entry(key.clone()).or_insert_with(|| {
+            let watch = tokio::spawn(watches::profile(host, key.clone(), news));
+            Watched { content: None, _watch: AbortOnDropHandle::new(watch) }
+        });
+        let status = match known_profile(key, watched.content.as_ref()?) {
+            Ok(status) => status,
+            Err(bad) => return Some(Err(bad)),
+        };
+        let way = match profile::way(key, status, &self.programs, &self.namespace) {
+            Ok(way) => way,
+            Err(error) => {
+                let reason = match error {
+                    ProfileError::Refuse { .. } => "RefusedClusterProfile",
+                    ProfileError::FindProvider { .. } | ProfileError::ReadExtension { .. } => "InvalidClusterProfile",
+                };
+                return Some(Err(Acceptance::Bad(reason, error.to_string())));
+            }
+        };
+        let secret = match way.credentials.secret() {
+            None => None,
+            Some((secret, field)) => {
+                match self.find_secret(secret, field, "its cluster manager puts it there", wanted)? {
+                    Ok(text) => Some(text),
+                    Err(bad) => return Some(Err(bad)),
+                }
+            }
+        };
+        let made = way.kubeconfig(secret.as_deref()).map_err(|why| {
+            let which = way.credentials.secret().map(|((namespace, name), _)| format!("the Secret {namespace}/{name}"));
+            Acceptance::Bad("InvalidKubeconfig", format!("{} {why}", which.unwrap_or_default()))
+        });
+        Some(made.map(|text| Found::Text { origin: way.origin(), text, assembled: true }))
     }
 
     /// Makes clients where the kubeconfig is another one.
@@ -240,7 +306,7 @@ impl Targets {
         let digest = found.digest(spec.kubeconfig.context.as_deref());
         let origin = match &found {
             Found::File(access) => clients::address(access),
-            Found::Secret { origin, .. } => format!("the kubeconfig {origin}"),
+            Found::Text { origin, .. } => format!("the kubeconfig {origin}"),
         };
         if let Some(linked) = self.linked.get_mut(name)
             && linked.digest == digest
@@ -281,7 +347,8 @@ impl Targets {
     async fn make(&self, name: &str, spec: TargetSpec, found: Found, digest: String) -> Result<Linked, ClientsError> {
         let config = match found {
             Found::File(access) => *access,
-            Found::Secret { origin, text } => {
+            Found::Text { origin, text, assembled: true } => clients::assembled(&origin, &text).await?,
+            Found::Text { origin, text, assembled: false } => {
                 clients::secret(&origin, &text, spec.kubeconfig.context.as_deref()).await?
             }
         };
@@ -296,4 +363,26 @@ impl Targets {
         };
         Ok(Linked { spec, config, address, link, digest })
     }
+}
+
+/// The status of a ClusterProfile that is there.
+fn known_profile<'a>(key: &profile::Key, content: &'a ProfileContent) -> Result<&'a Value, Acceptance> {
+    let (namespace, name) = key;
+    let (reason, message) = match content {
+        Ok(Some(status)) => return Ok(status),
+        Ok(None) => (
+            "ClusterProfileNotFound",
+            format!("there is no ClusterProfile {namespace}/{name}; correct spec.kubeconfig.clusterProfileRef"),
+        ),
+        Err(NoProfile::Undefined) => (
+            "ClusterProfileUndefined",
+            "the host has no ClusterProfiles of multicluster.x-k8s.io/v1alpha1; install the definition of the cluster \
+             inventory, or name a Secret in spec.kubeconfig.secretRef"
+                .to_owned(),
+        ),
+        Err(NoProfile::Forbidden(message)) => {
+            ("ClusterProfileForbidden", format!("failed to read the ClusterProfile {namespace}/{name}: {message}"))
+        }
+    };
+    Err(Acceptance::Bad(reason, message))
 }

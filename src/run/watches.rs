@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::api::diagnosis::Trouble;
 use crate::api::diagnosis::Version;
+use crate::api::profile;
 use crate::api::target::Target;
 use crate::api::virtual_node::VirtualNode;
 
@@ -40,6 +41,18 @@ pub(super) type SecretKey = (String, String);
 /// The content of a Secret; `None` if there is none, and why it cannot be read.
 pub(super) type Content = Result<Option<BTreeMap<String, Vec<u8>>>, String>;
 
+/// The status of a ClusterProfile, or why it is not known.
+pub(super) type ProfileContent = Result<Option<Value>, NoProfile>;
+
+/// Why a ClusterProfile is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NoProfile {
+    /// The host has no such kind.
+    Undefined,
+    /// The API server refuses, and says why.
+    Forbidden(String),
+}
+
 /// Something has changed.
 pub(super) enum News {
     /// A complete list.
@@ -50,6 +63,8 @@ pub(super) enum News {
     Gone(Kind, String),
     /// A Secret.
     Secret(SecretKey, Content),
+    /// A ClusterProfile.
+    Profile(profile::Key, ProfileContent),
     /// What a target says of itself; the number is that of the question.
     Diagnosed(String, u64, Result<Version, Trouble>),
     /// A target has nothing left on a node.
@@ -148,8 +163,51 @@ pub(super) async fn secret(client: Client, key: SecretKey, news: mpsc::Sender<Ne
     }
 }
 
+/// Tells of one ClusterProfile, for ever.
+pub(super) async fn profile(client: Client, key: profile::Key, news: mpsc::Sender<News>) {
+    let api: Api<DynamicObject> = Api::namespaced_with(client, &key.0, &profile::resource());
+    let config = watcher::Config::default().fields(&format!("metadata.name={}", key.1));
+    let mut stream = watcher(api, config).backoff(crate::backoff::of_watches()).boxed();
+    let status = |mut object: DynamicObject| object.data.get_mut("status").map(Value::take).unwrap_or_default();
+    let (mut listed, mut said) = (None, None);
+    loop {
+        let content = match stream.try_next().await {
+            Ok(Some(watcher::Event::Init)) => {
+                listed = None;
+                continue;
+            }
+            Ok(Some(watcher::Event::InitApply(object))) => {
+                listed = Some(status(object));
+                continue;
+            }
+            Ok(Some(watcher::Event::InitDone)) => Ok(listed.take()),
+            Ok(Some(watcher::Event::Apply(object))) => Ok(Some(status(object))),
+            Ok(Some(watcher::Event::Delete(_))) => Ok(None),
+            Ok(None) => return,
+            Err(error) => match (is_unknown(&error), refusal(&error)) {
+                (true, _) => Err(NoProfile::Undefined),
+                (false, Some(message)) => Err(NoProfile::Forbidden(message)),
+                (false, None) => continue,
+            },
+        };
+        // It is asked for again and again while there is no such thing, and changes for other reasons than ours.
+        if said.as_ref() == Some(&content) {
+            continue;
+        }
+        said = Some(content.clone());
+        if news.send(News::Profile(key.clone(), content)).await.is_err() {
+            return;
+        }
+    }
+}
+
 fn data(secret: Secret) -> BTreeMap<String, Vec<u8>> {
     secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()
+}
+
+/// The API server does not know what is asked for.
+fn is_unknown(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
 }
 
 /// What the API server says where we may not read.

@@ -293,7 +293,7 @@ prop_compose! {
         spread in proptest::option::of(Just(json!([{"maxSkew": 1}]))),
         wish in prop_oneof![Just("true"), Just("east"), Just("both,east"), Just("north"), Just("false"), Just("bare")],
         mode in proptest::option::of(prop_oneof![Just("Remote"), Just("LocalAndRemote"), Just("Local")]),
-        novel in any_map(),
+        novel in any_map(), owners in proptest::option::of(Just(json!([{"kind": "Job", "uid": "j", "controller": true}]))),
     ) -> Value {
         let mut pod = json!({"kind": "Pod", "novel": novel, "metadata": {"name": "p", "namespace": "n", "uid": "u",
             "generateName": "g"}, "spec": {"containers": [{"name": "c", "image": "i"}], "novel": novel}});
@@ -304,6 +304,7 @@ prop_compose! {
         };
         set("metadata", "annotations", annotations);
         set("metadata", "labels", labels);
+        set("metadata", "ownerReferences", json!(owners));
         set("spec", "nodeSelector", selector);
         let mut affinity = others.unwrap_or(Value::Null);
         if let Some(terms) = terms {
@@ -380,4 +381,32 @@ proptest! {
         give(&mut pod, "annotations", names::OFFLOAD, "true");
         drop(decide(&pod, &[]));
     }
+}
+
+#[test]
+fn a_pod_is_kept_off_nodes_that_had_no_room_for_its_siblings() {
+    let room = json!({"key": "no-room.longshore.dev/rs-1", "operator": "DoesNotExist"});
+    let made = |wish: &Value, spec: &Value, uid: &str| {
+        let mut pod = pod(wish, spec);
+        pod["metadata"]["ownerReferences"] = json!([{"kind": "Whoever", "uid": "other"},
+            {"kind": "ReplicaSet", "uid": uid, "controller": true}]);
+        pod
+    };
+    let remote = made(&json!({names::OFFLOAD: "east"}), &json!({}), "rs-1");
+    let after = admitted(&remote, &[]);
+    let mut wanted = term(&["east"]);
+    wanted["matchExpressions"].as_array_mut().unwrap().push(room.clone());
+    assert_eq!(node_terms(&after), &json!([wanted]));
+    assert_eq!(admitted(&after, &[]), after, "a second time changes nothing");
+    // What no API server gives is no label, and must not keep the pod from being created.
+    let odd = admitted(&made(&json!({names::OFFLOAD: "east"}), &json!({}), "a b"), &[]);
+    assert_eq!(node_terms(&odd), &json!([term(&["east"])]));
+
+    let later = json!({names::OFFLOAD: "east", names::OFFLOAD_MODE: "LocalAndRemote"});
+    let anywhere = admitted(&made(&later, &json!({}), "rs-1"), &[]);
+    assert_eq!(node_terms(&anywhere), &json!([{"matchExpressions": [room]}]), "home's nodes are as open as before");
+    assert_eq!(constraints(&anywhere).was.affinity, None, "its delegate does not know of it");
+    let picky = admitted(&made(&later, &json!({"nodeSelector": {"disk": "ssd"}}), "rs-1"), &[]);
+    let own = json!({"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]});
+    assert_eq!(node_terms(&picky), &json!([own, wanted]));
 }

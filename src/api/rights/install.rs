@@ -13,6 +13,12 @@ pub fn kubeconfig_rights() -> Vec<Right> {
     On("", "secrets").verbs(&["get", "list", "watch"], "read the kubeconfigs of targets")
 }
 
+/// What is needed where ClusterProfiles are that Targets name.
+pub fn profile_rights() -> Vec<Right> {
+    On("multicluster.x-k8s.io", "clusterprofiles")
+        .verbs(&["get", "list", "watch"], "know where targets of an inventory are")
+}
+
 /// What is needed where pods have tokens of their own accounts in targets (`serviceAccounts: {mode: Host}`).
 pub fn token_rights() -> Vec<Right> {
     On("", "serviceaccounts/token").verbs(&["create"], "make tokens for pods in targets")

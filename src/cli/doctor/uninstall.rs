@@ -188,7 +188,12 @@ async fn connect(args: &UninstallArgs, host: &Client, spec: &TargetSpec) -> Resu
             clients::secret(&origin, &text, context).await
         }
         (None, Some(file)) => clients::target(file, context).await,
-        (None, None) => return Err("it has no kubeconfig".into()),
+        (None, None) => {
+            let profile = spec.kubeconfig.cluster_profile_ref.as_ref().ok_or("it has no kubeconfig")?;
+            let (name, leases) = (&profile.name, &args.lease_namespace);
+            let access = crate::cli::clusters::of_profile(host, name, profile, leases).await?;
+            return clients::client(&access).await.map_err(|error| chain(&error));
+        }
     };
     clients::client(&access.map_err(|error| chain(&error))?).await.map_err(|error| chain(&error))
 }

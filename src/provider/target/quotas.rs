@@ -28,20 +28,34 @@ pub(super) fn fixed(amounts: &Requests, health: &Health) {
     health.resources(report(amounts));
 }
 
-/// Follows the quotas of these namespaces, for ever. Where `needed` is false nothing hangs on them: without the right to read
+/// Whose quotas count, and where they may be read.
+pub(super) struct Scope {
+    /// Those of these namespaces.
+    pub(super) namespaces: Vec<String>,
+    /// They may be read everywhere.
+    pub(super) everywhere: bool,
+}
+
+/// Follows the quotas of some namespaces, for ever. Where `needed` is false nothing hangs on them: without the right to read
 /// them, nothing is capped.
-pub(super) async fn watch(client: Client, namespaces: Vec<String>, needed: bool, land: Arc<Land>, health: Arc<Health>) {
+pub(super) async fn watch(client: Client, scope: Scope, needed: bool, land: Arc<Land>, health: Arc<Health>) {
+    let Scope { namespaces, everywhere } = scope;
     let mut quotas = Quotas::new();
     let mut listed: HashMap<String, Quotas> = HashMap::new();
-    let mut complete: HashMap<String, bool> = namespaces.iter().map(|name| (name.clone(), false)).collect();
-    let mut all: SelectAll<_> = select_all(namespaces.iter().map(|namespace| {
-        let api: Api<ResourceQuota> = Api::namespaced(client.clone(), namespace);
-        let name = namespace.clone();
+    // One watch is enough for many namespaces: it has no namespace, and those of others do not count.
+    let watched = if everywhere && namespaces.len() > 1 { vec![String::new()] } else { namespaces.clone() };
+    let mut complete: HashMap<String, bool> = watched.iter().map(|name| (name.clone(), false)).collect();
+    let mut all: SelectAll<_> = select_all(watched.iter().map(|name| {
+        let of_all = name.is_empty();
+        let api: Api<ResourceQuota> =
+            if of_all { Api::all(client.clone()) } else { Api::namespaced(client.clone(), name) };
+        let name = name.clone();
         let stream = watcher(api, watcher::Config::default()).backoff(crate::backoff::of_watches());
         stream.map_ok(move |event| (name.clone(), event)).boxed()
     }));
+    let key = |quota: &ResourceQuota| (quota.namespace().unwrap_or_default(), quota.name_any());
     loop {
-        let (namespace, event) = match all.try_next().await {
+        let (watch, event) = match all.try_next().await {
             Ok(Some(next)) => next,
             Ok(None) => return,
             Err(error) if needed => {
@@ -55,17 +69,17 @@ pub(super) async fn watch(client: Client, namespaces: Vec<String>, needed: bool,
             }
         };
         match event {
-            watcher::Event::Init => drop(listed.insert(namespace, Quotas::new())),
+            watcher::Event::Init => drop(listed.insert(watch, Quotas::new())),
             watcher::Event::InitApply(quota) => {
-                listed.entry(namespace.clone()).or_default().insert((namespace, quota.name_any()), hard(&quota));
+                listed.entry(watch).or_default().insert(key(&quota), hard(&quota));
             }
             watcher::Event::InitDone => {
-                quotas.retain(|(of, _), _| *of != namespace);
-                quotas.extend(listed.remove(&namespace).unwrap_or_default());
-                complete.insert(namespace, true);
+                quotas.retain(|(of, _), _| !watch.is_empty() && *of != watch);
+                quotas.extend(listed.remove(&watch).unwrap_or_default());
+                complete.insert(watch, true);
             }
-            watcher::Event::Apply(quota) => drop(quotas.insert((namespace, quota.name_any()), hard(&quota))),
-            watcher::Event::Delete(quota) => drop(quotas.remove(&(namespace, quota.name_any()))),
+            watcher::Event::Apply(quota) => drop(quotas.insert(key(&quota), hard(&quota))),
+            watcher::Event::Delete(quota) => drop(quotas.remove(&key(&quota))),
         }
         if complete.values().all(|done| *done) {
             health.works(WATCH);

@@ -31,6 +31,18 @@ pub struct Guardrails {
     pub node_name: bool,
 }
 
+impl Guardrails {
+    /// The only namespaces of the host that may offload, if they are named one by one.
+    pub fn only_namespaces(&self) -> Option<&[String]> {
+        only(&self.namespaces)
+    }
+}
+
+/// These names, if none of them stands for more than one.
+pub(crate) fn only(names: &[String]) -> Option<&[String]> {
+    (!names.is_empty() && names.iter().all(|name| !name.contains('*'))).then_some(names)
+}
+
 impl Default for Guardrails {
     fn default() -> Self {
         Self {

@@ -61,6 +61,7 @@ fn rights() -> Value {
         "follow": cluster(&host_follow_rights()),
         "tokens": cluster(&token_rights()),
         "kubeconfigs": cluster(&kubeconfig_rights()),
+        "profiles": cluster(&profile_rights()),
         "release": cluster(&[lease_rights(), kubeconfig_rights()].concat()),
         "uninstall": cluster(&uninstall_rights()),
         "uninstallRelease": cluster(&uninstall_lease_rights()),
