@@ -33,9 +33,10 @@ pub enum Side {
 /// The records, by the proxy's UID.
 #[derive(Debug)]
 pub struct Table {
-    entries: DashMap<Uid, Entry>,
-    /// The proxy that has this namespace and name now.
-    names: DashMap<(String, String), Uid>,
+    /// In boxes: a map has room for up to twice as many as there are, and copies all when it grows.
+    entries: DashMap<Uid, Box<Entry>>,
+    /// The proxy that has this namespace and name ([`full_name`]) now.
+    names: DashMap<Box<str>, Uid>,
     host: Listing,
     /// By their indexes; at least one.
     sites: Vec<SiteState>,
@@ -68,8 +69,8 @@ struct Entry {
     key: PodKey,
     record: Record,
     home: Home,
-    /// The proxy as a whole, until an instance has been made of it.
-    body: Option<Box<PodDocument>>,
+    /// The proxy as a whole, serialized, until an instance has been made of it: in a burst there may be thousands that wait.
+    body: Option<Box<[u8]>>,
     /// The instance's last status, serialized: a parsed one takes several times as much.
     status: Box<[u8]>,
     /// The instance's annotations that the proxy may show, serialized; empty for none.
@@ -268,15 +269,15 @@ impl Table {
     /// The host shows a proxy; `want` is the provider's fingerprint of it, and `site` where it runs.
     pub fn proxy_seen(&self, pod: PodDocument, want: u64, site: Option<Index>) -> Uid {
         let (uid, view) = (Uid::from(pod.uid()), proxy_view(&pod, want, site));
-        self.names.insert((pod.namespace().into(), pod.name().into()), uid.clone());
+        self.names.insert(full_name(pod.namespace(), pod.name()), uid.clone());
         let mut entry = self.entry(&uid, || pod.key());
         if entry.key != pod.key() {
             // Somebody's pod at a site has claimed to be its instance.
-            *entry = Entry::new(pod.key());
+            **entry = Entry::new(pod.key());
             self.conclude(&mut entry.record);
         }
         entry.seen_host = self.host.epoch.load(Ordering::SeqCst);
-        entry.see_proxy(pod, view, Event::ProxySeen);
+        entry.see_proxy(&pod, view, Event::ProxySeen);
         uid
     }
 
@@ -389,7 +390,7 @@ impl Table {
         // A report changes no choice.
         let site = entry.record.proxy.there().and_then(|proxy| proxy.site);
         let view = proxy_view(&pod, want, site);
-        let actions = entry.see_proxy(pod, view, |view| Event::Answer(Answer::Reported(view)));
+        let actions = entry.see_proxy(&pod, view, |view| Event::Answer(Answer::Reported(view)));
         entry.accepted = Some((asked.0, entry.home.digest, asked.1));
         actions
     }
@@ -405,7 +406,7 @@ impl Table {
     ) -> Vec<Action> {
         let view = proxy_view(&pod, want, site);
         let Some(mut entry) = self.known(uid) else { return vec![] };
-        entry.see_proxy(pod, view, |view| Event::Answer(answer(view)))
+        entry.see_proxy(&pod, view, |view| Event::Answer(answer(view)))
     }
 
     /// Marks that a report waits; `true` if the caller is to start the timer.
@@ -443,7 +444,7 @@ impl Table {
 
     /// The proxy as a whole, if it is still kept.
     pub fn body(&self, uid: &Uid) -> Option<PodDocument> {
-        Some(*self.entries.get(uid)?.body.clone()?)
+        serde_json::from_slice(self.entries.get(uid)?.body.as_ref()?).ok()
     }
 
     /// Whose record it is.
@@ -473,7 +474,7 @@ impl Table {
     pub fn forget(&self, uid: &Uid) {
         let over = |record: &Record| record.proxy == Presence::Absent && record.instance == Presence::Absent;
         if let Some((_, entry)) = self.entries.remove_if(uid, |_, entry| over(&entry.record)) {
-            let name = (entry.key.namespace, entry.key.name);
+            let name = full_name(&entry.key.namespace, &entry.key.name);
             self.names.remove_if(&name, |_, holder| holder == uid);
         }
     }
@@ -489,7 +490,7 @@ impl Table {
     }
 
     fn named(&self, namespace: &str, name: &str) -> Option<Uid> {
-        self.names.get(&(namespace.to_owned(), name.to_owned())).map(|uid| uid.clone())
+        self.names.get(&full_name(namespace, name)).map(|uid| uid.clone())
     }
 
     fn side(&self, side: Side) -> &Listing {
@@ -500,14 +501,14 @@ impl Table {
         }
     }
 
-    fn known(&self, uid: &Uid) -> Option<dashmap::mapref::one::RefMut<'_, Uid, Entry>> {
+    fn known(&self, uid: &Uid) -> Option<dashmap::mapref::one::RefMut<'_, Uid, Box<Entry>>> {
         let mut entry = self.entries.get_mut(uid)?;
         self.conclude(&mut entry.record);
         Some(entry)
     }
 
-    fn entry(&self, uid: &Uid, key: impl FnOnce() -> PodKey) -> dashmap::mapref::one::RefMut<'_, Uid, Entry> {
-        let mut entry = self.entries.entry(uid.clone()).or_insert_with(|| Entry::new(key()));
+    fn entry(&self, uid: &Uid, key: impl FnOnce() -> PodKey) -> dashmap::mapref::one::RefMut<'_, Uid, Box<Entry>> {
+        let mut entry = self.entries.entry(uid.clone()).or_insert_with(|| Box::new(Entry::new(key())));
         self.conclude(&mut entry.record);
         entry
     }
@@ -548,6 +549,11 @@ pub const UNSCHEDULABLE: &str = "Unschedulable";
 /// A listing of a site that does not exist.
 static NEVER: Listing = Listing { complete: AtomicBool::new(false), epoch: AtomicU32::new(0) };
 
+/// Namespace and name in one piece; neither can have a slash.
+fn full_name(namespace: &str, name: &str) -> Box<str> {
+    [namespace, "/", name].concat().into()
+}
+
 /// Where a pod's instance is, or will be.
 fn place_of(record: &Record) -> Option<Index> {
     let chosen = record.proxy.there().and_then(|proxy| proxy.site);
@@ -565,7 +571,7 @@ impl PodDirectory for Table {
     fn running(&self) -> Vec<Running> {
         let there = self.entries.iter().filter(|entry| entry.record.proxy.there().is_some());
         let running = there.filter(|entry| entry.record.instance.there().is_some());
-        let read = |entry: dashmap::mapref::multiple::RefMulti<'_, Uid, Entry>| Running {
+        let read = |entry: dashmap::mapref::multiple::RefMulti<'_, Uid, Box<Entry>>| Running {
             key: entry.key.clone(),
             status: serde_json::from_slice(&entry.status).unwrap_or_default(),
         };
@@ -594,13 +600,13 @@ impl Entry {
         }
     }
 
-    fn see_proxy(&mut self, pod: PodDocument, view: ProxyView, event: impl Fn(ProxyView) -> Event) -> Vec<Action> {
+    fn see_proxy(&mut self, pod: &PodDocument, view: ProxyView, event: impl Fn(ProxyView) -> Event) -> Vec<Action> {
         let (version, want) = (view.version, view.want);
         let actions = step(&mut self.record, event(view));
         if self.record.proxy.there().is_some_and(|known| known.version == version) {
-            self.home = Home::of(&pod);
+            self.home = Home::of(pod);
             let made = self.record.instance.there().is_some_and(|instance| instance.sent == want);
-            self.body = (!made).then(|| Box::new(pod));
+            self.body = if made { None } else { serde_json::to_vec(pod).ok().map(Vec::into_boxed_slice) };
         }
         actions
     }

@@ -204,7 +204,7 @@ impl Shell {
         let Some(obstacle) = snapshot.obstacle.as_ref().filter(|obstacle| obstacle.reason == UNSCHEDULABLE) else {
             return;
         };
-        if snapshot.home.condition(DELEGATED).is_none_or(|shown| *shown.reason != *obstacle.reason) {
+        if snapshot.home.condition(DELEGATED).is_none_or(|shown| shown.reason != obstacle.reason) {
             let reason = "DelegateUnschedulable".into();
             self.events.warn(&snapshot.key, Obstacle { reason, message: obstacle.message.clone() });
         }
