@@ -51,6 +51,18 @@ pub fn needs_whole_status(evidence: &Evidence, home: &Home, instance: &Value) ->
     }
 }
 
+/// Whether the last that an instance has told is the end of all of its containers: then nobody has to be asked how far they
+/// had come.
+pub fn tells_its_end(home: &Home, instance: &Value) -> bool {
+    let ended = |container: &Container, field: &str| {
+        let status = items(instance, field).find(|status| text(status, "name") == &*container.name);
+        status.is_some_and(|status| killed(status).is_some())
+    };
+    let mut lists = CONTAINER_LISTS.iter().zip(&home.containers).take(2);
+    Phase::parse(text(instance, "phase")).terminal()
+        && lists.all(|((_, field), containers)| containers.iter().all(|container| ended(container, field)))
+}
+
 /// Whether a new instance has taken the place of one that had started, and tells nothing of its containers yet.
 fn restarts(home: &Home, instance: &Value) -> bool {
     home.started

@@ -164,7 +164,8 @@ func (o *offloader) settle(ctx context.Context, key string) error {
 		if err := o.report(ctx, proxy, v1.PodStatus{Phase: v1.PodSucceeded, Conditions: []v1.PodCondition{{Type: v1.PodReady, Status: v1.ConditionFalse}}}); err != nil {
 			return err
 		}
-		for _, what := range []string{"create", "ready", "stop", "end"} {
+		// Not "end": an event that is still on its way would have it done twice.
+		for _, what := range []string{"create", "ready", "stop"} {
 			o.done.Delete(what + string(uid))
 		}
 		zero := int64(0)

@@ -73,9 +73,12 @@ struct Object {
 }
 
 #[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
 struct Metadata {
     #[serde(default)]
     name: String,
+    #[serde(default)]
+    resource_version: String,
 }
 
 #[derive(Default)]
@@ -109,9 +112,16 @@ impl Sight {
             let version = list["metadata"]["resourceVersion"].as_str().context("no version")?.to_owned();
             let (inner, cluster, begun) = (sight.inner.clone(), cluster.clone(), sight.begun);
             sight.tasks.push(tokio::spawn(async move {
-                let ended = watch(&inner, side, &cluster, &version, begun).await;
-                let why = ended.map_or_else(|error| format!("{error:#}"), |()| "it ended".into());
-                lock(&inner).broken = Some(format!("the measurement's own watch of {side:?} broke: {why}"));
+                let mut version = version;
+                loop {
+                    let from = begun.elapsed();
+                    if let Err(error) = watch(&inner, side, &cluster, &mut version, begun).await {
+                        lock(&inner).broken = Some(format!("the measurement's own watch of {side:?} broke: {error:#}"));
+                        return;
+                    }
+                    // It goes on where it was; what happens in between is seen a little late.
+                    eprintln!("bench: the watch of {side:?} ended after {:.1?} and goes on", begun.elapsed() - from);
+                }
             }));
         }
         Ok(sight)
@@ -159,7 +169,7 @@ impl Drop for Sight {
     }
 }
 
-async fn watch(inner: &Mutex<Inner>, side: Side, cluster: &Cluster, version: &str, begun: Instant) -> Result<()> {
+async fn watch(inner: &Mutex<Inner>, side: Side, cluster: &Cluster, version: &mut String, begun: Instant) -> Result<()> {
     let path = format!("{}?watch=1&resourceVersion={version}&timeoutSeconds=3600", path(""));
     let stream = cluster.client.request_stream(Request::get(path).body(Vec::new())?).await?;
     let mut lines = pin!(stream.lines());
@@ -173,6 +183,7 @@ async fn watch(inner: &Mutex<Inner>, side: Side, cluster: &Cluster, version: &st
             "DELETED" => &[Mark::Gone],
             _ => bail!("{line}"),
         };
+        *version = event.object.metadata.resource_version;
         let mut inner = lock(inner);
         for mark in marks {
             let times = inner.pods.entry(event.object.metadata.name.clone()).or_default();

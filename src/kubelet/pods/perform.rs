@@ -11,7 +11,7 @@ use crate::kubelet::document::{PodDocument, PodKey};
 use crate::kubelet::host::WriteError;
 use crate::kubelet::provider::{Deletion, Obstacle, PodError, Provider};
 use crate::kubelet::sites::{CHOICE, Chosen, Index};
-use crate::kubelet::status::{Facts, desired, needs_whole_status, patch, pressing, shows};
+use crate::kubelet::status::{Facts, desired, needs_whole_status, patch, pressing, shows, tells_its_end};
 use crate::kubelet::step::{Action, Answer, Event, Evidence, ProxyView};
 use crate::kubelet::table::{Side, Snapshot, UNSCHEDULABLE, Uid};
 use crate::kubelet::tolerations;
@@ -145,6 +145,9 @@ impl Shell {
 
     async fn report(self: &Arc<Self>, uid: &Uid, evidence: &Evidence, urgent: bool) -> Option<Vec<Action>> {
         let Some(snapshot) = self.table.snapshot(uid) else { return Some(vec![]) };
+        // What it has told itself is more than what can be concluded, and takes no request.
+        let told = *evidence == Evidence::Ended && tells_its_end(&snapshot.home, &snapshot.status);
+        let evidence = if told { &Evidence::Instance } else { evidence };
         let home_status = if needs_whole_status(evidence, &snapshot.home, &snapshot.status) {
             match self.host.pod(&snapshot.key).await {
                 Ok(Some(pod)) => pod.status,
