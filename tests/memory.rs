@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 const BUDGET: usize = 3000;
 
 /// Before these the process knows no kind of work yet, and has no buffers for it.
-const BEFORE: usize = 2_000;
-const PODS: usize = 10_000;
+const BEFORE: usize = 1_000;
+const PODS: usize = 4_000;
 
 /// Memory that is in use, in bytes.
 fn resident() -> usize {
@@ -63,18 +63,23 @@ fn pod(index: usize, version: usize, ready: bool, theirs: bool) -> PodDocument {
     let kinds = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "longshore.dev/Delegated"];
     let mut conditions = kinds.map(|kind| condition(kind, is)).to_vec();
     conditions.push(condition("PodScheduled", "True"));
-    let state = if ready { json!({"running": {"startedAt": "2026-01-01T10:00:01Z"}}) } else { json!({"waiting": {"reason": "ContainerCreating"}}) };
+    let state = if ready {
+        json!({"running": {"startedAt": "2026-01-01T10:00:01Z"}})
+    } else {
+        json!({"waiting": {"reason": "ContainerCreating"}})
+    };
     let status = json!({"phase": if ready { "Running" } else { "Pending" }, "qosClass": "Burstable", "hostIP": "10.0.0.1",
         "hostIPs": [{"ip": "10.0.0.1"}], "startTime": "2026-01-01T10:00:00Z", "conditions": conditions,
         "containerStatuses": [{"name": "app", "image": "registry.example/app:1.0", "imageID": "registry.example/app@sha256:0123456789abcdef",
             "containerID": format!("containerd://{index:064x}"), "ready": ready, "started": ready, "restartCount": 0, "state": state}]});
-    let text = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status}).to_string();
+    let text =
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status}).to_string();
     serde_json::from_str(&text).unwrap()
 }
 
 /// A pod from its creation until both sides show that it is ready.
 fn live(table: &Table, index: usize) {
-    let see = |version, ready| table.proxy_seen(pod(index, version, ready, false), 0xff, Some(0));
+    let see = |version, ready| table.proxy_seen(&pod(index, version, ready, false), 0xff, Some(0));
     let seen = |version, ready| {
         table.instance_seen(0, provider_pod(&pod(index, version, ready, true), Addresses::Withhold).unwrap());
     };
@@ -106,7 +111,7 @@ fn each(mut add: impl FnMut(usize)) -> usize {
 #[test]
 fn a_pod_takes_no_more_than_its_budget() {
     let (waiting, living) = (table(), table());
-    let waits = each(|index| drop(waiting.proxy_seen(pod(index, 1, false, false), 0xff, Some(0))));
+    let waits = each(|index| drop(waiting.proxy_seen(&pod(index, 1, false, false), 0xff, Some(0))));
     let lives = each(|index| live(&living, index));
     println!("{lives} bytes a pod, {waits} while it waits for its delegate");
     assert_eq!((waiting.len(), living.len()), (BEFORE + PODS, BEFORE + PODS));

@@ -186,12 +186,12 @@ impl Shell {
             return;
         }
         let pod = tolerations::restored(pod);
-        self.queue.add(&self.take_in(pod));
+        self.queue.add(&self.take_in(&pod));
     }
 
     /// Takes in a proxy as the host shows it.
-    fn take_in(&self, pod: PodDocument) -> Uid {
-        let (want, site) = (self.sites.fingerprint(&pod), self.sites.of(&pod));
+    fn take_in(&self, pod: &PodDocument) -> Uid {
+        let (want, site) = (self.sites.fingerprint(pod), self.sites.of(pod));
         self.table.proxy_seen(pod, want, site)
     }
 

@@ -10,8 +10,8 @@ use super::partition::{DISRUPTION, UNREACHABLE};
 use super::provider::Obstacle;
 use super::step::{Evidence, Phase};
 use super::view::{
-    CONTAINER_LISTS, Container, DELEGATED, FOREIGN_FIELDS, Home, OWNED_CONDITIONS, POD_SCHEDULED,
-    UP_TO_DATE, digest, items, text,
+    CONTAINER_LISTS, Container, DELEGATED, FOREIGN_FIELDS, Home, OWNED_CONDITIONS, POD_SCHEDULED, UP_TO_DATE, digest,
+    items, text,
 };
 
 mod containers;
@@ -453,8 +453,7 @@ pub fn patch(uid: &str, version: u64, home: &Home, desired: &Value) -> Value {
     }
     if status_is_whole(desired) {
         for field in home.fields.iter() {
-            let ours =
-                !FOREIGN_FIELDS.contains(&field) && field != "conditions" && field != "observedGeneration";
+            let ours = !FOREIGN_FIELDS.contains(&field) && field != "conditions" && field != "observedGeneration";
             if ours && !status.contains_key(field) {
                 let replaced = matches!(field, "podIPs" | "hostIPs");
                 status.insert(field.into(), if replaced { json!([{"$patch": "replace"}]) } else { Value::Null });

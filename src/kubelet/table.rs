@@ -267,8 +267,8 @@ impl Table {
     }
 
     /// The host shows a proxy; `want` is the provider's fingerprint of it, and `site` where it runs.
-    pub fn proxy_seen(&self, pod: PodDocument, want: u64, site: Option<Index>) -> Uid {
-        let (uid, view) = (Uid::from(pod.uid()), proxy_view(&pod, want, site));
+    pub fn proxy_seen(&self, pod: &PodDocument, want: u64, site: Option<Index>) -> Uid {
+        let (uid, view) = (Uid::from(pod.uid()), proxy_view(pod, want, site));
         self.names.insert(full_name(pod.namespace(), pod.name()), uid.clone());
         let mut entry = self.entry(&uid, || pod.key());
         if entry.key != pod.key() {
@@ -277,7 +277,7 @@ impl Table {
             self.conclude(&mut entry.record);
         }
         entry.seen_host = self.host.epoch.load(Ordering::SeqCst);
-        entry.see_proxy(&pod, view, Event::ProxySeen);
+        entry.see_proxy(pod, view, Event::ProxySeen);
         uid
     }
 
@@ -385,12 +385,12 @@ impl Table {
     }
 
     /// The worker's report was written and has made the proxy this; `digest` and `generation` are of what was asked for.
-    pub fn reported(&self, uid: &Uid, pod: PodDocument, want: u64, asked: (u64, Option<i64>)) -> Vec<Action> {
+    pub fn reported(&self, uid: &Uid, pod: &PodDocument, want: u64, asked: (u64, Option<i64>)) -> Vec<Action> {
         let Some(mut entry) = self.known(uid) else { return vec![] };
         // A report changes no choice.
         let site = entry.record.proxy.there().and_then(|proxy| proxy.site);
-        let view = proxy_view(&pod, want, site);
-        let actions = entry.see_proxy(&pod, view, |view| Event::Answer(Answer::Reported(view)));
+        let view = proxy_view(pod, want, site);
+        let actions = entry.see_proxy(pod, view, |view| Event::Answer(Answer::Reported(view)));
         entry.accepted = Some((asked.0, entry.home.digest, asked.1));
         actions
     }
@@ -399,14 +399,14 @@ impl Table {
     pub fn written(
         &self,
         uid: &Uid,
-        pod: PodDocument,
+        pod: &PodDocument,
         want: u64,
         site: Option<Index>,
         answer: fn(ProxyView) -> Answer,
     ) -> Vec<Action> {
-        let view = proxy_view(&pod, want, site);
+        let view = proxy_view(pod, want, site);
         let Some(mut entry) = self.known(uid) else { return vec![] };
-        entry.see_proxy(&pod, view, |view| Event::Answer(answer(view)))
+        entry.see_proxy(pod, view, |view| Event::Answer(answer(view)))
     }
 
     /// Marks that a report waits; `true` if the caller is to start the timer.

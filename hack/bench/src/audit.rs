@@ -81,7 +81,8 @@ fn key(line: &str) -> Option<String> {
     let Reference { resource, subresource } = line.object_ref;
     let what = if subresource.is_empty() { resource } else { format!("{resource}/{subresource}") };
     let what = if what.is_empty() { "other".into() } else { what };
-    let failed = if line.response_status.code >= 400 { format!(" ({})", line.response_status.code) } else { String::new() };
+    let failed =
+        if line.response_status.code >= 400 { format!(" ({})", line.response_status.code) } else { String::new() };
     Some(format!("{} {what}{failed}", line.verb))
 }
 
@@ -112,8 +113,13 @@ mod tests {
         assert_eq!(key(&line("ResponseComplete", "patch", 200)).unwrap(), "patch pods/status");
         assert_eq!(key(&line("ResponseComplete", "patch", 409)).unwrap(), "patch pods/status (409)");
         assert_eq!(key(&line("ResponseComplete", "watch", 200)), None);
-        let requests: Requests =
-            [("patch pods/status".into(), 2), ("get pods".into(), 3), ("create events".into(), 5), ("delete pods (409)".into(), 1)].into();
+        let requests: Requests = [
+            ("patch pods/status".into(), 2),
+            ("get pods".into(), 3),
+            ("create events".into(), 5),
+            ("delete pods (409)".into(), 1),
+        ]
+        .into();
         assert_eq!((on_pods(&requests, &WRITES), on_pods(&requests, &["get"])), (3, 3));
     }
 }

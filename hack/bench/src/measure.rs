@@ -94,7 +94,12 @@ fn rss(pid: Option<u32>, line: &str) -> u64 {
 }
 
 /// So many pods at once; all go again when all are ready. `between` is what happens while they are there.
-pub(crate) async fn burst(world: &World, subject: &mut Subject, pods: usize, mut quiet: Option<(&Settings, &mut Quiet)>) -> Result<Outcome> {
+pub(crate) async fn burst(
+    world: &World,
+    subject: &mut Subject,
+    pods: usize,
+    mut quiet: Option<(&Settings, &mut Quiet)>,
+) -> Result<Outcome> {
     let kind = subject.kind;
     let (entry, exit) = sides(kind);
     let mut outcome = Outcome { pods, ..Outcome::default() };
@@ -242,7 +247,10 @@ fn cluster(world: &World, side: Side) -> &Cluster {
 
 async fn create(place: &Cluster, sight: &Sight, name: &str, kind: Kind) -> Result<()> {
     sight.created(name);
-    place.send("POST", &path(""), &pod(name, kind.node())).await.with_context(|| format!("cannot create {NAMESPACE}/{name}"))?;
+    place
+        .send("POST", &path(""), &pod(name, kind.node()))
+        .await
+        .with_context(|| format!("cannot create {NAMESPACE}/{name}"))?;
     Ok(())
 }
 
@@ -281,7 +289,8 @@ fn steps(all: &[Times], kind: Kind) -> Vec<(&'static str, Spread)> {
     let mut steps = vec![];
     if kind != Kind::Plain {
         steps.push(("bound → delegate seen", between(&at(Side::Home, Mark::Seen), &at(Side::Target, Mark::Seen))));
-        steps.push(("remote ready → home ready", between(&at(Side::Target, Mark::Ready), &at(Side::Home, Mark::Ready))));
+        steps
+            .push(("remote ready → home ready", between(&at(Side::Target, Mark::Ready), &at(Side::Home, Mark::Ready))));
     }
     steps.push(("create → ready", between(&|times| times.created, &at(exit, Mark::Ready))));
     steps.push(("delete → both gone", between(&|times| times.deleted, &|times| ended(times, kind))));

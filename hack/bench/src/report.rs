@@ -38,10 +38,14 @@ impl Report {
                 of.map(|entry| (entry.kind.name().to_owned(), points(&entry.outcome))).collect()
             };
             let name = what.replace([' ', ','], "-");
-            let ready = plot(&format!("{what}: Ready at home"), "seconds since the first creation", "pods", &lines(curve));
+            let ready =
+                plot(&format!("{what}: Ready at home"), "seconds since the first creation", "pods", &lines(curve));
             fs::write(out.join(format!("{name}-ready.svg")), ready)?;
             let memory: Vec<Line> = lines(memory).into_iter().filter(|(_, points)| !points.is_empty()).collect();
-            fs::write(out.join(format!("{name}-memory.svg")), plot(&format!("{what}: memory"), "seconds", "MB", &memory))?;
+            fs::write(
+                out.join(format!("{name}-memory.svg")),
+                plot(&format!("{what}: memory"), "seconds", "MB", &memory),
+            )?;
         }
         Ok(text)
     }
@@ -80,7 +84,8 @@ impl Report {
         text += "\n## Steps\n\nMilliseconds, and the ratio to the null offloader's.\n\n| When | Who | Step | p50 | p90 | p99 | × null p50 | × null p99 |\n|---|---|---|--:|--:|--:|--:|--:|\n";
         for (entries, entry) in self.all() {
             for (step, spread) in &entry.outcome.steps {
-                let theirs = floor(entries, &entry.what).and_then(|floor| floor.steps.iter().find(|(known, _)| known == step));
+                let theirs =
+                    floor(entries, &entry.what).and_then(|floor| floor.steps.iter().find(|(known, _)| known == step));
                 let at = |percent| percentile(spread, percent).as_secs_f64() * 1e3;
                 let ratio = |percent| {
                     theirs.map_or("–".into(), |(_, theirs)| {
@@ -89,7 +94,12 @@ impl Report {
                 };
                 let (p50, p90, p99) = (at(50), at(90), at(99));
                 let (what, who) = (&entry.what, entry.kind.name());
-                _ = writeln!(text, "| {what} | {who} | {step} | {p50:.1} | {p90:.1} | {p99:.1} | {} | {} |", ratio(50), ratio(99));
+                _ = writeln!(
+                    text,
+                    "| {what} | {who} | {step} | {p50:.1} | {p90:.1} | {p99:.1} | {} | {} |",
+                    ratio(50),
+                    ratio(99)
+                );
             }
         }
         text += "\n## Requests\n\nOf whoever is measured, by the API servers' audit logs.\n\n| When | Who | Writes on pods, per pod | Reads on pods | CPU ms a pod | At home | In the target |\n|---|---|--:|--:|--:|---|---|\n";

@@ -169,7 +169,13 @@ impl Drop for Sight {
     }
 }
 
-async fn watch(inner: &Mutex<Inner>, side: Side, cluster: &Cluster, version: &mut String, begun: Instant) -> Result<()> {
+async fn watch(
+    inner: &Mutex<Inner>,
+    side: Side,
+    cluster: &Cluster,
+    version: &mut String,
+    begun: Instant,
+) -> Result<()> {
     let path = format!("{}?watch=1&resourceVersion={version}&timeoutSeconds=3600", path(""));
     let stream = cluster.client.request_stream(Request::get(path).body(Vec::new())?).await?;
     let mut lines = pin!(stream.lines());

@@ -62,7 +62,13 @@ pub(crate) struct Subject {
 
 impl Subject {
     /// Starts it and waits until its node is ready; `plain` is no process at all.
-    pub(crate) async fn start(kind: Kind, settings: &Settings, dir: &Path, home: &Cluster, target: &Cluster) -> Result<Self> {
+    pub(crate) async fn start(
+        kind: Kind,
+        settings: &Settings,
+        dir: &Path,
+        home: &Cluster,
+        target: &Cluster,
+    ) -> Result<Self> {
         let text = |path: &Path| path.display().to_string();
         let (host, remote, node) = (text(&home.kubeconfig), text(&target.kubeconfig), kind.node().unwrap_or_default());
         let command = match kind {

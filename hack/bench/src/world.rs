@@ -45,7 +45,13 @@ impl World {
             lab.up_with(&[name], &options)?;
         }
         let nodes = u32::try_from(settings.most().div_ceil(PER_NODE) + 4)?;
-        let simulation = Simulation { nodes, cpu: "256".into(), memory: "1Ti".into(), pods: u32::try_from(PER_NODE)?, ..Simulation::default() };
+        let simulation = Simulation {
+            nodes,
+            cpu: "256".into(),
+            memory: "1Ti".into(),
+            pods: u32::try_from(PER_NODE)?,
+            ..Simulation::default()
+        };
         lab.simulate(TARGET, &simulation)?;
         let home = Cluster::open(&lab.kubeconfig(HOST)?, &dir, HOST).await?;
         let target = Cluster::open(&lab.kubeconfig(TARGET)?, &dir, TARGET).await?;

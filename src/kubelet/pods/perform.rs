@@ -50,7 +50,7 @@ impl Shell {
     fn written(&self, uid: &Uid, pod: PodDocument, answer: fn(ProxyView) -> Answer) -> Vec<Action> {
         let pod = tolerations::restored(pod);
         let (want, site) = (self.sites.fingerprint(&pod), self.sites.of(&pod));
-        self.table.written(uid, pod, want, site, answer)
+        self.table.written(uid, &pod, want, site, answer)
     }
 
     /// Writes where a pod that runs already is.
@@ -244,7 +244,7 @@ impl Shell {
                 let phase = wanted.get("phase").and_then(Value::as_str);
                 tracing::debug!(node = self.node, pod = %was.key, phase, "reported");
                 let want = self.sites.fingerprint(&pod);
-                self.table.reported(uid, pod, want, asked)
+                self.table.reported(uid, &pod, want, asked)
             }
             Err(WriteError::Outdated) => self.table.step(uid, Event::Answer(Answer::Conflict(was.version))),
             Err(error) => {
@@ -284,7 +284,7 @@ impl Shell {
             Ok(Some(_)) if asked != self.table.epoch(Side::Host) => self.table.step(uid, Event::Look),
             Ok(Some(pod)) if pod.spec.get("nodeName").and_then(Value::as_str) == Some(&self.node) => {
                 let pod = tolerations::restored(pod);
-                self.take_in(pod);
+                self.take_in(&pod);
                 self.table.step(uid, Event::Look)
             }
             Ok(_) => {
