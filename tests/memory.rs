@@ -3,6 +3,8 @@
 //! Measured as the system sees it, in a process of its own, with documents as an API server sends them: what is made in
 //! between, and given back, counts where it leaves holes.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::fs;
 
 use longshore::kubelet::document::PodDocument;

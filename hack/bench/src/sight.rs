@@ -120,7 +120,10 @@ impl Sight {
                         return;
                     }
                     // It goes on where it was; what happens in between is seen a little late.
-                    eprintln!("bench: the watch of {side:?} ended after {:.1?} and goes on", begun.elapsed() - from);
+                    eprintln!(
+                        "bench: the watch of {side:?} ended after {:.1?} and goes on",
+                        begun.elapsed().saturating_sub(from)
+                    );
                 }
             }));
         }
