@@ -18,7 +18,7 @@ mod world;
 
 use anyhow::{Context, Result};
 
-use crate::measure::{Quiet, burst, churn, tidy};
+use crate::measure::{Quiet, burst, churn, restart, tidy};
 use crate::report::{Entry, Report};
 use crate::settings::Settings;
 use crate::subject::{Kind, Subject};
@@ -45,9 +45,13 @@ async fn run(settings: &Settings) -> Result<()> {
                 let mut quiet = last.then(Quiet::default);
                 let outcome = burst(&world, &mut subject, *pods, quiet.as_mut().map(|quiet| (settings, quiet))).await;
                 let outcome = outcome.with_context(|| format!("a burst of {pods} pods, {}", kind.name()))?;
-                subject.stop()?;
                 report.bursts.push(Entry { what, kind: *kind, outcome });
-                report.quiet = quiet.map(|quiet| (*pods, quiet)).or(report.quiet);
+                report.write(&settings.out)?;
+                if let Some(mut quiet) = quiet {
+                    restart(&world, &mut subject, *pods, &mut quiet).await.context("a restart")?;
+                    report.quiet = Some((*pods, quiet));
+                }
+                subject.stop()?;
                 report.write(&settings.out)?;
             }
         }

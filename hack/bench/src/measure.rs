@@ -96,7 +96,7 @@ fn rss(pid: Option<u32>, line: &str) -> u64 {
 /// So many pods at once; all go again when all are ready. `between` is what happens while they are there.
 pub(crate) async fn burst(
     world: &World,
-    subject: &mut Subject,
+    subject: &Subject,
     pods: usize,
     mut quiet: Option<(&Settings, &mut Quiet)>,
 ) -> Result<Outcome> {
@@ -136,9 +136,6 @@ pub(crate) async fn burst(
     outcome.ready = sorted(all.iter().filter_map(|times| times.at(exit, Mark::Ready)?.checked_sub(begun)));
     outcome.steps = steps(&all, kind);
     outcome.trace = watcher.map(Watcher::stop).unwrap_or_default();
-    if let Some((_, quiet)) = quiet {
-        restart(world, subject, pods, quiet).await?;
-    }
     Ok(outcome)
 }
 
@@ -195,7 +192,7 @@ async fn idle(world: &World, subject: &Subject, settings: &Settings, quiet: &mut
 }
 
 /// With the pods of another burst: how long it takes until the next pod is served.
-async fn restart(world: &World, subject: &mut Subject, pods: usize, quiet: &mut Quiet) -> Result<()> {
+pub(crate) async fn restart(world: &World, subject: &mut Subject, pods: usize, quiet: &mut Quiet) -> Result<()> {
     let (kind, node) = (subject.kind, subject.kind.node().context("nobody to restart")?);
     let sight = Sight::begin(&world.home, &world.target).await?;
     let names: Vec<String> = (0..pods).map(|index| format!("{}-again-{index:05}", kind.name())).collect();

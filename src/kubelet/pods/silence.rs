@@ -20,8 +20,8 @@ const CALM: Duration = Duration::from_secs(10);
 const ALERT: Duration = Duration::from_secs(1);
 
 /// A proxy is kept from eviction when it is this old: long before the host would evict it, and so late that a pod of a
-/// short life costs no write.
-const AGE: Duration = Duration::from_secs(60);
+/// short life costs no write, and that a burst of thousands is over by then.
+const AGE: Duration = Duration::from_secs(120);
 
 /// How long all others wait until leftovers are stopped when the side is back, and how often that is looked at.
 const SWEEP: Duration = Duration::from_secs(10);
