@@ -43,7 +43,7 @@ async fn run(settings: &Settings) -> Result<()> {
                 let mut subject = start(*kind, settings, &world).await?;
                 let last = *kind == Kind::Longshore && settings.bursts.last() == Some(pods) && round == settings.rounds;
                 let mut quiet = last.then(Quiet::default);
-                let outcome = burst(&world, &mut subject, *pods, quiet.as_mut().map(|quiet| (settings, quiet))).await;
+                let outcome = burst(&world, &subject, *pods, quiet.as_mut().map(|quiet| (settings, quiet))).await;
                 let outcome = outcome.with_context(|| format!("a burst of {pods} pods, {}", kind.name()))?;
                 report.bursts.push(Entry { what, kind: *kind, outcome });
                 report.write(&settings.out)?;
