@@ -6,7 +6,7 @@ DENY := $(CACHE)/tools/bin/cargo-deny
 DENY_VERSION := 0.20.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test fmt lint deny unit mutants e2e test-vk chaos chaos-short clusters-down
+.PHONY: help demo demo-down test fmt lint deny unit mutants e2e image isolation test-vk chaos chaos-short clusters-down
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,10 +41,18 @@ mutants: ## Shows that the checkers can fail: each mistake in hack/mutants is fo
 
 e2e: ## End-to-end tests on real clusters of this machine (brings up `host` and `east`; needs root)
 	hack/clusters deps
-	hack/clusters build
+	hack/clusters build --helm
+	hack/image
 	$(CARGO) build --bin longshore --example memory --features crash-points
 	hack/clusters up host east
 	$(CARGO) test --package e2e -- $(E2E_ARGS)
+
+image: ## The container image, without Docker: target/image/longshore.tar
+	@hack/image
+
+isolation: ## How much a sick target costs the pods of the others; minutes, on a quiet machine (needs root)
+	hack/clusters up host east west
+	$(CARGO) test --package e2e --test isolation -- --ignored --nocapture
 
 test-vk: ## The virtual-kubelet project's own end-to-end suite, against both providers (a part of e2e; needs root)
 	hack/clusters up host east

@@ -4,6 +4,7 @@
 
 pub mod annotations;
 pub mod builder;
+pub mod certificate;
 pub mod contact;
 pub mod document;
 pub mod events;
@@ -20,6 +21,7 @@ pub mod server;
 pub mod sites;
 pub mod status;
 pub mod step;
+pub mod stuck;
 pub mod table;
 pub(crate) mod tasks;
 pub mod tolerations;

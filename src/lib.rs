@@ -1,5 +1,6 @@
 //! Longshore offloads pods from one Kubernetes cluster to others.
 
+pub mod admission;
 pub mod api;
 mod backoff;
 pub mod cli;

@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use longshore::cli::Cli;
 use longshore::errors::chain;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::of_process();
     // Before anything builds a client. It fails only if there is one already, which then is the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match cli.execute() {

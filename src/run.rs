@@ -7,21 +7,28 @@ use std::time::Duration;
 
 use kube::Client;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::roster::{Place, Roster};
+use crate::admission::{AdmissionError, AdmissionSetup, Surroundings, Webhook};
 use crate::api::clients::{self, Access, ClientsError, Link};
 use crate::api::target::TargetSpec;
-use crate::api::virtual_node::{Placement, Taint};
+use crate::api::virtual_node::{Placement, Shape, Taint};
+use crate::kubelet::certificate::{CertificateError, CertificateSource};
 use crate::kubelet::host::Host;
 use crate::kubelet::node::NodeError;
 use crate::kubelet::server::{ClientTrust, ServerError, TlsError, TrustError};
 use crate::leader::Replica;
+use crate::provider::part::Part;
 
 mod board;
-mod drain;
+pub(crate) mod drain;
 mod keeper;
+pub mod node_ip;
 mod other;
+mod parts;
 mod plan;
 mod resources;
 pub(crate) mod rules;
@@ -31,7 +38,7 @@ mod verdict;
 mod watches;
 
 use board::Board;
-use keeper::keep;
+use keeper::{CertificateSlot, keep};
 pub use other::{OtherError, Sharing, keep_other};
 
 /// Everything that a run needs, resolved and checked. It has no `Debug` because that would show credentials.
@@ -47,6 +54,10 @@ pub struct Setup {
     pub watch: Option<WatchSetup>,
     /// The address of the virtual nodes.
     pub node_ip: IpAddr,
+    /// The address was found, not given: it is found again when this machine gets another one.
+    pub follow_address: bool,
+    /// Where the serving certificates of the kubelet API come from.
+    pub certificate: CertificateSource,
     /// The address on which the kubelet API listens.
     pub bind_address: IpAddr,
     /// How many pods of each target are worked on at the same time.
@@ -58,6 +69,8 @@ pub struct Setup {
     /// Which replica this is: no two that run at the same time have the same, and one that is restarted in its place keeps
     /// it.
     pub identity: String,
+    /// The webhook for pods that ask to be offloaded, if there is one.
+    pub admission: Option<AdmissionSetup>,
 }
 
 /// Which resources of the host are served.
@@ -78,6 +91,12 @@ pub struct NodeSetup {
     pub targets: Vec<NodeTarget>,
     /// Its pods say which target they are in, even if there is one now.
     pub several: bool,
+    /// What it stands for: with another shape than `Cluster` it is many nodes.
+    pub shape: Shape,
+    /// See [`VirtualNodeSpec::pool_label`](crate::api::virtual_node::VirtualNodeSpec::pool_label).
+    pub pool_label: Option<String>,
+    /// The VirtualNode of which this node stands for a part, and which part; `None` for one that stands for all.
+    pub part: Option<(String, Part)>,
     /// Which of several targets gets a pod.
     pub placement: Placement,
     /// Labels that the user wants on the node, beside those that every node has.
@@ -128,23 +147,33 @@ pub enum StartError {
     /// The kubelet API has no certificate.
     #[error("failed to set up TLS for the kubelet API")]
     SetUpTls(#[from] TlsError),
+    /// The kubelet API has no certificate to show.
+    #[error("failed to find a serving certificate for the kubelet API")]
+    FindCertificate(#[from] CertificateError),
     /// The kubelet API has no address.
     #[error(transparent)]
     Serve(#[from] ServerError),
     /// The node cannot be kept.
     #[error(transparent)]
     KeepNode(#[from] NodeError),
+    /// There is no webhook.
+    #[error(transparent)]
+    Admit(#[from] AdmissionError),
 }
 
 /// What all virtual nodes of a process share.
 struct Shared {
     setup: Setup,
     host: Client,
+    /// The address of the virtual nodes.
+    address: watch::Receiver<IpAddr>,
     /// The host as pods and providers see it; its watches are shared.
     view: Host,
     trust: Arc<ClientTrust>,
     replica: Replica,
     board: Board,
+    /// Where pods may be sent to; `None` as long as that is not known.
+    roster: watch::Sender<Option<Arc<Roster>>>,
 }
 
 /// Runs all virtual nodes until it is told to stop; then every action that is under way is finished.
@@ -166,9 +195,36 @@ pub async fn start(mut setup: Setup, shutdown: CancellationToken) -> Result<(), 
         let listener = TcpListener::bind(address).await.map_err(|source| ServerError::Bind { address, source })?;
         nodes.push((node.clone(), Arc::new(listener)));
     }
+    let webhook = match setup.admission.take() {
+        Some(admission) => Some(Webhook::bind(admission).await?),
+        None => None,
+    };
     let (watch, view) = (setup.watch.take(), Host::new(host.clone()));
-    let shared = Arc::new(Shared { setup, host, view, trust, replica, board: Board::default() });
+    let roster = watch::Sender::new(watch.is_none().then(|| Arc::new(roster(&setup.nodes))));
+    let (mover, address) = watch::channel(setup.node_ip);
+    let shared = Arc::new(Shared { setup, host, address, view, trust, replica, board: Board::default(), roster });
     let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
+    if shared.setup.follow_address {
+        let (server, stop) = (shared.setup.host.cluster_url.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            node_ip::follow(&server, mover, stop).await;
+            Ok(())
+        });
+    }
+    if let Some(webhook) = webhook {
+        let with = Surroundings {
+            host: shared.host.clone(),
+            replica: shared.replica.clone(),
+            identity: shared.setup.identity.clone(),
+            roster: shared.roster.subscribe(),
+            relist_after: shared.setup.relist_after,
+        };
+        let stop = shutdown.clone();
+        tasks.spawn(async move {
+            webhook.run(with, stop).await;
+            Ok(())
+        });
+    }
     let (follow, follower, stop) = (shared.trust.clone(), shared.host.clone(), shutdown.clone());
     tasks.spawn(async move {
         follow.follow(follower, stop).await;
@@ -182,9 +238,27 @@ pub async fn start(mut setup: Setup, shutdown: CancellationToken) -> Result<(), 
         });
     }
     for (node, listener) in nodes {
-        tasks.spawn(keep(shared.clone(), node, listener, shutdown.clone()));
+        if node.shape != Shape::Cluster {
+            let (shared, stop) = (shared.clone(), shutdown.clone());
+            tasks.spawn(async move {
+                parts::keep(shared, node, stop).await;
+                Ok(())
+            });
+            continue;
+        }
+        tasks.spawn(keep(shared.clone(), node, listener, CertificateSlot::default(), shutdown.clone()));
     }
     crate::kubelet::tasks::all(tasks, &shutdown).await
+}
+
+/// Where pods may be sent to, of a file.
+fn roster(nodes: &[NodeSetup]) -> Roster {
+    let place = |node: &NodeSetup| Place {
+        node: node.name.clone(),
+        targets: node.targets.iter().map(|target| target.name.clone()).collect(),
+        taints: node.taints.clone(),
+    };
+    Roster::new(nodes.iter().map(place).collect())
 }
 
 async fn client(access: &Access, what: &str) -> Result<Client, StartError> {

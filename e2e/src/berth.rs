@@ -1,7 +1,7 @@
 //! A network of a test's own, in which a Longshore runs whose links can be cut without anybody else noticing.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     process::Command,
     sync::atomic::{AtomicU8, Ordering},
 };
@@ -66,6 +66,15 @@ impl Berth {
         self.ip
     }
 
+    /// Takes the address of another one, which has none after that. What was open from the old address is lost.
+    pub fn move_to(&self, other: &Self) -> Result<()> {
+        let [ours, theirs] = [self.ip, other.ip].map(|ip| format!("{ip}/24"));
+        ip(&["-netns", &other.name, "address", "del", &theirs, "dev", "eth0"])?;
+        ip(&["-netns", &self.name, "address", "del", &ours, "dev", "eth0"])?;
+        ip(&["-netns", &self.name, "address", "add", &theirs, "dev", "eth0"])?;
+        ip(&["-netns", &self.name, "route", "replace", "default", "via", "172.30.0.1"])
+    }
+
     /// Silently drops packets between here and this address.
     pub fn cut(&self, other: &str, cut: Cut) -> Result<()> {
         if cut != Cut::Inward {
@@ -73,6 +82,18 @@ impl Berth {
         }
         if cut != Cut::Outward {
             self.iptables(&["-A", "INPUT", "-s", other, "-j", "DROP"])?;
+        }
+        Ok(())
+    }
+
+    /// The same for one server of a machine that has several.
+    pub fn cut_server(&self, other: SocketAddr, cut: Cut) -> Result<()> {
+        let (ip, port) = (other.ip().to_string(), other.port().to_string());
+        if cut != Cut::Inward {
+            self.iptables(&["-A", "OUTPUT", "-p", "tcp", "-d", &ip, "--dport", &port, "-j", "DROP"])?;
+        }
+        if cut != Cut::Outward {
+            self.iptables(&["-A", "INPUT", "-p", "tcp", "-s", &ip, "--sport", &port, "-j", "DROP"])?;
         }
         Ok(())
     }

@@ -61,6 +61,11 @@ impl Cluster {
         &self.name
     }
 
+    /// The namespace that it is seen from.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The address of its API server and its node.
     pub fn address(&self) -> Result<String> {
         Ok(self.config.cluster_url.host().context("an API server without an address")?.to_owned())

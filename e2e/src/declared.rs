@@ -28,6 +28,7 @@ pub struct Declared {
     /// The test's namespace, in both, and the value of its label.
     pub namespace: String,
     port: u16,
+    flags: Vec<String>,
     process: Mutex<Option<Background>>,
     made: Mutex<Vec<(&'static str, String)>>,
 }
@@ -35,8 +36,23 @@ pub struct Declared {
 impl Declared {
     /// Starts it. The definitions of this build are there then.
     pub fn start(name: &str) -> Result<Self> {
+        Self::begin(name, ["host", "east"], |_| Ok(vec![]))
+    }
+
+    /// The same between other clusters, which have to be up.
+    pub fn between(name: &str, host: &str, target: &str) -> Result<Self> {
+        Self::begin(name, [host, target], |_| Ok(vec![]))
+    }
+
+    /// The same with more flags of `longshore run`, by the test's namespace.
+    pub fn start_with(name: &str, flags: impl FnOnce(&str) -> Result<Vec<String>>) -> Result<Self> {
+        Self::begin(name, ["host", "east"], flags)
+    }
+
+    fn begin(name: &str, clusters: [&str; 2], flags: impl FnOnce(&str) -> Result<Vec<String>>) -> Result<Self> {
         let (lab, namespace) = (lab()?, unique(name));
-        let [host, east] = ["host", "east"].map(|cluster| Cluster::open(lab, cluster, &namespace));
+        let flags = flags(&namespace)?;
+        let [host, east] = clusters.map(|cluster| Cluster::open(lab, cluster, &namespace));
         let (host, east) = (host?, east?);
         let crds = crate::command::run(Command::new(binary()?).arg("crds"), b"")?.ok()?;
         host.kubectl_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], crds.as_bytes())?.ok()?;
@@ -54,7 +70,7 @@ impl Declared {
             })?;
         }
         let made = Mutex::default();
-        let declared = Self { host, east, namespace, port: free_port()?, process: Mutex::default(), made };
+        let declared = Self { host, east, namespace, port: free_port()?, flags, process: Mutex::default(), made };
         declared.restart()?;
         Ok(declared)
     }
@@ -64,9 +80,9 @@ impl Declared {
         *self.process() = None;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(binary()?).arg("run");
-        command.arg("--kubeconfig").arg(lab()?.kubeconfig("host")?);
+        command.arg("--kubeconfig").arg(lab()?.kubeconfig(self.host.name())?);
         command.args(["--node-ip", BRIDGE, "--port", &self.port.to_string()]);
-        command.args(["--selector", &format!("e2e={}", self.namespace)]).stdin(Stdio::null());
+        command.args(["--selector", &format!("e2e={}", self.namespace)]).args(&self.flags).stdin(Stdio::null());
         *self.process() = Some(Background::start(&mut command)?);
         Ok(())
     }

@@ -39,6 +39,8 @@ pub struct Observation {
     pub change: Change,
     /// The pod, as it is after that; as it was last if it is gone.
     pub pod: Pod,
+    /// When it was heard of.
+    pub at: Instant,
 }
 
 #[derive(Default)]
@@ -55,13 +57,14 @@ pub struct History {
 }
 
 impl History {
-    pub(crate) fn record(cluster: &Cluster) -> Result<Self> {
+    /// Records from now on what happens to pods of the namespace that this cluster is seen from.
+    pub fn record(cluster: &Cluster) -> Result<Self> {
         let path = cluster.path("pods")?;
         let client = cluster.client().clone();
         let list: Value = block_on(client.request(Request::get(&path).body(Vec::new())?))?;
         let mut first = Record::default();
         for item in list["items"].as_array().into_iter().flatten() {
-            first.observations.push(Observation { change: Change::Added, pod: Pod(item.clone()) });
+            first.observations.push(Observation { change: Change::Added, pod: Pod(item.clone()), at: Instant::now() });
         }
         let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default();
         let request = Request::get(format!("{path}?watch=1&resourceVersion={version}")).body(Vec::new())?;
@@ -166,7 +169,7 @@ fn parse(mut event: Value) -> Result<Observation> {
         Some("DELETED") => Change::Deleted,
         _ => bail!("it said {event}"),
     };
-    Ok(Observation { change, pod: Pod(event["object"].take()) })
+    Ok(Observation { change, pod: Pod(event["object"].take()), at: Instant::now() })
 }
 
 fn tell(observations: &[Observation]) -> String {

@@ -22,7 +22,9 @@ mod bespoke;
 mod cluster;
 mod command;
 mod declared;
+mod helm;
 mod history;
+mod hooked;
 mod https;
 mod injector;
 mod longshore;
@@ -48,7 +50,9 @@ pub use crate::{
     cluster::Cluster,
     command::{Background, Output, run},
     declared::Declared,
+    helm::{helm, image},
     history::{Change, History, Observation},
+    hooked::Hooked,
     injector::{Injector, SIDECAR},
     longshore::{Frozen, Longshore, Options},
     meddler::{Asked, Fault, Meddler},
@@ -56,7 +60,7 @@ pub use crate::{
     solo::Solo,
     stories::{deployment, job, stateful_set},
     terminal::Terminal,
-    wire::{LegacySocket, kubelet_status},
+    wire::{LegacySocket, kubelet_status, shown_certificate},
     world::World,
 };
 

@@ -1,6 +1,7 @@
 //! Longshore as a process.
 
 use std::{
+    collections::BTreeMap,
     env,
     fmt::Write as _,
     fs::{self, File},
@@ -42,10 +43,14 @@ pub struct Options {
     pub target_spec: String,
     /// Further targets, by name, with their kubeconfigs.
     pub more_targets: Vec<(String, PathBuf)>,
+    /// The weights of targets; one if they are not here.
+    pub weights: BTreeMap<String, u32>,
     /// More fields of the VirtualNode's spec, in YAML's flow style; may be empty.
     pub node_spec: String,
     /// More flags of `longshore run`.
     pub flags: Vec<String>,
+    /// It is told its address; otherwise it finds that.
+    pub given_ip: bool,
     /// Where it runs; on the bridge itself without one.
     pub berth: Option<Arc<Berth>>,
 }
@@ -76,6 +81,13 @@ impl Longshore {
         Self::start_with(Options { berth: Some(berth), ..self.options.clone() }, None)
     }
 
+    /// As [`Longshore::twin`], started in another way.
+    pub fn twin_with(&self, change: impl FnOnce(&mut Options)) -> Result<Self> {
+        let mut options = self.options.clone();
+        change(&mut options);
+        Self::start_with(options, None)
+    }
+
     fn start_with(options: Options, lock: Option<File>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("longshore-e2e-").tempdir()?;
         let mut file = String::new();
@@ -88,10 +100,12 @@ impl Longshore {
             "spec: {{kubeconfig: {{file: {target}}}, heartbeat: {{timeoutSeconds: {seconds}}}, {more}}}"
         );
         _ = writeln!(file, "---\n{header}\nkind: VirtualNode\nmetadata: {{name: {node}}}");
-        let mut names = "{name: east}".to_owned();
-        for (name, _) in &options.more_targets {
-            _ = write!(names, ", {{name: {name}}}");
-        }
+        let more_names = options.more_targets.iter().map(|(name, _)| name.as_str());
+        let names: Vec<_> = std::iter::once("east")
+            .chain(more_names)
+            .map(|name| format!("{{name: {name}, weight: {}}}", options.weights.get(name).unwrap_or(&1)))
+            .collect();
+        let names = names.join(", ");
         _ = writeln!(file, "spec: {{targets: [{names}], {}}}", options.node_spec);
         for (name, kubeconfig) in &options.more_targets {
             let path = kubeconfig.display();
@@ -125,12 +139,10 @@ impl Longshore {
         command.arg(binary()?).arg("run");
         command.arg("--kubeconfig").arg(&self.options.host);
         command.arg("--provider-config").arg(self.dir.path().join("provider.yaml"));
-        command.args([
-            "--node-ip",
-            &berth.map_or(BRIDGE.to_owned(), |berth| berth.ip().to_string()),
-            "--port",
-            &self.port.to_string(),
-        ]);
+        command.args(["--port", &self.port.to_string()]);
+        if self.options.given_ip {
+            command.args(["--node-ip", &berth.map_or(BRIDGE.to_owned(), |berth| berth.ip().to_string())]);
+        }
         command.args(&self.options.flags).envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A thread of the runtime lives as long as the tests do; the one of a test does not.
@@ -207,6 +219,11 @@ impl Longshore {
     /// Where its kubelet API listens.
     pub fn kubelet_url(&self) -> String {
         format!("https://{BRIDGE}:{}", self.port)
+    }
+
+    /// The port of its kubelet API.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Its resident memory.

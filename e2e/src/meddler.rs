@@ -1,27 +1,31 @@
 //! Somebody between Longshore and an API server, who makes trouble.
 
+mod upstream;
+
 use std::{
-    path::PathBuf,
+    net::SocketAddr,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use futures::{SinkExt, Stream, StreamExt, channel::mpsc};
 use http::{HeaderName, Request, Response, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use kube::{Client, client::Body};
+use kube::config::Kubeconfig;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+use self::upstream::Upstream;
 use crate::{
     bespoke::write_json,
     cluster::Cluster,
     https::{Answer, Https, full},
-    runtime::block_on,
+    runtime::{block_on, spawn},
 };
 
 /// A request, and how it was answered.
@@ -65,10 +69,14 @@ type Edit = Arc<dyn Fn(&str, &mut Value) -> bool + Send + Sync>;
 pub enum Fault {
     /// The request does not arrive, and is answered with this status, and a `Retry-After` in seconds.
     Status(u16, Option<u32>),
-    /// The request arrives this much later.
+    /// The request arrives this much later, also if nobody waits for its answer any more.
     Late(Duration),
+    /// The request arrives when it is let go ([`Meddler::release`]), also if nobody waits for its answer any more.
+    Held,
     /// The request arrives, and the connection breaks after so many bytes of the answer's body.
     Cut(usize),
+    /// The request does not arrive, and is answered with something that is no answer to it.
+    Garbage,
     /// Lists and watches are edited.
     Edit(Edit),
 }
@@ -85,42 +93,66 @@ struct Rule {
     fault: Fault,
     /// How often it still applies.
     left: usize,
+    /// When it ends, if it does by itself.
+    until: Option<Instant>,
+}
+
+impl Rule {
+    fn is_over(&self) -> bool {
+        self.left == 0 || self.until.is_some_and(|until| until <= Instant::now())
+    }
 }
 
 /// What ends all watches: a last line of theirs, or nothing.
 type Last = Option<String>;
 
 struct Shared {
-    upstream: Client,
+    upstream: Upstream,
     rules: Mutex<Vec<Rule>>,
     asked: Mutex<Vec<Asked>>,
     last: watch::Sender<Last>,
+    /// Lets requests go that are held.
+    free: watch::Sender<()>,
+    /// How requests that were held have been answered, whoever has heard it.
+    released: Mutex<Vec<u16>>,
 }
 
 /// Stands before an API server until it is dropped. Whoever comes is taken for the admin.
 pub struct Meddler {
     shared: Arc<Shared>,
     dir: TempDir,
-    _server: Https,
+    server: Https,
 }
 
 impl Meddler {
     /// Stands before this cluster.
     pub fn before(cluster: &Cluster) -> Result<Self> {
+        Self::before_server(cluster.admin_kubeconfig()?)
+    }
+
+    /// Stands before the API server that this kubeconfig names, which has its certificates in it.
+    pub fn before_kubeconfig(path: &Path) -> Result<Self> {
+        Self::before_server(serde_json::to_value(Kubeconfig::read_from(path)?)?)
+    }
+
+    fn before_server(mut kubeconfig: Value) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("longshore-e2e-").tempdir()?;
-        let mut config = cluster.config().clone();
-        config.default_retry = false;
-        let upstream = block_on(async { Client::try_from(config) })?;
+        let upstream = block_on(Upstream::new(serde_json::from_value(kubeconfig.clone())?))?;
         let (rules, asked, last) = (Mutex::default(), Mutex::default(), watch::Sender::default());
-        let shared = Arc::new(Shared { upstream, rules, asked, last });
+        let (free, released) = (watch::Sender::default(), Mutex::default());
+        let shared = Arc::new(Shared { upstream, rules, asked, last, free, released });
         let answering = shared.clone();
         let server = Https::start(move |request| answering.clone().answer(request))?;
-        let mut kubeconfig = cluster.admin_kubeconfig()?;
         let authority = dir.path().join("authority.pem");
         std::fs::write(&authority, &server.certificate)?;
         kubeconfig["clusters"][0]["cluster"] = json!({"server": server.url, "certificate-authority": authority});
         write_json(&dir, "kubeconfig", &kubeconfig)?;
-        Ok(Self { shared, dir, _server: server })
+        Ok(Self { shared, dir, server })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Result<SocketAddr> {
+        self.server.url.trim_start_matches("https://").parse().context("an address")
     }
 
     /// How to reach the API server through here.
@@ -135,7 +167,13 @@ impl Meddler {
 
     /// To the next such requests alone.
     pub fn times(&self, times: usize, when: impl Fn(&Asked) -> bool + Send + Sync + 'static, fault: Fault) {
-        lock(&self.shared.rules).push(Rule { when: Box::new(when), fault, left: times });
+        lock(&self.shared.rules).push(Rule { when: Box::new(when), fault, left: times, until: None });
+    }
+
+    /// For so long, to all such requests.
+    pub fn during(&self, time: Duration, when: impl Fn(&Asked) -> bool + Send + Sync + 'static, fault: Fault) {
+        let until = Some(Instant::now() + time);
+        lock(&self.shared.rules).push(Rule { when: Box::new(when), fault, left: usize::MAX, until });
     }
 
     /// Makes no more trouble.
@@ -153,6 +191,16 @@ impl Meddler {
         let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 410,
             "reason": "Expired", "message": "too old resource version"});
         self.shared.last.send_replace(Some(json!({"type": "ERROR", "object": status}).to_string()));
+    }
+
+    /// Lets all requests go that are held.
+    pub fn release(&self) {
+        self.shared.free.send_replace(());
+    }
+
+    /// The HTTP statuses with which requests that were held have been answered.
+    pub fn released(&self) -> Vec<u16> {
+        lock(&self.shared.released).clone()
     }
 
     /// All requests so far.
@@ -188,10 +236,16 @@ impl Shared {
     /// The first rule that applies, if it is no edit.
     fn fault(&self, asked: &Asked) -> Option<Fault> {
         let mut rules = lock(&self.rules);
-        let applies = |rule: &&mut Rule| rule.left > 0 && !matches!(rule.fault, Fault::Edit(_)) && (rule.when)(asked);
+        rules.retain(|rule| !rule.is_over());
+        let applies = |rule: &&mut Rule| !matches!(rule.fault, Fault::Edit(_)) && (rule.when)(asked);
         let rule = rules.iter_mut().find(applies)?;
         rule.left -= 1;
         Some(rule.fault.clone())
+    }
+
+    /// Whether objects may be edited: it takes time to read them.
+    fn edits(&self) -> bool {
+        lock(&self.rules).iter().any(|rule| matches!(rule.fault, Fault::Edit(_)))
     }
 
     /// Whether an object stays, after all edits.
@@ -215,8 +269,9 @@ impl Shared {
             }
             return Ok(answer.body(full(status.to_string()))?);
         }
-        if let Some(Fault::Late(delay)) = fault {
-            tokio::time::sleep(delay).await;
+        if let Some(Fault::Garbage) = fault {
+            let answer = Response::builder().status(200).header(header::CONTENT_TYPE, "application/json");
+            return Ok(answer.body(full("{\"kind\": [\u{1}<html>\n}{"))?);
         }
         let (parts, body) = request.into_parts();
         let mut sent = Request::builder().method(parts.method).uri(parts.uri);
@@ -224,8 +279,29 @@ impl Shared {
         for (name, value) in parts.headers.iter().filter(|(name, _)| !own.contains(name)) {
             sent = sent.header(name, value);
         }
-        let body = body.collect().await?.to_bytes();
-        let answer = self.upstream.send(sent.body(Body::from(body.to_vec()))?).await?;
+        let sent = sent.body(body.collect().await?.to_bytes())?;
+        // What is on its way arrives in a task of its own, whether or not its sender lives to see it.
+        let late = self.clone();
+        let answer = match fault {
+            Some(Fault::Late(delay)) => {
+                spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    late.upstream.send(sent).await
+                })
+                .await??
+            }
+            Some(Fault::Held) => {
+                let mut free = self.free.subscribe();
+                spawn(async move {
+                    free.changed().await?;
+                    let answer = late.upstream.send(sent).await?;
+                    lock(&late.released).push(answer.status().as_u16());
+                    anyhow::Ok(answer)
+                })
+                .await??
+            }
+            _ => self.upstream.send(sent).await?,
+        };
         let (parts, body) = answer.into_parts();
         let mut told = Response::builder().status(parts.status);
         let own: [HeaderName; 3] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
@@ -253,6 +329,9 @@ impl Shared {
 
     /// The answer as a whole, with the items of a list edited.
     fn whole(&self, asked: &Asked, bytes: Bytes) -> Bytes {
+        if !self.edits() {
+            return bytes;
+        }
         let Ok(mut answer) = serde_json::from_slice::<Value>(&bytes) else { return bytes };
         let Some(items) = answer["items"].as_array_mut() else { return bytes };
         items.retain_mut(|item| self.edited(asked, "LISTED", item));
@@ -280,7 +359,14 @@ impl Shared {
                     return;
                 }
             };
-            let Some(Ok(chunk)) = chunk else { return };
+            let chunk = match chunk {
+                Some(Ok(chunk)) => chunk,
+                Some(Err(error)) => {
+                    _ = sender.send(Err(std::io::Error::other(error.to_string()))).await;
+                    return;
+                }
+                None => return,
+            };
             rest.extend_from_slice(&chunk);
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
@@ -293,6 +379,9 @@ impl Shared {
     }
 
     fn line(&self, asked: &Asked, line: Vec<u8>) -> Option<Vec<u8>> {
+        if !self.edits() {
+            return Some(line);
+        }
         let Ok(mut event) = serde_json::from_slice::<Value>(&line) else { return Some(line) };
         let kind = event["type"].as_str().unwrap_or_default().to_owned();
         if !self.edited(asked, &kind, &mut event["object"]) {

@@ -17,7 +17,8 @@ const CORE: &[&str] = &[
     "nodes",
     "limitranges",
 ];
-const APPS: &[&str] = &["deployments", "replicasets", "statefulsets"];
+const APPS: &[&str] = &["daemonsets", "deployments", "replicasets", "statefulsets"];
+const FLOW: &[&str] = &["flowschemas", "prioritylevelconfigurations"];
 const RBAC: &[&str] = &["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
 const OURS: &[&str] = &["targets", "virtualnodes"];
 const ADMISSION: &[&str] = &[
@@ -33,6 +34,9 @@ const CLUSTER_SCOPED: &[&str] = &[
     "storageclasses",
     "clusterroles",
     "clusterrolebindings",
+    "certificatesigningrequests",
+    "flowschemas",
+    "prioritylevelconfigurations",
     "priorityclasses",
     "runtimeclasses",
     "targets",
@@ -51,6 +55,9 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
         _ if RBAC.contains(&plural) => "/apis/rbac.authorization.k8s.io/v1",
         _ if OURS.contains(&plural) => "/apis/longshore.dev/v1alpha1",
         _ if ADMISSION.contains(&plural) => "/apis/admissionregistration.k8s.io/v1",
+        _ if FLOW.contains(&plural) => "/apis/flowcontrol.apiserver.k8s.io/v1",
+        "certificatesigningrequests" => "/apis/certificates.k8s.io/v1",
+        "poddisruptionbudgets" => "/apis/policy/v1",
         "horizontalpodautoscalers" => "/apis/autoscaling/v2",
         "jobs" => "/apis/batch/v1",
         "storageclasses" => "/apis/storage.k8s.io/v1",
@@ -82,6 +89,7 @@ pub(crate) fn with_api_version(mut object: Value) -> Value {
             plural if APPS.contains(&plural) => "apps/v1",
             plural if ADMISSION.contains(&plural) => "admissionregistration.k8s.io/v1",
             plural if RBAC.contains(&plural) => "rbac.authorization.k8s.io/v1",
+            "poddisruptionbudgets" => "policy/v1",
             "jobs" => "batch/v1",
             "storageclasses" => "storage.k8s.io/v1",
             "ingresses" => "networking.k8s.io/v1",

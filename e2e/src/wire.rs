@@ -10,7 +10,15 @@ use kube::{
     client::{Body, ConfigExt},
 };
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        self, ClientConfig, DigitallySignedStruct, SignatureScheme,
+        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        pki_types::{CertificateDer, ServerName, UnixTime},
+    },
+};
 use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{Message, client::IntoClientRequest},
@@ -28,6 +36,57 @@ pub fn kubelet_status(url: &str, path: &str, token: Option<&str>) -> Result<u16>
         let answer = client.send(Request::get(path).body(Body::empty())?).await?;
         Ok(answer.status().as_u16())
     })
+}
+
+/// The certificate that a TLS server shows, DER; nobody verifies it.
+pub fn shown_certificate(host: &str, port: u16) -> Result<Vec<u8>> {
+    let tls = ClientConfig::builder().dangerous().with_custom_certificate_verifier(Arc::new(Anybody));
+    let connector = TlsConnector::from(Arc::new(tls.with_no_client_auth()));
+    let name = ServerName::try_from(host.to_owned())?;
+    block_on(async {
+        let stream = connector.connect(name, TcpStream::connect((host, port)).await?).await?;
+        let chain = stream.get_ref().1.peer_certificates().context("no certificate")?;
+        Ok(chain.first().context("an empty chain")?.to_vec())
+    })
+}
+
+/// Trusts everybody.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
 }
 
 /// A client of the WebSocket protocols of old, which the host's API server passes on to the kubelet untranslated.

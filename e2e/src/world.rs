@@ -1,6 +1,7 @@
 //! Two clusters, a namespace on both, and Longshore between them.
 
 use std::{
+    collections::BTreeMap,
     env,
     path::{Path, PathBuf},
     process,
@@ -261,6 +262,11 @@ impl World {
         crate::command::run(process::Command::new(longshore::binary()?).args(args), b"")
     }
 
+    /// The program that is tested.
+    pub fn longshore_binary() -> Result<PathBuf> {
+        Ok(longshore::binary()?.to_owned())
+    }
+
     /// Path of a cluster's kubeconfig with all rights.
     pub fn kubeconfig(cluster: &str) -> Result<PathBuf> {
         Ok(lab()?.kubeconfig(cluster)?)
@@ -283,8 +289,10 @@ fn options(node: String, host: PathBuf, target: PathBuf) -> Options {
         heartbeat_seconds: 40,
         target_spec: String::new(),
         more_targets: Vec::new(),
+        weights: BTreeMap::new(),
         node_spec: String::new(),
         flags: Vec::new(),
+        given_ip: true,
         berth: None,
     }
 }
@@ -354,6 +362,11 @@ impl Drop for Dock {
             _ = self.longshore.stop();
         }
         _ = self.host.delete("nodes", self.longshore.node());
+        // Those of its parts, where it has some.
+        let parts = format!("longshore.dev/virtual-node={}", self.longshore.node());
+        for node in self.host.list("nodes", &parts).unwrap_or_default() {
+            _ = self.host.delete("nodes", node["metadata"]["name"].as_str().unwrap_or_default());
+        }
     }
 }
 

@@ -171,6 +171,76 @@ fn an_answer_that_breaks_off_or_comes_late_is_no_answer() -> Result<()> {
 }
 
 #[test]
+fn an_update_that_comes_late_takes_nothing_back() -> Result<()> {
+    let scene = Scene::new("overtaken", &[])?;
+    let steady = scene.running("steady")?;
+    let target = scene.world.record_target()?;
+    let update = |asked: &Asked| asked.method == "PATCH" && asked.path.ends_with("/pods/steady");
+    scene.target.times(1, update, Fault::Held);
+    let label = |stage: &str, extra: Value| json!({"metadata": {"labels": {"stage": stage, "extra": extra}}});
+    scene.world.host.patch("pods", "steady", &label("one", json!(null)))?;
+    scene.world.host.wait("the update to be under way", secs(60), |_| {
+        ensure!(scene.target.asked().iter().any(update), "none yet");
+        Ok(())
+    })?;
+    // Whoever sent it does not live to see it arrive, and others go on meanwhile.
+    scene.world.longshore().kill9()?;
+    scene.world.longshore().restart()?;
+    scene.world.host.patch("pods", "steady", &label("two", json!("yes")))?;
+    scene
+        .world
+        .east
+        .wait_for_pod("steady", "changed", |pod| pod.label("stage") == "two" && pod.label("extra") == "yes")?;
+    scene.target.release();
+    let answers = scene.world.host.wait("the first update to arrive", secs(60), |_| {
+        let answers = scene.target.released();
+        ensure!(!answers.is_empty(), "not yet");
+        Ok(answers)
+    })?;
+    assert_eq!(answers, [409], "it is for a delegate that is no more like this");
+    // What an overtaken update says of itself would make this label stay.
+    scene.world.host.patch("pods", "steady", &label("three", json!(null)))?;
+    let last = scene.world.east.wait_for_pod("steady", "changed", |pod| pod.label("stage") == "three")?;
+    assert!(last.label("extra").is_empty(), "{last}");
+    scene.ensure_untouched(&steady)?;
+    let mut stages: Vec<String> = target.observations()?.iter().map(|one| one.pod.label("stage").to_owned()).collect();
+    stages.dedup();
+    assert_eq!(
+        stages.iter().filter(|stage| !stage.is_empty()).collect::<Vec<_>>(),
+        ["two", "three"],
+        "{}",
+        target.tell()
+    );
+    Ok(())
+}
+
+#[test]
+fn a_delegate_without_labels_is_not_gone_because_nobody_answers() -> Result<()> {
+    let scene = Scene::new("unlabelled", &[])?;
+    scene.world.host.create(scene.world.one_shot("once", &[container("main", IDLE)]))?;
+    let proxy = scene.world.host.wait_for_ready("once")?;
+    let once = (proxy.clone(), scene.world.delegate(&proxy)?);
+    let home = scene.world.record_home()?;
+    let its = |asked: &Asked| asked.path.ends_with("/pods/once");
+    scene.target.times(2, move |asked| its(asked) && !asked.is_write(), Fault::Status(500, None));
+    scene.target.times(1, move |asked| its(asked) && asked.is_write(), Fault::Status(500, None));
+    let labels = json!({"longshore.dev/host": null, "longshore.dev/node": null, "longshore.dev/uid": null});
+    scene.world.east.patch("pods", "once", &json!({"metadata": {"labels": labels}}))?;
+    // A list does not show it either.
+    scene.target.expire_watches();
+    scene.world.east.wait_for_pod("once", "labelled again", |pod| pod.label("longshore.dev/uid") == proxy.uid())?;
+    let refused = scene.target.asked().iter().filter(|asked| its(asked) && asked.status == 500).count();
+    assert!(refused >= 3, "{refused}");
+    scene.ensure_untouched(&once)?;
+    let noticed = home.observations()?.into_iter().any(|one| one.pod.uid() == proxy.uid() && !one.pod.is_ready());
+    assert!(!noticed, "{}", home.tell());
+    // It is watched again.
+    scene.world.host.delete("pods", "once")?;
+    scene.world.host.wait_for_gone(&proxy)?;
+    scene.world.east.wait_for_gone(&once.1)
+}
+
+#[test]
 fn an_event_that_was_lost_is_made_good() -> Result<()> {
     let scene = Scene::new("lost", &["--relist", "5"])?;
     let (_, delegate) = scene.running("leaving")?;

@@ -59,7 +59,11 @@ fn volumes_of_every_kind_are_accepted() -> Result<()> {
         "storageos": {"volumeName": "v"},
         "photonPersistentDisk": {"pdID": "p"},
         "gitRepo": {"repository": "https://git.example/r"},
+        "azureFile": {"secretName": "account", "shareName": "s"},
+        "scaleIO": {"gateway": "https://g.example", "system": "s", "secretRef": {"name": "account"}, "volumeName": "v"},
     });
+    // The delegate waits for what its volumes name.
+    world.host.create(json!({"kind": "Secret", "metadata": {"name": "account"}, "stringData": {"key": "k"}}))?;
     let volumes: Vec<_> = kinds
         .as_object()
         .unwrap()

@@ -88,6 +88,21 @@ fn labels_that_somebody_takes_off_are_put_back() -> Result<()> {
 }
 
 #[test]
+fn a_delegate_that_loses_its_labels_while_it_ends_is_waited_for() -> Result<()> {
+    let world = World::new("ending")?;
+    let slow = "trap 'sleep 8; exit 0' TERM; sleep 86400 & wait";
+    let (proxy, delegate) = running(&world, world.pod("slow", &[container("main", slow)]))?;
+    world.host.delete_with("pods", "slow", "gracePeriodSeconds=30")?;
+    world.east.wait_for_pod("slow", "told to go", |pod| pod.0["metadata"]["deletionTimestamp"].is_string())?;
+    let labels = json!({"longshore.dev/host": null, "longshore.dev/node": null, "longshore.dev/uid": null});
+    world.east.patch("pods", "slow", &json!({"metadata": {"labels": labels}}))?;
+    world.host.wait_for_gone(&proxy)?;
+    let left = world.east.find_pod("slow")?.filter(|pod| pod.uid() == delegate.uid() && pod.phase() == "Running");
+    assert!(left.is_none(), "the proxy has gone before {}", delegate.name());
+    world.east.wait_for_gone(&delegate)
+}
+
+#[test]
 fn what_has_completed_at_home_is_not_taken_back_by_a_second_delegate() -> Result<()> {
     let world = World::new("again")?;
     let spec = json!({"restartPolicy": "OnFailure", "initContainers": [container("setup", "sleep 2")],

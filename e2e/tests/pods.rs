@@ -181,6 +181,43 @@ fn variables_and_volumes_tell_what_is_true() -> Result<()> {
 }
 
 #[test]
+fn containers_are_told_the_addresses_that_they_have() -> Result<()> {
+    let world = World::changed("addresses", |options| options.target_spec = "podIPs: Publish".to_owned())?;
+    world.wait_for_node()?;
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let paths = ["status.podIP", "status.podIPs", "status.hostIP", "status.hostIPs"];
+    let names = ["POD", "PODS", "HOST", "HOSTS"];
+    let env: Vec<_> = names.iter().zip(paths).map(|(name, path)| field(name, path)).collect();
+    world.host.create(world.pod("told", &[container_with("main", IDLE, &json!({"env": env}))]))?;
+    let proxy = world.host.wait_for_ready("told")?;
+    let delegate = world.delegate(&proxy)?;
+    let script =
+        "echo $POD $PODS $HOST $HOSTS; ip -4 -o address show eth0 | tr -s ' ' | cut -d ' ' -f 4 | cut -d / -f 1";
+    let told = world.host.kubectl(&["exec", "told", "--", "sh", "-c", script])?.ok()?;
+    let (pod, host) = (delegate.text("/status/podIP"), delegate.text("/status/hostIP"));
+    assert_eq!(told, format!("{pod} {pod} {host} {host}\n{pod}\n"));
+    assert_eq!(proxy.text("/status/podIP"), pod, "where addresses are published it is the same at home");
+    Ok(())
+}
+
+#[test]
+fn containers_that_share_their_processes_see_each_other() -> Result<()> {
+    let world = World::new("processes")?;
+    let containers = [container("main", IDLE), container("beside", IDLE)];
+    let mut pod = world.pod("together", &containers);
+    pod["spec"]["shareProcessNamespace"] = true.into();
+    world.host.create(pod)?;
+    world.host.create(world.pod("apart", &containers))?;
+    // The first process of a pod that shares them is that of its sandbox.
+    for (name, shared) in [("together", true), ("apart", false)] {
+        world.host.wait_for_ready(name)?;
+        let first = world.host.kubectl(&["exec", name, "-c", "main", "--", "cat", "/proc/1/comm"])?.ok()?;
+        assert_eq!(first == "pause\n", shared, "{name}: {first}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_label_that_changes_at_home_reaches_the_volume_in_the_target() -> Result<()> {
     let world = World::new("live")?;
     let items = ["labels", "annotations"]

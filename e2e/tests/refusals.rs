@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use e2e::{Context, IDLE, Pod, Result, Value, World, container, ensure, json, secs};
+use e2e::{Asked, Context, IDLE, Meddler, Pod, Result, Value, World, container, ensure, json, secs};
 
 const DELEGATED: &str = "longshore.dev/Delegated";
 
@@ -49,6 +49,38 @@ fn an_exceeded_quota_is_told_and_gone_when_raised() -> Result<()> {
     refused(&world, "many", "QuotaExceeded")?;
     world.east.patch("resourcequotas", "few", &json!({"spec": {"hard": {"pods": "5"}}}))?;
     solved(&world, "many")
+}
+
+#[test]
+fn a_refusal_is_told_within_two_seconds_of_the_answer() -> Result<()> {
+    let between = Meddler::before(&World::cluster("east", "default")?)?;
+    let world = World::changed("soon", |options| options.target = between.kubeconfig())?;
+    world.wait_for_node()?;
+    world.create_target_namespace()?;
+    let none = json!({"kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": {"pods": "0"}}});
+    world.east.create(none)?;
+    world.east.wait("the quota to count", secs(30), |east| {
+        ensure!(east.get("resourcequotas", "few")?["status"]["hard"]["pods"] == "0", "not yet");
+        Ok(())
+    })?;
+    let mut waited = vec![];
+    for name in ["first", "second", "third"] {
+        let before = between.asked().len();
+        world.host.create(world.pod(name, &[container("main", IDLE)]))?;
+        let told = |pod: &Pod| pod.condition(DELEGATED)["reason"] == "TargetRefused" && pod.phase() == "Pending";
+        world.host.wait_for_pod(name, "refused", told)?;
+        world.host.wait_for_event(name, "TargetRefused")?;
+        let shown = Instant::now();
+        // An earlier one may be refused once more meanwhile, which makes the time longer and not shorter.
+        let asked = between.asked();
+        let refused = |asked: &&Asked| asked.method == "POST" && asked.is_about("pods") && asked.status == 403;
+        let answer = asked[before..].iter().find(refused).context("nobody was refused")?;
+        waited.push(shown.duration_since(answer.at));
+    }
+    println!("condition and event after the request that was refused: {waited:?}");
+    // The machine may be busy with something else once or twice, but not each time.
+    ensure!(waited.iter().min() < Some(&secs(2)), "{waited:?}");
+    Ok(())
 }
 
 #[test]
@@ -173,6 +205,24 @@ fn warnings_about_the_delegate_are_shown_once_and_others_not() -> Result<()> {
     assert_eq!(unhealthy[0]["reportingComponent"], "east.longshore.dev/kubelet");
     assert_eq!(unhealthy[0]["reportingInstance"], "east/east-node");
     assert!(!events.iter().any(|event| event["reason"] == "Pulled"), "Normal ones are not asked for");
+    Ok(())
+}
+
+#[test]
+fn all_that_is_said_about_the_delegate_is_shown_on_demand() -> Result<()> {
+    let world = World::changed("tales", |options| options.target_spec = "events: All".to_owned())?;
+    world.wait_for_node()?;
+    world.host.create(world.pod("watched", &[container("main", IDLE)]))?;
+    for reason in ["Pulled", "Started"] {
+        world.host.wait_for_event("watched", reason)?;
+        let events = world.host.events_of("watched")?;
+        let there: Vec<_> = events.iter().filter(|event| event["reason"] == reason).collect();
+        assert_eq!(there.len(), 1, "{there:?}");
+        assert_eq!(
+            (&there[0]["type"], &there[0]["reportingComponent"]),
+            (&json!("Normal"), &json!("east.longshore.dev/kubelet"))
+        );
+    }
     Ok(())
 }
 

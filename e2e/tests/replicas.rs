@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use e2e::{Context, IDLE, Longshore, Pod, Result, World, container, ensure, secs};
+use e2e::{Context, IDLE, Longshore, Pod, Result, World, container, ensure, json, secs};
 
 /// Within this long after a kill -9 another replica has the node.
 const TAKEOVER: u64 = 15;
@@ -104,5 +104,35 @@ fn a_replica_that_slept_through_its_time_harms_nobody() -> Result<()> {
     assert_eq!(world.delegate(&next)?.restarts(), 0);
     assert!(world.delegates(&proxy)?.is_empty(), "{delegate} has gone with its proxy");
     logs(&world, "hello")?;
+    target.ensure_nothing_doubled()
+}
+
+#[test]
+fn two_that_do_not_know_of_each_other_do_no_harm() -> Result<()> {
+    let world = World::alone("mistake")?;
+    let flags = ["--lease-namespace", "default"].map(ToOwned::to_owned);
+    let other = world.longshore().twin_with(|options| options.flags.extend(flags))?;
+    world.host.wait("the other one to keep the node as well", secs(60), |_| {
+        ensure!(other.log().contains("keeping this node"), "{}", other.log());
+        Ok(())
+    })?;
+    let (home, target) = (world.record_home()?, world.record_target()?);
+    let steady = steady(&world)?;
+    for round in ["one", "two"] {
+        let once = world.one_shot(&format!("once-{round}"), &[container("main", "sleep 2")]);
+        world.host.create(once)?;
+        world.host.create(world.pod(round, &[container("main", IDLE)]))?;
+        let proxy = world.host.wait_for_ready(round)?;
+        world.host.patch("pods", "steady", &json!({"metadata": {"labels": {"round": round}}}))?;
+        world.east.wait_for_pod("steady", "changed", |pod| pod.label("round") == round)?;
+        world.host.delete("pods", round)?;
+        world.host.wait_for_gone(&proxy)?;
+        world.host.wait_for_pod(&format!("once-{round}"), "completed", |pod| pod.phase() == "Succeeded")?;
+    }
+    ensure_untouched(&world, &steady.0, &steady.1)?;
+    let failed = home.observations()?.into_iter().any(|one| one.pod.phase() == "Failed");
+    assert!(!failed, "{}", home.tell());
+    other.check()?;
+    other.stop()?;
     target.ensure_nothing_doubled()
 }

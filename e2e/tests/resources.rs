@@ -212,11 +212,12 @@ fn namespaces_are_enough_and_exactly_the_rights_that_are_asked_for() -> Result<(
         "capacity": {"headroomPercent": 20}});
     world.declare("Target", &name, &spec)?;
     grant(&world, &name, "longshore")?;
-    let node = world.host.get("nodes", &name)?;
-    assert_eq!(
-        (&node["status"]["allocatable"]["cpu"], &node["status"]["allocatable"]["pods"]),
-        (&json!("800m"), &json!("4"))
-    );
+    // Right after the Target, which may be the first to be written.
+    world.host.wait("the node to offer what the quota allows", secs(20), |host| {
+        let offered = &host.get("nodes", &name)?["status"]["allocatable"];
+        ensure!((&offered["cpu"], &offered["pods"]) == (&json!("800m"), &json!("4")), "{offered}");
+        Ok(())
+    })?;
 
     world.host.create(json!({"kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"COLOR": "red"}}))?;
     world.host.create(json!({"kind": "Secret", "metadata": {"name": "settings"}, "stringData": {"WORD": "sesame"}}))?;

@@ -8,8 +8,8 @@ use std::{
 };
 
 use e2e::{
-    Cluster, Context, IMAGE, LegacySocket, Pod, Result, Value, World, bail, container, ensure, json, kubelet_status,
-    run, secs,
+    Cluster, Context, IMAGE, LegacySocket, Pod, Result, Value, World, bail, container, deployment, ensure, json,
+    kubelet_status, run, secs,
 };
 use lab::UpOptions;
 
@@ -26,7 +26,7 @@ const TICK: &str = "trap 'exit 0' TERM; while true; do echo tick; sleep 1 & wait
 
 /// Everything that asks for rights.
 const TARGET_SPEC: &str = "serviceAccounts: {mode: Host}, events: All";
-const NODE_SPEC: &str = "claims: true, services: true";
+const NODE_SPEC: &str = "claims: true, services: true, placement: {evictAfterSeconds: 5}";
 
 /// Two clusters with audit logs. Dropping it takes them down.
 struct Audited {
@@ -358,6 +358,7 @@ fn live(world: &World) -> Result<()> {
     home.create(json!({"kind": "Secret", "metadata": {"name": "late"}, "stringData": {"word": "one"}}))?;
     let proxy = home.wait_for_ready("web")?;
 
+    no_room(world)?;
     streams(world, &proxy)?;
     changes(world)?;
     partition(world)?;
@@ -370,6 +371,19 @@ fn live(world: &World) -> Result<()> {
     follows(there, "secrets", "jewels", "dGhyZWU=")?;
 
     ends(world, &proxy)
+}
+
+/// A pod that its target cannot schedule makes room for another one.
+fn no_room(world: &World) -> Result<()> {
+    let mut spec = world.placed(json!({"containers": [container("main", TICK)]}));
+    // Bound by hand: the scheduler at home would know that there is no such node.
+    spec["nodeName"] = world.longshore().node().into();
+    spec["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+        {"nodeSelectorTerms": [{"matchExpressions": [{"key": "nowhere", "operator": "Exists"}]}]}}});
+    world.host.create(deployment("stuck", 1, &spec))?;
+    let pods = world.host.wait_for_pods("app=stuck", 1, "there", |_| true)?;
+    world.host.wait_for_event(pods[0].name(), "NoRoom")?;
+    world.host.delete("deployments", "stuck")
 }
 
 /// Streams of both protocols, and callers of the kubelet API.

@@ -132,7 +132,7 @@ fn without_tokens(world: &World, dir: &tempfile::TempDir) -> Result<(String, Pat
     let name = format!("{}-longshore", world.namespace);
     let rule = |group: &str, resources: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": ["*"]});
     world.host.create(json!({"kind": "ClusterRole", "metadata": {"name": name}, "rules": [
-        rule("", &["pods", "pods/status", "nodes", "nodes/status", "namespaces", "configmaps", "secrets", "services"]),
+        rule("", &["pods", "pods/status", "pods/eviction", "nodes", "nodes/status", "namespaces", "configmaps", "secrets", "services"]),
         rule("coordination.k8s.io", &["leases"]), rule("events.k8s.io", &["events"]), rule("", &["events"]),
         rule("authentication.k8s.io", &["tokenreviews"]), rule("authorization.k8s.io", &["subjectaccessreviews"])]}))?;
     let subject = json!({"kind": "ServiceAccount", "name": "longshore", "namespace": world.namespace});

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use e2e::{Cluster, Cut, IDLE, Pod, Result, World, container, ensure, json, secs, stateful_set};
+use e2e::{
+    Asked, Cluster, Cut, Fault, IDLE, Meddler, Pod, Result, World, anyhow, container, ensure, json, secs, stateful_set,
+};
 
 const CHOICE: &str = "longshore.dev/target";
 
@@ -139,6 +141,62 @@ fn a_pod_that_cannot_be_scheduled_moves_to_the_next_target() -> Result<()> {
     ensure_in_place(&world, &west, &ready)?;
     assert!(world.host.wait_for_event("shy", "Moving")?.contains("west may"));
     in_east.ensure_nothing_doubled()
+}
+
+#[test]
+fn a_create_that_arrives_after_a_move_is_stopped() -> Result<()> {
+    World::lab()?.up(&["west"])?;
+    let east = Meddler::before(&World::cluster("east", "default")?)?;
+    let world = World::changed("late", |options| {
+        options.target = east.kubeconfig();
+        options.node_spec = "placement: {strategy: Ordered, moveAfterSeconds: 5}".into();
+        options.more_targets =
+            World::kubeconfig("west").map(|west| vec![("west".to_owned(), west)]).unwrap_or_default();
+    })?;
+    world.wait_for_node()?;
+    let west = World::cluster("west", &world.namespace)?;
+    // Beside a pod that is in the east it will not be.
+    world.create_target_namespace()?;
+    let mut late = world.pod("late", &[container("main", IDLE)]);
+    late["spec"]["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"labelSelector": {"matchLabels": {"app": "blocker"}}, "topologyKey": "kubernetes.io/hostname"}]}});
+    let blocker = json!({"kind": "Pod", "metadata": {"name": "blocker", "labels": {"app": "blocker"}},
+        "spec": {"containers": [container("main", IDLE)], "terminationGracePeriodSeconds": 1}});
+    world.east.create(blocker)?;
+    world.east.wait_for_ready("blocker")?;
+
+    let creation = |asked: &Asked| asked.method == "POST" && asked.path.ends_with("/pods");
+    east.times(1, creation, Fault::Held);
+    world.host.create(late)?;
+    world.host.wait("a create to be under way", secs(60), |_| {
+        ensure!(east.asked().iter().any(creation), "none yet");
+        Ok(())
+    })?;
+    // Whoever sent it does not live to see it arrive; the next one finds no room there, and moves the pod.
+    world.longshore().kill9()?;
+    world.longshore().restart()?;
+    let ready = world.host.wait_for_ready("late")?;
+    assert_eq!(target(&ready), "west");
+    let home = world.record_home()?;
+    let there = west.pod("late")?;
+    world.east.delete_with("pods", "blocker", "gracePeriodSeconds=0")?;
+    east.release();
+    let answers = world.host.wait("the create to arrive", secs(60), |_| {
+        let answers = east.released();
+        ensure!(!answers.is_empty(), "not yet");
+        Ok(answers)
+    })?;
+    assert_eq!(answers, [201], "nobody has the name there");
+    world.east.wait("the second one to go", secs(90), |east| {
+        east.find_pod("late")?.map_or(Ok(()), |pod| Err(anyhow!("{pod}")))
+    })?;
+    let here = world.host.pod("late")?;
+    assert!(here.uid() == ready.uid() && here.is_ready() && target(&here) == "west", "{here}");
+    let still = west.pod("late")?;
+    assert_eq!((still.uid(), still.container_ids()), (there.uid(), there.container_ids()));
+    let noticed = home.observations()?.into_iter().any(|one| one.pod.uid() == ready.uid() && !one.pod.is_ready());
+    assert!(!noticed, "{}", home.tell());
+    Ok(())
 }
 
 #[test]

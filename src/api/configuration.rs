@@ -35,6 +35,15 @@ pub struct Declared<S> {
 }
 
 impl<S> Declared<S> {
+    /// One that the host has, whose spec was read; `None` if the resource is nothing that a file could hold.
+    pub(crate) fn of_api(resource: &serde_json::Value, spec: S) -> Option<Self> {
+        // JSON is YAML.
+        let root = document::parse(&resource.to_string()).ok()?.into_iter().next()?;
+        let origin = Origin::new(Path::new("the host"), 1, root);
+        let name = resource.pointer("/metadata/name")?.as_str()?.to_owned();
+        Some(Self { name, spec, origin })
+    }
+
     /// Says of something found later (a kubeconfig that is missing, say) where the user wrote it.
     pub fn problem(&self, finding: Finding) -> Problem {
         self.origin.problem(finding)

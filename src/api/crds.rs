@@ -49,6 +49,13 @@ const RULES: &[Rule] = &[
         "partition.afterSeconds must not be less than heartbeat.timeoutSeconds",
     ),
     ("VirtualNode", "spec.targets", "size(self) > 0", "name at least one target"),
+    ("VirtualNode", "spec", "self.shape == oldSelf.shape", "shape cannot be changed; make another VirtualNode"),
+    (
+        "VirtualNode",
+        "spec",
+        "self.shape == 'Cluster' || size(self.targets) == 1",
+        "a shape other than Cluster is of one target; make a VirtualNode for each",
+    ),
 ];
 
 /// Bounds without which the API server could not tell what a rule may cost, and list semantics.

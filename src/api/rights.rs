@@ -14,18 +14,26 @@ use kube::{Client, core::ObjectMeta};
 
 use super::configuration::Declared;
 use super::target::{CapacitySource, Events, Scope, TargetSpec};
-use super::virtual_node::VirtualNodeSpec;
+use super::virtual_node::{Shape, VirtualNodeSpec};
+use crate::kubelet::certificate::request::SIGNER;
+
+pub mod install;
 
 /// So many questions at a time: quick on a remote cluster, and no flood there.
 const CONCURRENCY: usize = 8;
 
 /// What is used that not everybody uses.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent features")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
     /// Claims are kept in targets.
     pub claims: bool,
     /// Services and Ingresses follow pods.
     pub services: bool,
+    /// Nodes stand for parts of a target, which come and go.
+    pub parts: bool,
+    /// Pods that find no room are evicted.
+    pub evictions: bool,
 }
 
 impl Features {
@@ -34,6 +42,8 @@ impl Features {
         nodes.into_iter().fold(Self::default(), |all, node| Self {
             claims: all.claims || node.claims,
             services: all.services || node.services,
+            parts: all.parts || node.shape != Shape::Cluster,
+            evictions: all.evictions || node.placement.evict_after_seconds > 0,
         })
     }
 
@@ -127,6 +137,14 @@ fn only(rights: Vec<Right>, namespace: &'static str, name: &'static str) -> Vec<
     rights.into_iter().map(|right| Right { namespace: namespace.into(), name, ..right }).collect()
 }
 
+fn evictions() -> Vec<Right> {
+    On("", "pods/eviction").verbs(&["create"], "evict pods that find no room in their target, and empty nodes that go")
+}
+
+fn nodes_delete() -> Vec<Right> {
+    On("", "nodes").verbs(&["delete"], "remove virtual nodes whose VirtualNode, or whose part of a target, has gone")
+}
+
 /// What claims need in the host cluster.
 fn host_claims() -> Vec<Right> {
     let why = "keep claims in targets";
@@ -145,10 +163,30 @@ pub fn host_rights(features: Features) -> Vec<Right> {
     if features.claims {
         rights.extend(host_claims());
     }
+    if features.parts {
+        rights.extend(nodes_delete());
+    }
+    if features.parts || features.evictions {
+        rights.extend(evictions());
+    }
     if features.services {
         let why = "let Services and Ingresses follow pods";
         rights.extend(On("", "services").verbs(&["get", "list", "watch"], why));
         rights.extend(On("networking.k8s.io", "ingresses").verbs(&["get", "list", "watch"], why));
+    }
+    rights
+}
+
+/// What is needed in the host beside [`host_rights`] where it signs the serving certificates of the kubelet API; to approve
+/// them as well, if Longshore does.
+pub fn serving_rights(approve: bool) -> Vec<Right> {
+    let group = "certificates.k8s.io";
+    let why = "get serving certificates for the kubelet API";
+    let mut rights = On(group, "certificatesigningrequests").verbs(&["create", "get", "list", "watch"], why);
+    if approve {
+        let why = "approve the certificate requests of the virtual nodes";
+        rights.extend(On(group, "certificatesigningrequests/approval").verbs(&["update"], why));
+        rights.extend(only(On(group, "signers").verbs(&["approve"], why), "", SIGNER));
     }
     rights
 }
@@ -188,10 +226,25 @@ pub fn resource_rights() -> Vec<Right> {
         On(group, "virtualnodes").verbs(&["get", "list", "watch"], "know the virtual nodes"),
         On(group, "targets/status").verbs(&["patch"], "say how the targets are"),
         On(group, "virtualnodes/status").verbs(&["patch"], "say how the virtual nodes are"),
-        On("", "nodes").verbs(&["delete"], "remove the node of a VirtualNode that was removed"),
-        On("", "pods/eviction").verbs(&["create"], "empty a node whose VirtualNode or Target was removed"),
+        nodes_delete(),
+        evictions(),
     ]
     .concat()
+}
+
+/// What is needed in the host beside [`host_rights`] where Longshore serves a webhook, whose certificates are in a Secret of
+/// this namespace, and `register`s it by itself.
+pub fn admission_rights(namespace: &str, register: bool) -> Vec<Right> {
+    let secret =
+        On("", "secrets").verbs(&["get", "list", "watch", "create", "update"], "keep the webhook's certificates");
+    let within = |right: Right| Right { namespace: namespace.to_owned().into(), ..right };
+    let mut rights: Vec<_> = secret.into_iter().map(within).collect();
+    if register {
+        let verbs = &["get", "list", "watch", "create", "patch"];
+        let group = "admissionregistration.k8s.io";
+        rights.extend(On(group, "mutatingwebhookconfigurations").verbs(verbs, "register the webhook"));
+    }
+    rights
 }
 
 /// What is needed in the host for pods that refer to ConfigMaps and Secrets, or are told of Services. It may be granted in their
@@ -268,6 +321,9 @@ fn cluster_rights(spec: &TargetSpec) -> Vec<Right> {
     }
     if spec.capacity.source_in(spec.scope) == CapacitySource::Nodes {
         rights.extend(On("", "nodes").verbs(&["list", "watch"], "know the target's capacity"));
+        if spec.namespaces.single.is_some() {
+            rights.extend(On("", "resourcequotas").verbs(&["list", "watch"], "know how much may be used"));
+        }
     }
     rights
 }
@@ -370,17 +426,17 @@ mod tests {
     fn what_nobody_uses_needs_no_rights() {
         let names = |features| host_rights(features).iter().map(ToString::to_string).collect::<Vec<_>>();
         let none = names(Features::default());
-        let claims = names(Features { claims: true, services: false });
+        let claims = names(Features { claims: true, ..Features::default() });
         assert!(!none.iter().any(|right| right.contains("persistentvolume") || right.contains("services")), "{none:?}");
         assert!(claims.contains(&"create persistentvolumes".to_owned()), "{claims:?}");
-        let services = names(Features { claims: false, services: true });
+        let services = names(Features { services: true, ..Features::default() });
         assert!(services.contains(&"watch ingresses.networking.k8s.io".to_owned()), "{services:?}");
     }
 
     #[test]
     fn in_namespaces_nothing_is_needed_outside_of_them() {
         let text = r#"{"kubeconfig": {"file": "x"}, "scope": "Namespaces", "namespaces": {"names": ["a", "b"]}}"#;
-        let all = Features { claims: true, services: true };
+        let all = Features { claims: true, services: true, ..Features::default() };
         let rights = target_rights(&serde_json::from_str(text).unwrap(), all);
         assert!(rights.iter().all(|right| ["a", "b"].contains(&&*right.namespace)));
         let roles = roles(&rights);

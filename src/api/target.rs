@@ -51,6 +51,9 @@ pub struct TargetSpec {
     /// How much of it the virtual node offers.
     #[serde(default)]
     pub capacity: Capacity,
+    /// It gets no new pods; those that are there stay. `longshore drain` sets it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cordoned: bool,
     /// What becomes of its pods when the Target, or the VirtualNode, is removed.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::field::{FieldPath, Finding};
 use super::names;
 use super::status::VirtualNodeStatus;
-use super::target::{Mapping, TargetSpec};
+use super::target::{CapacitySource, Mapping, TargetSpec};
 
 /// The key of the taint that keeps pods off which did not ask.
 pub const TAINT_KEY: &str = "longshore.dev/virtual-node";
@@ -33,7 +33,14 @@ const MAX_TARGETS: usize = 64;
 pub struct VirtualNodeSpec {
     /// The targets that it stands for, at least one, each once. Their order counts for the strategy `Ordered`.
     pub targets: Vec<TargetReference>,
-    /// Which of several targets gets a pod.
+    /// What the scheduler sees of the target. It cannot be changed.
+    #[serde(default)]
+    pub shape: Shape,
+    /// With the shape `Pool`, the label by which nodes of the target are told apart; if not given, the first that they have of
+    /// those by which clouds and autoscalers name their pools, or else their instance type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_label: Option<String>,
+    /// Which of several targets gets a pod, and what becomes of those that find no room.
     #[serde(default)]
     pub placement: Placement,
     /// Labels for the node, beside those that every node has.
@@ -52,6 +59,18 @@ pub struct VirtualNodeSpec {
     /// Whether Services and Ingresses that say so follow its pods.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub services: bool,
+}
+
+/// What the host's scheduler sees of a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Shape {
+    /// One node that offers what all nodes of its targets offer together.
+    #[default]
+    Cluster,
+    /// A node for each pool of nodes of its only target, called by the names of the VirtualNode and of the pool.
+    Pool,
+    /// A node for each node of its only target, called by the names of both.
+    Node,
 }
 
 /// A target, by name.
@@ -79,12 +98,15 @@ pub struct Placement {
     /// A pod that the target could not schedule for so many seconds moves to another one in which it fits. 0 means never: the
     /// target's autoscaler has all the time that it takes.
     pub move_after_seconds: u32,
+    /// A pod that some controller made, and that the target could not schedule for so many seconds, is evicted if no other
+    /// target takes it, so that its replacement may go elsewhere; each time later for the same controller. 0 means never.
+    pub evict_after_seconds: u32,
 }
 
 impl Default for Placement {
     /// Longer than most cluster autoscalers take for a node.
     fn default() -> Self {
-        Self { strategy: Strategy::default(), move_after_seconds: 180 }
+        Self { strategy: Strategy::default(), move_after_seconds: 180, evict_after_seconds: 600 }
     }
 }
 
@@ -127,6 +149,11 @@ pub enum TaintEffect {
 impl VirtualNodeSpec {
     /// What is wrong with it together with one of its targets.
     pub fn clash(&self, name: &str, target: &TargetSpec) -> Option<Finding> {
+        if self.shape != Shape::Cluster && target.capacity.source_in(target.scope) != CapacitySource::Nodes {
+            let message = format!("{:?} cannot be had with Target `{name}`, whose nodes are not read", self.shape);
+            let remedy = "use the shape Cluster, or the Target's spec.capacity.source Nodes";
+            return Some(Finding::new(FieldPath::of("spec.shape"), message, remedy));
+        }
         (self.services && target.namespaces.mapping == Mapping::Single).then(|| {
             let message = format!(
                 "cannot be had with Target `{name}`, whose namespaces.mapping is Single: Services of several namespaces would \
@@ -140,6 +167,8 @@ impl VirtualNodeSpec {
     pub fn for_target(target: &str) -> Self {
         Self {
             targets: vec![TargetReference { name: target.to_owned(), weight: 1 }],
+            shape: Shape::default(),
+            pool_label: None,
             placement: Placement::default(),
             labels: BTreeMap::new(),
             taints: None,
@@ -168,6 +197,7 @@ impl VirtualNodeSpec {
                 format!("name from 1 to {MAX_TARGETS}"),
             ));
         }
+        findings.extend(self.check_shape());
         let mut named = BTreeSet::new();
         for (index, target) in self.targets.iter().enumerate() {
             if !named.insert(&target.name) {
@@ -185,6 +215,34 @@ impl VirtualNodeSpec {
         if self.port == Some(0) {
             let remedy = "give a port from 1 to 65535, or remove the field to have one chosen";
             findings.push(Finding::new(FieldPath::of("spec.port"), "0 is not a port", remedy));
+        }
+        findings
+    }
+
+    fn check_shape(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let path = FieldPath::of("spec.shape");
+        let shape = self.shape;
+        if shape != Shape::Cluster && self.targets.len() > 1 {
+            let message = format!("{shape:?} is of one target, and there are {}", self.targets.len());
+            findings.push(Finding::new(path.clone(), message, "make a VirtualNode for each target"));
+        }
+        if shape != Shape::Cluster && (self.claims || self.services) {
+            let message = format!("{shape:?} cannot be had with claims or services yet");
+            findings.push(Finding::new(path, message, "remove them, or use the shape Cluster"));
+        }
+        if let Some(key) = &self.pool_label {
+            let path = FieldPath::of("spec.poolLabel");
+            if shape != Shape::Pool {
+                let remedy = "remove it, or set spec.shape to Pool";
+                findings.push(Finding::new(path, "is only for the shape Pool", remedy));
+            } else if let Err(why) = names::check_key(key) {
+                findings.push(Finding::new(
+                    path,
+                    format!("`{key}` {why}"),
+                    "name the key of a label of the target's nodes",
+                ));
+            }
         }
         findings
     }
@@ -231,6 +289,18 @@ fn check_label(path: &FieldPath, key: &str, value: &str) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shape_is_of_one_target() {
+        let mut spec = VirtualNodeSpec { shape: Shape::Node, ..VirtualNodeSpec::for_target("east") };
+        assert_eq!(spec.findings(), []);
+        spec.pool_label = Some("pool".into());
+        assert!(format!("{:?}", spec.findings()).contains("only for the shape Pool"));
+        spec.shape = Shape::Pool;
+        assert_eq!(spec.findings(), []);
+        spec.targets.push(TargetReference { name: "west".into(), weight: 1 });
+        assert!(format!("{:?}", spec.findings()).contains("of one target"));
+    }
 
     #[test]
     fn a_node_is_tainted_unless_the_user_says_otherwise() {

@@ -29,9 +29,12 @@ use crate::provider::follow::names::{EVERYWHERE, Need};
 use crate::provider::reach::Reach;
 use crate::provider::target::marker;
 use crate::provider::{follow, names};
+use crate::run::drain::WHOLE;
 use crate::run::rules::reach;
 
 use super::{CliError, Clusters, ConfigurationArgs};
+
+pub mod uninstall;
 
 /// How long one cluster may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -136,9 +139,13 @@ fn show(output: Output, found: &[Finding]) {
 
 /// A client for each target, or why there is none.
 async fn connect(clusters: &Clusters) -> Vec<Result<Client, String>> {
-    let clients = clusters.targets.iter().map(clients::client);
-    let clients = futures::future::join_all(clients).await;
-    clients.into_iter().map(|client| client.map_err(|error| chain(&error))).collect()
+    let clients = clusters.targets.iter().map(|access| async move {
+        match access {
+            Ok(access) => clients::client(access).await.map_err(|error| chain(&error)),
+            Err(reason) => Err(reason.clone()),
+        }
+    });
+    futures::future::join_all(clients).await
 }
 
 async fn look(
@@ -150,18 +157,21 @@ async fn look(
     let read = |what, reason| DoctorError::ReadHost { what, reason };
     let all: Api<Node> = Api::all(host.clone());
     let nodes = within(all.list(&ListParams::default())).await.map_err(|error| read("the nodes", error))?;
-    let ours = |node: &Node| {
-        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-        conditions.into_iter().flatten().any(|condition| condition.type_ == REACHABLE)
-    };
     let leases: Api<Lease> = Api::namespaced(host.clone(), &args.lease_namespace);
     let leases = within(leases.list(&ListParams::default())).await.map_err(|error| read("the leases", error))?;
     let leaderships: BTreeMap<_, _> = leases.items.iter().filter_map(leadership).collect();
     let nodes_of_configuration = clusters.configuration.nodes.iter().map(|node| node.name.clone());
     let mut configured: BTreeSet<_> = nodes_of_configuration.collect();
+    // What cannot be used is declared all the same.
+    let resources = clusters.resources.iter().flat_map(|all| all.nodes.iter().chain(&all.targets));
+    configured.extend(resources.map(|resource| super::clusters::name_of(resource).to_owned()));
+    // Those that stand for parts are as much configured as what they are parts of.
+    let parts = nodes.items.iter().filter(|node| node.labels().get(WHOLE).is_some_and(|one| configured.contains(one)));
+    let parts: Vec<_> = parts.map(ResourceExt::name_any).collect();
+    configured.extend(parts);
     let kept = |node: &str| leaderships.get(node) == Some(&true);
     let nodes: BTreeMap<_, _> =
-        nodes.items.iter().filter(|node| ours(node)).map(|node| (node.name_any(), kept(&node.name_any()))).collect();
+        nodes.items.iter().filter(|node| is_ours(node)).map(|node| (node.name_any(), kept(&node.name_any()))).collect();
 
     let mut proxies = BTreeMap::new();
     for node in nodes.keys().chain(&configured) {
@@ -195,6 +205,12 @@ async fn look(
     let (claims, volumes) =
         storage(args, clusters, host).await.map_err(|error| read("the volumes and claims", error))?;
     Ok(Inventory { configured, nodes, namespaces, proxies, leaderships, claims, volumes, targets })
+}
+
+/// Whether a node of the host is one of Longshore's.
+fn is_ours(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == REACHABLE)
 }
 
 /// The UIDs of the host's claims, and its volumes that stand for claims in targets.

@@ -11,7 +11,7 @@ use kube::{Api, Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use crate::api::clients;
+use crate::api::clients::{self, Access};
 use crate::api::configuration::{self, Configuration, Declared};
 use crate::api::target::{Scope, TargetSpec};
 use crate::api::virtual_node::VirtualNodeSpec;
@@ -23,7 +23,7 @@ use crate::provider::follow::names::Names;
 use crate::provider::follow::references;
 use crate::provider::names::FOLLOWS;
 use crate::provider::translate::{Site, namespace_owner, translate};
-use crate::run::rules::{accounts, node_labels, places, rules};
+use crate::run::rules::{accounts, node_labels, own_labels, places, rules};
 
 use super::{CliError, ConfigurationArgs};
 
@@ -132,7 +132,13 @@ impl ExplainError {
 }
 
 pub(super) async fn explain(args: &ExplainArgs) -> Result<(), CliError> {
-    let configuration = configuration::load(&args.configuration.provider_config)?;
+    let (configuration, accesses) = if let Some(file) = &args.configuration.provider_config {
+        // No cluster has to answer, and no kubeconfig has to be there.
+        (configuration::load(file)?, None)
+    } else {
+        let clusters = args.configuration.load().await?;
+        (clusters.configuration, Some(clusters.targets))
+    };
     let host = connect_host(args).await;
     let subjects = match (&args.pod, &args.filename) {
         (Some(pod), _) => vec![live(pod, host).await?],
@@ -144,7 +150,12 @@ pub(super) async fn explain(args: &ExplainArgs) -> Result<(), CliError> {
     let mut explanations = Vec::new();
     for subject in &subjects {
         let (node, target) = place(&configuration, subject, args.target.as_deref())?;
-        explanations.push(of(subject, node, target, &host_id, &host_url).await);
+        let known = configuration.targets.iter().position(|one| one.name == target.name);
+        let access = match accesses.as_ref().zip(known) {
+            Some((accesses, index)) => accesses[index].clone(),
+            None => access_of(target).await,
+        };
+        explanations.push(of(subject, node, target, access, &host_id, &host_url).await);
     }
     print!("{}", show::render(args.output, &explanations));
     match explanations.iter().filter(|explanation| explanation.held.is_some()).count() {
@@ -234,10 +245,18 @@ fn place<'a>(
     Ok((node, target))
 }
 
+/// How to reach the target of a file.
+async fn access_of(target: &Declared<TargetSpec>) -> Result<Access, String> {
+    let source = &target.spec.kubeconfig;
+    let file = source.file.as_ref().ok_or("it has no kubeconfig file")?;
+    clients::target(file, source.context.as_deref()).await.map_err(|error| chain(&error))
+}
+
 async fn of(
     subject: &Subject,
     node: &Declared<VirtualNodeSpec>,
     target: &Declared<TargetSpec>,
+    access: Result<Access, String>,
     host_id: &Result<String, String>,
     host_url: &str,
 ) -> Explanation {
@@ -256,7 +275,7 @@ async fn of(
         accounts: accounts(&target.spec, host_url),
         host_id,
         node_name: node.name.clone(),
-        node_labels: node_labels(&node.spec.labels),
+        node_labels: node_labels(&own_labels(&node.name, &node.spec.labels)),
         target: target.name.clone(),
         rules: rules(&target.spec).into(),
         name: places.name(subject.pod.namespace(), subject.pod.name()).into_owned(),
@@ -264,7 +283,7 @@ async fn of(
         namespace: namespace.into_owned(),
         ..Site::default()
     };
-    if let Err(reason) = ask(&mut site, subject, target, &mut notes).await {
+    if let Err(reason) = ask(&mut site, subject, target, access, &mut notes).await {
         notes.push(format!("target {} could not be asked for its classes: {reason}", target.name));
     }
     let translation = match held_for_claims(&subject.pod, &site.node_name).filter(|_| !node.spec.claims) {
@@ -288,6 +307,7 @@ async fn ask(
     site: &mut Site,
     subject: &Subject,
     target: &Declared<TargetSpec>,
+    access: Result<Access, String>,
     notes: &mut Vec<String>,
 ) -> Result<(), String> {
     if target.spec.scope == Scope::Namespaces {
@@ -300,10 +320,7 @@ async fn ask(
         }
         return Ok(());
     }
-    let source = &target.spec.kubeconfig;
-    let file = source.file.as_ref().ok_or("it has no kubeconfig file")?;
-    let config = clients::target(file, source.context.as_deref()).await.map_err(|error| chain(&error))?;
-    let client = clients::client(&config).await.map_err(|error| chain(&error))?;
+    let client = clients::client(&access?).await.map_err(|error| chain(&error))?;
     let namespaces: Api<Namespace> = Api::all(client.clone());
     match get(&namespaces, &site.namespace).await? {
         Some(found) => site.owner = Some(namespace_owner(&site.namespace, &found.uid().unwrap_or_default())),

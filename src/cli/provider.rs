@@ -103,6 +103,7 @@ pub(super) async fn run(
         NodeBuilder::new(&node, config.clone(), provider.clone())
             .address(place.node_ip, place.port)
             .bind(place.bind_address)
+            .certificate(place.certificate.clone())
             .workers(place.workers)
             .relist_after(place.relist_after)
     };

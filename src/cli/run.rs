@@ -15,17 +15,22 @@ use crate::api::clients::{self, Access, ClientsError};
 use crate::api::configuration::{Configuration, Declared};
 use crate::api::diagnosis::{self, Trouble, diagnose, diagnose_config};
 use crate::api::field::{FieldPath, Finding};
-use crate::api::rights::{Features, host_rights, resource_rights, target_rights};
+use crate::api::rights::{Features, Right, admission_rights, host_rights, resource_rights, target_rights};
 use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
 
+use crate::kubelet::certificate::CertificateSource;
 use crate::registry::Registry;
+use crate::run::node_ip::{self, NodeIpError};
+use crate::run::rules::own_labels;
 use crate::run::{self, NodeSetup, NodeTarget, Setup, WatchSetup};
 
-use super::node_ip::{self, NodeIpError};
 use super::provider::{self, ProviderArgs, ProviderError};
+use super::serving::{ServingArgs, ServingError};
+use super::webhook::{WebhookArgs, WebhookError};
 use super::{CliError, Clusters, ConfigurationArgs, HostArgs, check};
 
+mod http;
 mod signals;
 
 /// The flags of `run`.
@@ -57,6 +62,11 @@ pub struct RunArgs {
     /// The port of the first node's kubelet API; further nodes get the next free ones
     #[arg(long, value_name = "PORT", default_value_t = 10250, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
+    /// The port on which the state of this process is told over plain HTTP: /livez, /readyz and /metrics [default: none]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    http_port: Option<u16>,
+    #[command(flatten)]
+    serving: ServingArgs,
     /// How many pods of each target are worked on at the same time
     #[arg(long, value_name = "NUMBER", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     workers: u16,
@@ -70,6 +80,8 @@ pub struct RunArgs {
     /// port]
     #[arg(long, value_name = "NAME")]
     identity: Option<String>,
+    #[command(flatten)]
+    webhook: WebhookArgs,
 }
 
 /// Why a run ended badly.
@@ -78,6 +90,14 @@ pub enum RunError {
     /// The process cannot be told to stop.
     #[error("failed to listen for signals")]
     Listen(#[source] std::io::Error),
+    /// The port for the state of the process is taken.
+    #[error("failed to listen on {address}; give another --http-port")]
+    BindHttp {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// There is no client for the host.
     #[error("failed to connect to the host cluster")]
     ConnectHost(#[source] ClientsError),
@@ -101,9 +121,15 @@ pub enum RunError {
         /// `--port`.
         first: u16,
     },
+    /// The webhook is not complete.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
     /// The provider that was asked for cannot run.
     #[error(transparent)]
     Provider(#[from] ProviderError),
+    /// The flags for serving certificates contradict each other.
+    #[error(transparent)]
+    Serving(#[from] ServingError),
     /// What runs has failed.
     #[error("failed to run")]
     Run(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -113,6 +139,7 @@ pub enum RunError {
 pub(super) struct Place {
     pub(super) host: Access,
     pub(super) node_ip: IpAddr,
+    pub(super) certificate: CertificateSource,
     pub(super) bind_address: IpAddr,
     pub(super) port: u16,
     pub(super) workers: usize,
@@ -135,39 +162,47 @@ impl Place {
         let relist_after = (args.relist > 0).then(|| Duration::from_secs(args.relist.into()));
         let lease_namespace = args.lease_namespace.clone();
         let identity = args.identity.clone().unwrap_or_else(|| identity(node_ip, bind_address, port));
-        Ok(Self { host, node_ip, bind_address, port, workers, relist_after, lease_namespace, identity })
+        let certificate = args.serving.source()?;
+        Ok(Self { host, node_ip, certificate, bind_address, port, workers, relist_after, lease_namespace, identity })
     }
 }
 
 pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliError> {
     let shutdown = CancellationToken::new();
+    args.serving.source().map_err(RunError::from)?;
     let other = args.provider.other(registry).map_err(RunError::from)?;
     signals::listen(&shutdown).map_err(RunError::Listen)?;
+    let ready = http::serve(args.http_port.map(|port| (args.bind_address, port).into()), &shutdown).await?;
     if let Some(other) = other {
         let host = args.host.load().await?;
         let place = tokio::select! {
             place = prepare_other(&args, host) => place?,
             () = shutdown.cancelled() => return Ok(()),
         };
+        ready.now();
         return Ok(Box::pin(provider::run(other, registry, place, shutdown)).await?);
     }
     let clusters = match &args.provider_config {
-        Some(file) => ConfigurationArgs { provider_config: file.clone(), host: args.host.clone() }.load().await?,
+        Some(file) => ConfigurationArgs { provider_config: Some(file.clone()), host: args.host.clone() }.load().await?,
         None => Clusters {
             configuration: Configuration { targets: vec![], nodes: vec![] },
             host: args.host.load().await?,
             targets: vec![],
+            resources: None,
         },
     };
     let setup = tokio::select! {
         setup = prepare(&args, clusters) => setup?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    ready.now();
     run::start(setup, shutdown).await.map_err(|error| RunError::Run(Box::new(error)).into())
 }
 
 async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> {
-    let Clusters { configuration, host, targets } = clusters;
+    let Clusters { configuration, host, targets, .. } = clusters;
+    // A file with a target that has no kubeconfig was refused.
+    let targets: Vec<Access> = targets.into_iter().flatten().collect();
     let ports = assign_ports(&configuration.nodes, args.port)?;
     let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
     // Beside everything else: a target that is down would delay the start by its whole deadline.
@@ -177,18 +212,36 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     let watch =
         args.provider_config.is_none().then(|| WatchSetup { selector: args.selector.clone(), first_port: args.port });
     let features = Features::of(configuration.nodes.iter().map(|node| &node.spec));
-    check_host(&client, &host, features, watch.is_some()).await?;
+    let admission = args.webhook.setup(&args.lease_namespace)?;
+    let mut more = args.serving.rights()?;
+    more.extend(admission.iter().flat_map(|setup| admission_rights(&args.lease_namespace, setup.register)));
+    check_host(&client, &host, features, watch.is_some(), more).await?;
     let host_id = identify(&client, &clients::address(&host)).await?;
     let nodes = assemble(&configuration, &targets, &ports);
-    let Place { host, node_ip, bind_address, workers, relist_after, lease_namespace, identity, .. } =
+    let Place { host, node_ip, certificate, bind_address, workers, relist_after, lease_namespace, identity, .. } =
         Place::find(args, host).await?;
-    Ok(Setup { host, host_id, nodes, watch, node_ip, bind_address, workers, relist_after, lease_namespace, identity })
+    let follow_address = args.node_ip.is_none();
+    Ok(Setup {
+        host,
+        host_id,
+        nodes,
+        watch,
+        node_ip,
+        follow_address,
+        certificate,
+        bind_address,
+        workers,
+        relist_after,
+        lease_namespace,
+        identity,
+        admission,
+    })
 }
 
 /// The host can be used by a node on another provider, and where that is.
 async fn prepare_other(args: &RunArgs, host: Access) -> Result<Place, RunError> {
     let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
-    check_host(&client, &host, Features::default(), false).await?;
+    check_host(&client, &host, Features::default(), false, args.serving.rights()?).await?;
     Place::find(args, host).await
 }
 
@@ -199,8 +252,15 @@ fn identity(node_ip: IpAddr, bind_address: IpAddr, port: u16) -> String {
     format!("{}_{node_ip}_{bind_address}_{port}", machine.trim())
 }
 
-async fn check_host(client: &Client, host: &Access, features: Features, resources: bool) -> Result<(), RunError> {
+async fn check_host(
+    client: &Client,
+    host: &Access,
+    features: Features,
+    resources: bool,
+    more: Vec<Right>,
+) -> Result<(), RunError> {
     let mut needed = host_rights(features);
+    needed.extend(more);
     if resources {
         needed.extend(resource_rights());
     }
@@ -262,10 +322,13 @@ fn assemble(configuration: &Configuration, targets: &[Access], ports: &[u16]) ->
         Some(NodeSetup {
             name: node.name.clone(),
             several: node.spec.targets.len() > 1,
+            shape: node.spec.shape,
+            pool_label: node.spec.pool_label.clone(),
+            part: None,
             // All of them exist: the configuration was refused otherwise.
             targets: node.spec.targets.iter().map(target).collect::<Option<_>>()?,
             placement: node.spec.placement.clone(),
-            labels: node.spec.labels.clone(),
+            labels: own_labels(&node.name, &node.spec.labels),
             taints: node.spec.taints_of(&node.name),
             port,
             claims: node.spec.claims,

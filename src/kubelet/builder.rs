@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::certificate::{Certificate, CertificateError, CertificateSource};
 use super::contact::{self, Contact};
 use super::events::Events;
 use super::host::Host;
@@ -40,8 +41,7 @@ use super::partition::Policy;
 use super::pods::{PodController, PodSetup};
 use super::provider::{NodeProvider, Provider};
 use super::server::{
-    Authenticator, Authorizer, ClientTrust, Home, Server, ServerError, ServingCertificate, TlsError, TrustError,
-    server_config,
+    Authenticator, Authorizer, ClientTrust, Home, Server, ServerError, TlsError, TrustError, server_config,
 };
 use super::sites::{SiteStreams, Sites};
 
@@ -57,6 +57,9 @@ const RELIST: Duration = Duration::from_secs(1800);
 /// How long a connection to the host may be silent in the middle of an answer. Watches have a bookmark every minute.
 const READ: Duration = Duration::from_secs(150);
 
+/// How long the node waits for a certificate that the host has to sign, before it is registered with another one.
+const CERTIFICATE: Duration = Duration::from_secs(15);
+
 /// Why a node cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -69,6 +72,9 @@ pub enum BuildError {
     /// The kubelet API has no certificate.
     #[error("failed to set up TLS for the kubelet API")]
     SetUpTls(#[from] TlsError),
+    /// There is no certificate to show.
+    #[error("failed to find a serving certificate for the kubelet API")]
+    FindCertificate(#[from] CertificateError),
     /// The kubelet API has no address.
     #[error(transparent)]
     Serve(#[from] ServerError),
@@ -89,6 +95,7 @@ pub struct NodeBuilder {
     silence: Duration,
     partition: Policy,
     relist_after: Option<Duration>,
+    certificate: CertificateSource,
 }
 
 impl NodeBuilder {
@@ -110,6 +117,7 @@ impl NodeBuilder {
             silence: SILENCE,
             partition: Policy::Wait,
             relist_after: Some(RELIST),
+            certificate: CertificateSource::default(),
         }
     }
 
@@ -163,6 +171,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Where the serving certificate of the kubelet API comes from; it signs itself by default.
+    #[must_use]
+    pub fn certificate(mut self, source: CertificateSource) -> Self {
+        self.certificate = source;
+        self
+    }
+
     /// Clients for the host that are there already, instead of those that would be made of the configuration; `lease` makes
     /// the one for the node's lease.
     #[must_use]
@@ -199,21 +214,41 @@ impl NodeBuilder {
             unsure: false,
             relist_after: self.relist_after,
             move_after: None,
+            evict_after: None,
         });
-        let certificate = Arc::new(ServingCertificate::self_signed(&self.name, &[self.ip])?);
-        let tls = server_config(certificate, trust.clone())?;
+        let certificate = Certificate::load(self.certificate, &self.name, self.ip)?;
+        let tls = server_config(certificate.serving(), trust.clone())?;
         let authenticator = Authenticator::new(client.clone(), trust.clone());
         let authorizer = Authorizer::new(client.clone(), self.name.clone());
         let streams = Arc::new(SiteStreams::new(sites, pods.table()));
         let home = Home { node: self.name.clone(), host: client.clone(), port };
         let server = Server::new(home, streams, pods.table(), authenticator, authorizer, tls);
-        let identity =
-            NodeIdentity { name: self.name, ip, port, labels: self.labels, taints: self.taints, choice: false };
+        let identity = NodeIdentity {
+            name: self.name,
+            ip,
+            port,
+            labels: self.labels,
+            taints: self.taints,
+            choice: false,
+            annotations: BTreeMap::new(),
+        };
         let contact = watch::Sender::default();
         let keeper = NodeController::new(identity, client.clone(), lease, self.provider.clone(), contact.subscribe());
         let (provider, workers, silence) = (self.provider, self.workers, self.silence);
         let listener = Arc::new(listener);
-        Ok(VirtualNode { client, trust, server, listener, pods, keeper, provider, contact, workers, silence })
+        Ok(VirtualNode {
+            client,
+            trust,
+            certificate,
+            server,
+            listener,
+            pods,
+            keeper,
+            provider,
+            contact,
+            workers,
+            silence,
+        })
     }
 }
 
@@ -234,6 +269,7 @@ fn connect(mut config: Config) -> Result<(Client, Connect), kube::Error> {
 pub struct VirtualNode {
     client: Client,
     trust: Arc<ClientTrust>,
+    certificate: Certificate,
     server: Server,
     listener: Arc<TcpListener>,
     pods: PodController,
@@ -251,7 +287,9 @@ impl VirtualNode {
     /// # Errors
     /// When the host refuses the node.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), NodeError> {
-        let Self { client, trust, server, listener, pods, keeper, provider, contact, workers, silence } = self;
+        let Self { client, trust, certificate, server, listener, pods, keeper, provider, contact, workers, silence } =
+            self;
+        let certificate = certificate.keep(client.clone());
         let mut tasks: JoinSet<Result<(), NodeError>> = JoinSet::new();
         let contacts = vec![contact.subscribe()];
         let stop = shutdown.clone();
@@ -275,7 +313,14 @@ impl VirtualNode {
             contact::keep(provider, silence, contact, stop).await;
             Ok(())
         });
-        tasks.spawn(keeper.run(shutdown.clone()));
+        let stop = shutdown.clone();
+        tasks.spawn(async move {
+            // The Node names our address.
+            stop.run_until_cancelled(certificate.ready(CERTIFICATE)).await;
+            let kept = keeper.run(stop).await;
+            drop(certificate);
+            kept
+        });
         super::tasks::all(tasks, &shutdown).await
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec, TokenRequestStatus};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service, ServiceAccount};
 use kube::Client;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::Value;
 
 use tokio::sync::broadcast;
@@ -14,6 +14,7 @@ use tokio::sync::broadcast;
 use super::document::{PodDocument, PodKey};
 use super::provider::{HostChange, HostKind, HostView, Source};
 use super::references::Watches;
+use super::stuck::{self, NO_ROOM};
 
 /// What became of a write to a proxy.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +89,29 @@ impl Host {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let found = namespaces.get_metadata_opt(namespace).await?;
         Ok(found.and_then(|found| found.metadata.annotations?.remove(key)))
+    }
+
+    /// Asks for the eviction of this proxy and no namesake of it. `false` where a disruption budget says no for now.
+    pub async fn evict(&self, key: &PodKey) -> Result<bool, kube::Error> {
+        let this = Preconditions { uid: Some(key.uid.clone()), ..Preconditions::default() };
+        let options = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
+        let params = EvictParams { delete_options: Some(options), ..EvictParams::default() };
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
+        match pods.evict(&key.name, &params).await {
+            Err(kube::Error::Api(status)) if status.code == 429 => Ok(false),
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(true),
+            other => other.map(|_| true),
+        }
+    }
+
+    /// Writes on a Node that pods of a controller have found no room there, until then; times in seconds since 1970.
+    pub async fn no_room(&self, node: &str, controller: &str, until: i64, now: i64) -> Result<(), kube::Error> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let known = nodes.get_metadata(node).await?;
+        let before = known.metadata.annotations.as_ref().and_then(|all| all.get(NO_ROOM)).map(String::as_str);
+        let annotations = serde_json::json!({NO_ROOM: stuck::remember(before, controller, until, now)});
+        let patch = serde_json::json!({"metadata": {"annotations": annotations}});
+        nodes.patch_metadata(node, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
     }
 
     /// Removes a proxy for good: grace period 0, and only this UID. A proxy that is gone already is no error.

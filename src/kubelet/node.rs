@@ -51,6 +51,8 @@ pub struct NodeIdentity {
     pub taints: Vec<Value>,
     /// Its pods have a choice between sites, which is written on them.
     pub choice: bool,
+    /// Annotations of the Node beside our own.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Why the node cannot be kept.
@@ -148,14 +150,12 @@ impl NodeController {
 
     async fn try_register(&self) -> Result<Node, kube::Error> {
         let report = self.provider.node_status().borrow().clone();
-        let metadata = status::metadata(&self.identity, &report);
+        let mut metadata = status::metadata(&self.identity, &report);
         if self.nodes.get_opt(&self.identity.name).await?.is_none() {
             let mut metadata = metadata.clone();
-            if !self.identity.choice
-                && let Some(fields) = metadata.as_object_mut()
-            {
+            if let Some(annotations) = metadata["annotations"].as_object_mut() {
                 // Only a patch takes away what is not there.
-                fields.remove("annotations");
+                annotations.retain(|key, value| !value.is_null() && key != status::GIVEN);
             }
             let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata,
                 "spec": {"taints": self.identity.taints}});
@@ -165,12 +165,15 @@ impl NodeController {
                 other => return other,
             }
         }
-        self.patch_metadata(&metadata).await
+        metadata["labels"] = status::settled_labels(&metadata, &self.identity, &report);
+        self.dress(&metadata, &report).await
     }
 
-    async fn patch_metadata(&self, metadata: &Value) -> Result<Node, kube::Error> {
-        let patch = json!({"metadata": {"labels": metadata["labels"], "annotations": metadata["annotations"]}});
-        self.nodes.patch(&self.identity.name, &PatchParams::default(), &Patch::Strategic(patch)).await
+    /// Gives the Node its labels and annotations, and the taints of the report.
+    async fn dress(&self, metadata: &Value, report: &NodeReport) -> Result<Node, kube::Error> {
+        let live = self.nodes.get(&self.identity.name).await?;
+        let patch = status::dress(&live, metadata, report);
+        self.nodes.patch(&self.identity.name, &PatchParams::default(), &Patch::Merge(patch)).await
     }
 
     /// Computes the status every 10 s and after each change of the provider's report; writes it when it has changed, and
@@ -184,7 +187,7 @@ impl NodeController {
         let mut reports = self.provider.node_status();
         let mut contact = self.contact.clone();
         let mut written: Option<(Instant, Value)> = None;
-        let mut labels = Value::Null;
+        let mut worn = None;
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -210,9 +213,11 @@ impl NodeController {
             let trouble = trouble(&contact, ready, &report);
             ready = trouble.is_none();
             let status = status::status(&self.identity, &report, trouble.as_ref(), &contact);
-            let metadata = status::metadata(&self.identity, &report);
-            if labels != metadata["labels"] && self.patch_metadata(&metadata).await.is_ok() {
-                labels = metadata["labels"].clone();
+            let mut metadata = status::metadata(&self.identity, &report);
+            metadata["labels"] = status::settled_labels(&metadata, &self.identity, &report);
+            let wanted = (metadata["labels"].clone(), report.taints.clone());
+            if worn.as_ref() != Some(&wanted) && self.dress(&metadata, &report).await.is_ok() {
+                worn = Some(wanted);
             }
             let due = written.as_ref().is_none_or(|(at, was)| at.elapsed() >= REPORT || *was != status);
             if due {
@@ -248,5 +253,6 @@ fn trouble(contact: &Contact, ready: bool, report: &NodeReport) -> Option<Obstac
 
 /// An answer that will be the same next time.
 fn is_refusal(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429)
+    // A conflict is with another writer of the same moment.
+    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && ![409, 429].contains(&status.code))
 }

@@ -7,7 +7,7 @@
 //!                      └──────── answers ───┘
 //! ```
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -26,6 +26,7 @@ use super::provider::{Obstacle, PodNotice, Provider};
 use super::queue::Queue;
 use super::sites::{Index, Sites};
 use super::step::{Action, Event, Reach};
+use super::stuck::Backoff;
 use super::table::{Side, Table, Uid};
 use super::tolerations;
 
@@ -66,6 +67,8 @@ struct Shell {
     /// What becomes of the pods of each site in a silence, by its index.
     partitions: Vec<Policy>,
     move_after: Option<Duration>,
+    evict_after: Option<Duration>,
+    backoff: Mutex<Backoff>,
     table: Arc<Table>,
     queue: Queue,
     /// The host is listed anew after this long.
@@ -94,6 +97,8 @@ pub struct PodSetup {
     pub unsure: bool,
     /// A pod that could not be scheduled for so long moves to another site in which it fits, if at all.
     pub move_after: Option<Duration>,
+    /// One that some controller made, and that has found no site for so long, is evicted, if at all.
+    pub evict_after: Option<Duration>,
     /// The host is listed anew after this long, lest an event that was lost stays so for ever.
     pub relist_after: Option<Duration>,
 }
@@ -101,7 +106,8 @@ pub struct PodSetup {
 impl PodController {
     /// A controller that does nothing yet.
     pub fn new(setup: PodSetup) -> Self {
-        let PodSetup { node, node_ip, host, sites, events, partitions, unsure, move_after, relist_after } = setup;
+        let PodSetup { node, node_ip, host, sites, events, .. } = setup;
+        let PodSetup { partitions, unsure, move_after, evict_after, relist_after, .. } = setup;
         let count = sites.iter().count();
         let shell = Shell {
             node,
@@ -111,6 +117,8 @@ impl PodController {
             events,
             partitions,
             move_after,
+            evict_after,
+            backoff: Mutex::default(),
             relist_after,
             table: Arc::new(Table::new(count, unsure)),
             queue: Queue::default(),

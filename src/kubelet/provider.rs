@@ -9,7 +9,7 @@
 //! - a notifier says when its list is **complete** ([`PodNotice::Listed`]); before that, absence means nothing;
 //! - errors say **what the core should do next** ([`PodError`]), rather than only that something failed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -253,8 +253,30 @@ pub struct NodeReport {
     pub kubelet_version: String,
     /// Labels that the node should carry beside those of every node.
     pub labels: BTreeMap<String, String>,
+    /// Which of `MemoryPressure`, `DiskPressure` and `PIDPressure` the other side is under as a whole.
+    pub pressures: BTreeSet<String>,
+    /// Taints that the node should carry beside its own; they go when they are not here any more.
+    pub taints: Vec<NodeTaint>,
     /// What is wrong with the other side although it answers, if anything; the node is NotReady then.
     pub trouble: Option<Obstacle>,
+}
+
+/// A taint, as in `v1.Taint`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeTaint {
+    /// Its key.
+    pub key: String,
+    /// Its value; may be empty.
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+impl NodeTaint {
+    /// A taint that keeps new pods away.
+    pub fn no_schedule(key: &str) -> Self {
+        Self { key: key.into(), value: String::new(), effect: "NoSchedule".into() }
+    }
 }
 
 impl NodeReport {

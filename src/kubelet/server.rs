@@ -52,8 +52,8 @@ mod upgrade;
 
 pub use self::authn::{Authenticator, AuthnError, User};
 pub use self::authz::{Authorizer, AuthzError};
-pub use self::own::Home;
-pub use self::tls::{ServingCertificate, TlsError, server_config};
+pub use self::own::{Home, process_metrics};
+pub use self::tls::{Described, ServingCertificate, Tls, TlsError, server_config};
 pub use self::trust::{ClientTrust, TrustError};
 
 /// How long a handshake may take.
@@ -126,6 +126,7 @@ pub enum ServerError {
 pub struct Server {
     handler: Handler,
     acceptor: TlsAcceptor,
+    certificate: Arc<ServingCertificate>,
 }
 
 impl Server {
@@ -136,12 +137,12 @@ impl Server {
         pods: Arc<dyn PodDirectory>,
         authenticator: Authenticator,
         authorizer: Authorizer,
-        tls: Arc<rustls::ServerConfig>,
+        tls: Tls,
     ) -> Self {
         let (tasks, abort) = (TaskTracker::new(), CancellationToken::new());
         let (stats, started) = (Stats::new(streams.clone(), pods.clone()), Timestamp::now());
         let handler = Handler { home, started, streams, pods, stats, authenticator, authorizer, tasks, abort };
-        Self { handler, acceptor: TlsAcceptor::from(tls) }
+        Self { handler, acceptor: TlsAcceptor::from(tls.config), certificate: tls.certificate }
     }
 
     /// Takes the address; port 0 takes any free port. Nothing is served before [`Bound::serve`].
@@ -155,7 +156,7 @@ impl Server {
     /// Serves whoever comes to this listener until `shutdown`; then takes no more connections and gives the open ones a few
     /// seconds.
     pub async fn serve(self, listener: Arc<TcpListener>, shutdown: CancellationToken) {
-        let Self { handler, acceptor } = self;
+        let Self { handler, acceptor, certificate } = self;
         let handler = Arc::new(handler);
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let accepting = async {
@@ -166,6 +167,7 @@ impl Server {
                         let connection = Connection {
                             handler: Arc::clone(&handler),
                             acceptor: acceptor.clone(),
+                            certificate: certificate.clone(),
                             shutdown: shutdown.clone(),
                         };
                         handler.tasks.spawn(connection.serve(tcp, Arc::new(place)));
@@ -209,6 +211,7 @@ impl Bound {
 struct Connection {
     handler: Arc<Handler>,
     acceptor: TlsAcceptor,
+    certificate: Arc<ServingCertificate>,
     shutdown: CancellationToken,
 }
 
@@ -225,7 +228,12 @@ impl Connection {
         }
         let tls = match timeout(HANDSHAKE, self.acceptor.accept(tcp)).await {
             Ok(Ok(tls)) => tls,
-            Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
+            Ok(Err(error)) => {
+                if tls::is_refusal(&error) {
+                    self.certificate.was_refused();
+                }
+                return tracing::debug!(%error, "a TLS handshake failed");
+            }
             Err(_) => return tracing::debug!("a TLS handshake took too long"),
         };
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default().into();

@@ -18,6 +18,10 @@ use crate::errors::chain;
 /// Annotation of a proxy: the name of the site where it runs.
 pub const CHOICE: &str = "longshore.dev/target";
 
+/// Annotation of a proxy: the version for which its choice was written once more, by a process that found it and has to be
+/// sure that no other choice, made before, arrives later.
+pub const FENCE: &str = "longshore.dev/target-fence";
+
 /// A site by its place in the node's list.
 pub type Index = u8;
 

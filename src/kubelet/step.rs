@@ -135,6 +135,8 @@ pub struct ProxyView {
     pub given_up: bool,
     /// Where its instance is, if it has one; `None` where that is still to be chosen, so that it can have none.
     pub site: Option<Index>,
+    /// That place was chosen and written on it, and may be written anew.
+    pub chosen: bool,
     /// The host's node controller would evict it some time after this node or its side stops answering, only because
     /// nobody has said otherwise.
     pub evictable: bool,
@@ -191,6 +193,8 @@ pub struct Memo {
     pub proxy_buried: bool,
     /// A create may have worked without an answer that counts: absence is no knowledge until the provider was asked.
     pub doubt: bool,
+    /// An answer has told of an instance at this site, and came too late to count: it is there, or has gone since.
+    pub doubtful_at: Option<Index>,
     /// The provider was asked since, and has none.
     pub sought: bool,
     /// That it went was an answer, and the watch may still tell of the time before.
@@ -221,6 +225,9 @@ pub struct Memo {
     pub lift_due: bool,
     /// The instance could not start where it is, and another site is to be chosen once it has gone.
     pub moving: bool,
+    /// The proxy is as it was when it was first seen, so that the choice of another process, which may be no more, could still
+    /// arrive.
+    pub untouched: bool,
 }
 
 /// What happened.
@@ -259,10 +266,13 @@ pub enum Answer {
     Created(InstanceView),
     /// Updated.
     Updated(InstanceView),
-    /// An answer came, but the provider was listed meanwhile, and nobody can tell which of the two is older.
-    Doubtful,
+    /// An answer came from this site, if it was one, but that was listed meanwhile, and nobody can tell which of the two is
+    /// older.
+    Doubtful(Option<Index>),
     /// The provider was asked for the instance and has none.
     InstanceMissing,
+    /// This site, where the instance should not be, was asked for it and has none.
+    NotElsewhere(Index),
     /// Create or update did not work.
     Refused {
         /// Why, for people.
@@ -301,6 +311,8 @@ pub enum Answer {
 pub enum Action {
     /// Choose a site and write it on the proxy: [`Answer::Placed`].
     Place,
+    /// Write the choice on the proxy once more, so that none arrives that was made before: [`Answer::Placed`].
+    Fence,
     /// Start an instance.
     Create,
     /// Make the instance follow the proxy.
@@ -328,6 +340,9 @@ pub enum Action {
     /// Ask the provider for an instance that a lost request may have made: [`Answer::Created`] if there is one, else
     /// [`Answer::InstanceMissing`]; without an answer [`Answer::StopFailed`].
     FindInstance,
+    /// Ask a site where it should not be for an instance of which an answer has told: [`Answer::Created`] if it is there, else
+    /// [`Answer::NotElsewhere`]; without an answer [`Answer::StopFailed`].
+    FindElsewhere(Index),
     /// Remove the proxy from the host for good.
     DeleteProxy,
     /// Come back with [`Event::Retry`] after a backoff for this many failures in a row.
@@ -465,13 +480,22 @@ fn learn(record: &mut Record, answer: Answer) {
                 record.memo.sought = false;
             }
         }
-        Answer::Doubtful => {
+        Answer::Doubtful(site) => {
             record.memo.doubt = true;
+            record.memo.doubtful_at = site;
             record.memo.sought = false;
         }
         Answer::InstanceMissing => {
             record.memo.doubt = false;
             record.memo.sought = true;
+            if record.proxy.there().is_none_or(|proxy| proxy.site == record.memo.doubtful_at) {
+                record.memo.doubtful_at = None;
+            }
+        }
+        Answer::NotElsewhere(site) => {
+            if record.memo.doubtful_at == Some(site) {
+                record.memo.doubtful_at = None;
+            }
         }
         Answer::Stopping(uid, grace) => {
             record.memo.attempts = 0;
@@ -547,6 +571,8 @@ fn see_proxy(record: &mut Record, proxy: ProxyView) {
     // A report about the next instance may take this away from home again. (Of a pod that may start once, exactly what has
     // started cannot be replaced.)
     record.memo.ran |= proxy.once && !proxy.replaceable;
+    record.memo.untouched =
+        record.proxy.there().is_none_or(|known| record.memo.untouched && known.version == proxy.version);
     record.proxy = Presence::There(proxy);
     sort_out(record);
 }
@@ -569,6 +595,9 @@ fn sort_out(record: &mut Record) {
 fn see_instance(record: &mut Record, instance: InstanceView) {
     if record.memo.buried.as_ref() == Some(&instance.uid) {
         return;
+    }
+    if record.memo.doubtful_at == Some(instance.site) {
+        record.memo.doubtful_at = None;
     }
     if let Presence::There(known) = &record.instance {
         // Versions of two servers say nothing of each other.
@@ -683,6 +712,7 @@ fn leave(record: &Record, proxy: &ProxyView) -> Vec<Action> {
             }
             actions
         }
+        Presence::Absent if doubtful_elsewhere(record, proxy).is_some() => seek_elsewhere(record, proxy),
         // Whoever has seen the instance go need not ask; the provider's watch may be behind the host's.
         Presence::Absent if !sought(record, proxy) && (record.memo.doubt || record.memo.buried.is_none()) => {
             seek(record, proxy)
@@ -768,6 +798,7 @@ fn keep(record: &Record, proxy: &ProxyView) -> Vec<Action> {
             actions.extend(mirror(record, proxy, instance, Evidence::Instance));
             actions
         }
+        Presence::Absent if doubtful_elsewhere(record, proxy).is_some() => seek_elsewhere(record, proxy),
         // It was removed over there before home was told of its end: that end counts.
         Presence::Absent if record.memo.ended.is_some() => report(record, proxy, Evidence::Instance, true),
         // Nothing is given up for lost on the ground of a watch that may be behind what another process has done.
@@ -777,10 +808,10 @@ fn keep(record: &Record, proxy: &ProxyView) -> Vec<Action> {
             let mut actions = vec![];
             if !record.memo.blocked {
                 let placed = proxy.site.is_some() && !record.memo.moving;
-                if placed {
+                if placed && !(proxy.chosen && record.memo.untouched) {
                     actions.push(Action::Create);
                 } else if !outdated(record, proxy) && !record.memo.host_blocked {
-                    actions.push(Action::Place);
+                    actions.push(if placed { Action::Fence } else { Action::Place });
                 }
             }
             if let Some(obstacle) = &record.memo.obstacle {
@@ -841,6 +872,17 @@ fn sought(record: &Record, proxy: &ProxyView) -> bool {
 fn seek(record: &Record, proxy: &ProxyView) -> Vec<Action> {
     // At a site that is no more there is nobody to ask.
     if record.memo.delete_blocked || proxy.site == Some(NOWHERE) { vec![] } else { vec![Action::FindInstance] }
+}
+
+/// Where something may be that was made before another site was chosen. Nothing is made at the other, nor is it said that all
+/// is over, before that is known.
+fn doubtful_elsewhere(record: &Record, proxy: &ProxyView) -> Option<Index> {
+    record.memo.doubtful_at.filter(|site| proxy.site != Some(*site))
+}
+
+fn seek_elsewhere(record: &Record, proxy: &ProxyView) -> Vec<Action> {
+    let site = doubtful_elsewhere(record, proxy).filter(|_| !record.memo.delete_blocked);
+    site.map(Action::FindElsewhere).into_iter().collect()
 }
 
 fn stop(record: &Record, instance: &InstanceView, grace: Option<u32>) -> Vec<Action> {

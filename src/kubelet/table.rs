@@ -220,12 +220,16 @@ impl Table {
         self.entries.iter().filter(|entry| stale(&entry.record)).map(|entry| entry.key().clone()).collect()
     }
 
-    /// The records of instances at a site that could not be scheduled for so long.
-    pub fn stuck(&self, site: Index, time: Duration) -> Vec<Uid> {
+    /// The records of instances at a site that could not be scheduled for so long, each with how long.
+    pub fn stuck(&self, site: Index, time: Duration) -> Vec<(Uid, Duration)> {
         let here = |entry: &Entry| entry.record.instance.there().is_some_and(|instance| instance.site == site);
-        let stuck = |entry: &Entry| entry.unschedulable.is_some_and(|since| since.elapsed() >= time);
-        let stuck = self.entries.iter().filter(|entry| stuck(entry) && here(entry) && !entry.record.memo.moving);
-        stuck.map(|entry| entry.key().clone()).collect()
+        let alive = |entry: &Entry| entry.record.proxy.there().is_some_and(|proxy| proxy.deleting.is_none());
+        let stuck = self.entries.iter().filter_map(|entry| {
+            let waited = entry.unschedulable?.elapsed();
+            let stuck = waited >= time && here(&entry) && alive(&entry) && !entry.record.memo.moving;
+            stuck.then(|| (entry.key().clone(), waited))
+        });
+        stuck.collect()
     }
 
     /// Whether one of these has not been tried to stop yet.
@@ -361,6 +365,11 @@ impl Table {
         Asked { site, epoch: self.epoch_of(site), gone }
     }
 
+    /// The same, where another site is asked than that where the pod is or will be.
+    pub fn asking_at(&self, uid: &Uid, site: Index) -> Asked {
+        Asked { site: Some(site), epoch: self.epoch_of(Some(site)), ..self.asking(uid) }
+    }
+
     fn epoch_of(&self, site: Option<Index>) -> u32 {
         self.epoch(Side::Site(site.unwrap_or(NOWHERE)))
     }
@@ -377,7 +386,7 @@ impl Table {
     pub fn made(&self, uid: &Uid, pod: ProviderPod, asked: Asked, answer: fn(InstanceView) -> Answer) -> Vec<Action> {
         let now = Asked { site: asked.site, epoch: self.epoch_of(asked.site), gone: self.asking(uid).gone };
         let (Some(site), true) = (asked.site, asked == now) else {
-            return self.step(uid, Event::Answer(Answer::Doubtful));
+            return self.step(uid, Event::Answer(Answer::Doubtful(asked.site)));
         };
         let (view, epoch) = (instance_view(&pod, site), asked.epoch);
         let Some(mut entry) = self.known(uid) else { return vec![] };

@@ -8,7 +8,7 @@ use super::annotations::Annotations;
 use super::document::PodDocument;
 use super::partition::{DISRUPTION, PARTITION, UNREACHABLE};
 use super::provider::ProviderPod;
-use super::sites::Index;
+use super::sites::{CHOICE, Index};
 use super::step::{Health, InstanceView, Phase, ProxyView};
 use super::tolerations::Defaults;
 
@@ -254,6 +254,7 @@ pub fn proxy_view(pod: &PodDocument, want: u64, site: Option<Index>) -> ProxyVie
             && pod.list("containers").iter().any(|container| !starts_again(pod, container, None)),
         want,
         site,
+        chosen: pod.annotation(CHOICE).is_some(),
         given_up: given_up(&pod.status),
         evictable: Defaults::of(pod).any(),
     }

@@ -10,6 +10,8 @@ use tokio::task::JoinSet;
 
 use super::capacity;
 use super::claims::Claims;
+use super::names;
+use super::offload;
 use super::placement::{self, Candidate, Strategy};
 use super::requests::{self, Requests};
 use super::target::TargetProvider;
@@ -26,8 +28,10 @@ pub struct Member {
     pub name: String,
     /// See [`Candidate::weight`].
     pub weight: u32,
-    /// It takes no new pods.
+    /// It takes no new pods, for it is being removed.
     pub leaving: bool,
+    /// It takes no new pods, for somebody has closed it.
+    pub cordoned: bool,
     /// What runs pods there.
     pub provider: Arc<TargetProvider>,
     /// Whether it answers.
@@ -36,6 +40,7 @@ pub struct Member {
 
 /// The targets of one virtual node.
 pub struct Fleet {
+    node: String,
     members: Vec<Member>,
     strategy: Strategy,
     /// Choices that no watch shows yet, by the proxy's UID.
@@ -53,13 +58,13 @@ struct Reserved {
 }
 
 impl Fleet {
-    /// A fleet of these targets, in the order of their sites.
-    pub fn new(members: Vec<Member>, strategy: Strategy, claims: Option<Arc<Claims>>) -> Self {
+    /// A fleet of these targets behind the node `node`, in the order of their sites.
+    pub fn new(node: &str, members: Vec<Member>, strategy: Strategy, claims: Option<Arc<Claims>>) -> Self {
         let (sender, report) = watch::channel(NodeReport::default());
         let mut tasks = JoinSet::new();
         let sources = members.iter().map(|member| (member.provider.node_status(), member.contact.clone())).collect();
         tasks.spawn(sum(sources, sender));
-        Self { members, strategy, reserved: Mutex::default(), claims, report, _sum: tasks }
+        Self { node: node.into(), members, strategy, reserved: Mutex::default(), claims, report, _sum: tasks }
     }
 
     /// The target of a pod that no claim binds to one, by its index, and why; without a pod, that of one which asks for
@@ -71,9 +76,15 @@ impl Fleet {
     ) -> Result<(usize, String), PodError> {
         let requests = pod.map(|pod| requests::of(&pod.spec)).unwrap_or_default();
         let uid = pod.map(PodDocument::uid).unwrap_or_default();
+        let doubts = self.members.iter().map(|member| pod.and_then(|pod| member.doubt(pod))).collect();
         // Nothing waits while this is held, and no code panics.
         let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-        let candidates = self.candidates(uid, &mut reserved);
+        let mut candidates = self.candidates(uid, doubts, &mut reserved);
+        let wish = pod.and_then(|pod| pod.annotation(names::OFFLOAD));
+        for candidate in &mut candidates {
+            let objection = offload::objection(wish, &self.node, &candidate.name);
+            candidate.trouble = objection.or(candidate.trouble.take());
+        }
         let (member, why) = placement::choose(self.strategy, &requests, &candidates, shunned.map(usize::from))
             .map_err(|none| PodError::Refused { reason: "NoTarget".into(), message: none.to_string() })?;
         if !uid.is_empty() {
@@ -98,11 +109,17 @@ impl Fleet {
         Ok(Some((place, format!("it keeps the claim {claim}"))))
     }
 
-    fn candidates(&self, pod: &str, reserved: &mut HashMap<String, Reserved>) -> Vec<Candidate> {
+    fn candidates(
+        &self,
+        pod: &str,
+        doubts: Vec<Option<String>>,
+        reserved: &mut HashMap<String, Reserved>,
+    ) -> Vec<Candidate> {
         reserved.retain(|uid, it| {
             uid != pod && it.since.elapsed() < RESERVATION && !self.members[it.member].provider.has(uid)
         });
-        let mut candidates: Vec<_> = self.members.iter().map(Member::candidate).collect();
+        let members = self.members.iter().zip(doubts);
+        let mut candidates: Vec<_> = members.map(|(member, doubt)| Candidate { doubt, ..member.candidate() }).collect();
         for it in reserved.values() {
             requests::add(&mut candidates[it.member].committed, &it.requests);
         }
@@ -111,10 +128,19 @@ impl Fleet {
 }
 
 impl Member {
+    /// Why it would not take this pod now; not asked of one that takes none.
+    fn doubt(&self, pod: &PodDocument) -> Option<String> {
+        if self.leaving || self.cordoned || *self.contact.borrow() != Contact::Answers {
+            return None;
+        }
+        self.provider.doubt(pod)
+    }
+
     fn candidate(&self) -> Candidate {
         let report = self.provider.node_status().borrow().clone();
         let trouble = match &*self.contact.borrow() {
             _ if self.leaving => Some("it is being removed".into()),
+            _ if self.cordoned => Some("it is cordoned".into()),
             Contact::Answers => report.trouble.as_ref().map(|trouble| trouble.message.clone()),
             Contact::Unheard => Some("it has not answered yet".into()),
             Contact::Doubtful(message) | Contact::Silent { message, .. } => Some(message.clone()),
@@ -124,6 +150,7 @@ impl Member {
             name: self.name.clone(),
             weight: self.weight,
             trouble,
+            doubt: None,
             allocatable: report.allocatable.iter().filter_map(read).collect(),
             committed: self.provider.committed(),
         }

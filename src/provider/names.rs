@@ -12,6 +12,20 @@ pub const FIELD_MANAGER: &str = "longshore";
 /// The key of the taint on virtual nodes.
 pub const TAINT: &str = "longshore.dev/virtual-node";
 
+/// The key of the taint on a virtual node whose target, or part of one, is closed to new pods.
+pub const CORDONED: &str = "longshore.dev/cordoned";
+/// Label of a virtual node: the name of the VirtualNode that it belongs to. The same key as that of its taint.
+pub const VIRTUAL_NODE: &str = TAINT;
+
+/// Annotation of a pod, and label of a namespace: where pods are offloaded to ([`super::offload`]).
+pub const OFFLOAD: &str = "longshore.dev/offload";
+/// Annotation of a pod, and label of a namespace: how they are, `Local`, `Remote` or `LocalAndRemote`.
+pub const OFFLOAD_MODE: &str = "longshore.dev/offload-mode";
+/// Annotation of a pod: what the webhook took off it and put on it, as JSON. Its delegate is made without that.
+pub const CONSTRAINTS: &str = "longshore.dev/constraints";
+/// Label of a pod that stays at home as long as it has a place there: the name of the webhook that lets it go later.
+pub const LATER: &str = "longshore.dev/offload-later";
+
 /// Label of a delegate: the id of the host cluster.
 pub const HOST: &str = "longshore.dev/host";
 /// Label of a delegate: the virtual node that the proxy is bound to.
@@ -47,6 +61,10 @@ pub const RENEWAL: &str = "longshore.dev/renewal";
 pub const NEEDED_BY: &str = "node.longshore.dev/";
 /// Label of what is made for pods in a target; its value is [`FIELD_MANAGER`].
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Label of what `longshore join` makes on either side: the Target that it is for.
+pub const JOINED: &str = "longshore.dev/joined";
+/// Label of what `longshore join` makes in a target: the id of the host cluster, of which a target may have several.
+pub const JOINED_TO: &str = "longshore.dev/joined-to";
 /// Annotation of a proxy: the node of the target that its delegate has to run on, where the target allows to name one.
 pub const PIN: &str = "longshore.dev/pin-to-node";
 
@@ -55,6 +73,9 @@ pub use crate::kubelet::tolerations::LIFTED;
 
 /// Annotation of a proxy, which says nothing to its delegate: the target that was chosen.
 pub use crate::kubelet::sites::CHOICE;
+
+/// Annotation of a proxy, which says nothing to its delegate: when that choice was confirmed.
+pub use crate::kubelet::sites::FENCE;
 
 /// Annotation of a proxy, which says nothing to its delegate: those of its annotations that the delegate gave it.
 pub use crate::kubelet::annotations::RETURNED;
@@ -87,7 +108,9 @@ pub fn owns_annotation(key: &str) -> bool {
         ANNOTATIONS,
         LIFTED,
         CHOICE,
+        FENCE,
         RETURNED,
+        CONSTRAINTS,
         FOLLOWS,
         TOKENS,
     ]
@@ -102,8 +125,21 @@ mod tests {
 
     #[test]
     fn every_name_has_the_prefix() {
-        let all =
-            [TAINT, HOST, NODE, UID, NAMESPACE, NAME, SENT, LAST, NODE_NAME, SERVICE_ACCOUNT, LABELS, ANNOTATIONS];
+        let all = [
+            TAINT,
+            HOST,
+            NODE,
+            UID,
+            NAMESPACE,
+            NAME,
+            SENT,
+            LAST,
+            NODE_NAME,
+            SERVICE_ACCOUNT,
+            LABELS,
+            ANNOTATIONS,
+            OFFLOAD,
+        ];
         assert!(all.iter().chain(&[HOME_LABEL, HOME_ANNOTATION]).all(|name| name.starts_with(PREFIX)));
     }
 

@@ -25,6 +25,8 @@ pub struct Candidate {
     pub weight: u32,
     /// Why it cannot take any pod now, if so.
     pub trouble: Option<String>,
+    /// Why it would not take this pod now, although it may later: none of its nodes matches, or has room.
+    pub doubt: Option<String>,
     /// What its nodes offer, by resource; empty where that is not known.
     pub allocatable: Requests,
     /// What the pods that we have there ask for, by resource; `pods` is their number.
@@ -45,7 +47,8 @@ impl fmt::Display for NoTarget {
 }
 
 /// The index of the candidate that gets a pod with these requests, and why. The one that is `shunned` gets it only if no
-/// other will do.
+/// other will do. Where there is doubt of all, one of them gets it all the same, for its autoscaler may make room; but the
+/// shunned one keeps it rather than send it to another where there is doubt.
 ///
 /// # Errors
 /// When none will do.
@@ -65,7 +68,11 @@ pub fn choose(
     }
     let rank = |index: &usize| {
         let candidate = &candidates[*index];
-        let last_resort = Some(*index) == shunned || candidate.weight == 0;
+        let last_resort = match candidate.doubt {
+            _ if Some(*index) == shunned => 2,
+            Some(_) => 3,
+            None => u8::from(candidate.weight == 0),
+        };
         // For each unit of weight, in thousandths; one more pod counts, so that weights count from the first on.
         let pods = candidate.committed.get("pods").copied().unwrap_or_default();
         let share = (pods + super::quantity::Quantity::whole(1)).ratio(candidate.weight.max(1));
@@ -82,6 +89,17 @@ pub fn choose(
         Strategy::Spread => "it has the fewest pods for its weight".to_owned(),
         Strategy::Pack => "it is the fullest one with room".to_owned(),
         Strategy::Ordered => "it is the first one with room".to_owned(),
+    };
+    let chosen = &candidates[best];
+    let doubts = candidates.iter().filter(|one| one.trouble.is_none() && one.name != chosen.name);
+    refusals.extend(doubts.filter_map(|one| Some((one.name.clone(), one.doubt.clone()?))));
+    let why = match &chosen.doubt {
+        Some(doubt) => format!("no other will do, and it may yet: {doubt}"),
+        // Those that there is doubt of were none to choose.
+        None if fitting.iter().all(|index| *index == best || candidates[*index].doubt.is_some()) => {
+            "it is the only one that will do".to_owned()
+        }
+        None => why,
     };
     let why = if refusals.is_empty() { why } else { format!("{why} ({})", NoTarget(refusals)) };
     Ok((best, why))
@@ -123,6 +141,7 @@ mod tests {
             name: name.into(),
             weight: 1,
             trouble: None,
+            doubt: None,
             allocatable: amounts(offered, 100),
             committed: amounts(used, used),
         }
@@ -180,6 +199,22 @@ mod tests {
         let candidates = [target("a", 10, 0), target("b", 10, 5)];
         assert_eq!(chosen(Strategy::Spread, &candidates, Some(0)), 1);
         assert_eq!(chosen(Strategy::Spread, &candidates[..1], Some(0)), 0);
+    }
+
+    #[test]
+    fn a_target_where_nothing_matches_comes_last_and_gets_its_chance() {
+        let mut candidates = [target("a", 10, 0), target("b", 10, 5)];
+        candidates[0].doubt = Some("none of its 2 nodes would take it now".into());
+        let (index, why) = choose(Strategy::Ordered, &amounts(1, 1), &candidates, None).unwrap();
+        assert_eq!(index, 1);
+        assert!(why.starts_with("it is the only one that will do (a: none of its 2 nodes"), "{why}");
+        candidates[1].weight = 0;
+        assert_eq!(chosen(Strategy::Ordered, &candidates, None), 1, "better than where nothing matches");
+        assert_eq!(chosen(Strategy::Ordered, &candidates, Some(1)), 1, "it does not move to where nothing matches");
+        candidates[1].doubt = candidates[0].doubt.clone();
+        let (index, why) = choose(Strategy::Ordered, &amounts(1, 1), &candidates, None).unwrap();
+        assert_eq!(index, 0);
+        assert!(why.starts_with("no other will do, and it may yet: none of its 2 nodes"), "{why}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! One remote cluster as a provider: the shell around the pure functions beside it.
 //!
 //! Nothing is installed in a target. What Longshore has there are plain pods with labels that name host, virtual node and
-//! proxy; one watch on them, one on events about them, one on the namespaces, one on the nodes.
+//! proxy; one watch on them, one on events about them, one on the namespaces, one on the nodes, and two on the pods of others,
+//! of which only the requests are kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,14 +13,16 @@ use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::capacity::stock::WATCHES;
 use super::claims::{Claims, held_for_claims};
 use super::feedback::Addresses;
 use super::follow::accounts::Accounts;
 use super::follow::copy::Owner;
 use super::follow::{Follow, There};
+use super::part::Part;
 use super::places::Places;
 use super::reach::Reach;
-use super::requests::Requests;
+use super::requests::{self, Requests};
 use super::services::Tracker;
 use super::translate::{self, Rules, Site, Translation, classes};
 use super::tunnel::Streams;
@@ -32,10 +35,12 @@ use crate::kubelet::provider::{
 mod absent;
 mod delegates;
 mod health;
+mod land;
 mod load;
 mod namespaces;
 mod nodes;
 mod quotas;
+mod strangers;
 mod tales;
 mod usage;
 
@@ -47,8 +52,11 @@ pub(in crate::provider) use delegates::refusal;
 use absent::Absent;
 use delegates::Delegates;
 use health::Health;
+use land::Land;
+use load::Load;
 use namespaces::Namespaces;
 pub use quotas::Ceiling;
+use strangers::Search;
 use usage::Meters;
 
 /// What [`Health`] calls the heartbeat.
@@ -77,6 +85,10 @@ pub struct TargetSetup {
     pub places: Places,
     /// The only namespaces that may be used, or all of them. Where there are some, nothing else is read.
     pub reach: Reach,
+    /// The part of it that the node stands for.
+    pub part: Part,
+    /// It is closed to new pods.
+    pub cordoned: bool,
     /// Where the numbers of its capacity come from.
     pub source: CapacitySource,
     /// What it offers at most.
@@ -87,8 +99,6 @@ pub struct TargetSetup {
     pub tales: Tales,
     /// Pods of its node are given to one of several targets, by name.
     pub chosen: bool,
-    /// Somebody wants to know what the delegates ask for.
-    pub count_load: bool,
     /// Home, for what pods refer to.
     pub view: Arc<dyn HostView>,
     /// Whose tokens delegates have.
@@ -122,6 +132,8 @@ pub struct TargetProvider {
     streams: Streams,
     meters: Meters,
     health: Arc<Health>,
+    load: Arc<Load>,
+    land: Arc<Land>,
     follow: Arc<Follow>,
     /// The priority classes that the target has said to lack.
     absent: Absent,
@@ -134,7 +146,7 @@ impl TargetProvider {
     /// may be out of reach.
     pub fn start(setup: TargetSetup) -> Self {
         let client = setup.client.clone();
-        let health = Arc::new(Health::new(&setup.name, setup.ceiling.clone()));
+        let health = Arc::new(Health::new(&setup.name, setup.ceiling.clone(), setup.cordoned));
         let mut namespaces =
             Namespaces::new(client.clone(), setup.create_namespaces, setup.host_id.clone(), health.clone());
         if let Some(within) = setup.reach.within() {
@@ -145,19 +157,13 @@ impl TargetProvider {
         if setup.reach.within().is_none() {
             watches.spawn(namespaces.clone().watch());
         }
-        match setup.source {
-            CapacitySource::Nodes => drop(watches.spawn(nodes::watch(client.clone(), health.clone()))),
-            CapacitySource::Quota => {
-                let within = setup.reach.within().unwrap_or_default().to_vec();
-                drop(watches.spawn(quotas::watch(client.clone(), within, health.clone())));
-            }
-            CapacitySource::Static => quotas::fixed(&setup.ceiling.limits, &health),
-        }
+        let load = Arc::new(Load::default());
+        let land = capacity(&setup, &load, &health, &mut watches);
         let choice = setup.chosen.then(|| setup.name.clone());
         let owner = Owner { host_id: setup.host_id.clone(), node: setup.node_name.clone() };
         let there = There { client: client.clone(), reach: setup.reach.clone(), places: setup.places.clone() };
         let follow = Arc::new(Follow::start(there, setup.view.clone(), owner, choice));
-        let delegates = Delegates::new(&setup, health.clone(), follow.clone());
+        let delegates = Delegates::new(&setup, health.clone(), follow.clone(), load.clone());
         Self {
             meters: Meters::new(client.clone(), &setup.name, delegates.selector(), &setup.reach),
             delegates,
@@ -165,6 +171,8 @@ impl TargetProvider {
             streams: Streams::new(setup.streaming.clone()),
             client,
             health,
+            load,
+            land,
             follow,
             absent: Absent::default(),
             setup,
@@ -174,7 +182,7 @@ impl TargetProvider {
 
     /// What our delegates there ask for, by resource.
     pub fn committed(&self) -> Requests {
-        self.delegates.load().total()
+        self.load.total()
     }
 
     /// How many of its nodes count; `None` while nobody knows.
@@ -184,7 +192,24 @@ impl TargetProvider {
 
     /// Whether a delegate of this proxy was seen there.
     pub fn has(&self, proxy_uid: &str) -> bool {
-        self.delegates.load().has(proxy_uid)
+        self.load.has(proxy_uid)
+    }
+
+    /// The part of it that the node stands for.
+    pub fn part(&self) -> &Part {
+        &self.setup.part
+    }
+
+    /// Why it would not take a pod now, although it may later: the target's autoscaler may make room, and what holds the pod
+    /// may change.
+    pub(in crate::provider) fn doubt(&self, pod: &PodDocument) -> Option<String> {
+        match translate::translate(pod, &self.site(pod)) {
+            Ok(translation) => {
+                let spec = &translation.delegate.spec;
+                self.land.obstacle(spec, &requests::of(spec))
+            }
+            Err(hold) => Some(PodError::from(hold).to_string()),
+        }
     }
 
     /// Where in it things are.
@@ -228,6 +253,7 @@ impl TargetProvider {
         let (namespace, name) = self.place(pod.namespace(), pod.name());
         Site {
             host_id: self.setup.host_id.clone(),
+            part: self.setup.part.clone(),
             node_name: self.setup.node_name.clone(),
             node_labels: self.setup.node_labels.clone(),
             target: self.setup.name.clone(),
@@ -271,6 +297,44 @@ impl TargetProvider {
             other => other,
         }
     }
+}
+
+/// Starts to follow what the target offers.
+fn capacity(setup: &TargetSetup, load: &Arc<Load>, health: &Arc<Health>, watches: &mut JoinSet<()>) -> Arc<Land> {
+    let (by_nodes, by_quota) = (setup.source == CapacitySource::Nodes, setup.source == CapacitySource::Quota);
+    let namespaces = match (&setup.places, setup.reach.within()) {
+        (Places::Single(only), _) => vec![only.clone()],
+        // What one of many namespaces bounds bounds none of the others.
+        (_, None) => vec![],
+        (_, Some(within)) => within.to_vec(),
+    };
+    let quota = by_quota || (by_nodes && !namespaces.is_empty());
+    let land = Arc::new(Land::new(setup.part.clone(), by_nodes, quota, load.clone()));
+    if setup.source == CapacitySource::Static {
+        quotas::fixed(&setup.ceiling.limits, health);
+        return land;
+    }
+    if by_nodes {
+        watches.spawn(nodes::watch(setup.client.clone(), land.clone(), health.clone()));
+    }
+    if quota {
+        let (client, land, health) = (setup.client.clone(), land.clone(), health.clone());
+        watches.spawn(quotas::watch(client, namespaces.clone(), by_quota, land, health));
+    }
+    let search = Search {
+        client: setup.client.clone(),
+        reach: setup.reach.clone(),
+        host_id: setup.host_id.clone(),
+        node: setup.node_name.clone(),
+        bound: by_nodes,
+        quotas: namespaces,
+        relist_after: setup.relist_after,
+    };
+    for watch in 0..WATCHES {
+        watches.spawn(strangers::watch(search.clone(), watch, land.clone(), health.clone()));
+    }
+    watches.spawn(land.clone().tell(health.clone()));
+    land
 }
 
 /// What the pod's owner should know of the translation.

@@ -4,13 +4,14 @@
 //! this build has never heard of passes through. What cannot be carried over faithfully *holds* the pod ([`Hold`]) rather
 //! than let a container start in a world that lacks something. The steps:
 //!
-//! 1. `hold`: what stops here, and `guardrails`: what the target does not allow;
-//! 2. `downward`: the downward API goes on telling what it tells at home;
-//! 3. `scheduling`: what chose the virtual node would choose no node of the target;
-//! 4. `label_keys`, `residue`: what the host's API server and admission filled in, the target's fill in again;
-//! 5. `classes`, [`claims`](super::claims): names of classes, schedulers and claims, as the target has them;
-//! 6. references to ConfigMaps and Secrets get the names that their copies have, and tokens their place ([`follow`]);
-//! 7. `metadata`: labels, annotations and the owner.
+//! 1. [`constraints`]: what the webhook took off the pod is back;
+//! 2. `hold`: what stops here, and `guardrails`: what the target does not allow;
+//! 3. `downward`: the downward API goes on telling what it tells at home;
+//! 4. `scheduling`: what chose the virtual node would choose no node of the target;
+//! 5. `label_keys`, `residue`: what the host's API server and admission filled in, the target's fill in again;
+//! 6. `classes`, [`claims`](super::claims): names of classes, schedulers and claims, as the target has them;
+//! 7. references to ConfigMaps and Secrets get the names that their copies have, and tokens their place ([`follow`]);
+//! 8. `metadata`: labels, annotations and the owner.
 //!
 //! [`follow`]: super::follow
 //!
@@ -28,8 +29,12 @@ use super::follow::variables;
 use crate::kubelet::annotations::without_returned;
 use crate::kubelet::document::PodDocument;
 use crate::provider::names;
+use crate::provider::part::Part;
+
+use constraints::Constraints;
 
 pub mod classes;
+pub mod constraints;
 pub mod fingerprint;
 pub mod guardrails;
 pub mod update;
@@ -61,6 +66,8 @@ pub use update::{Refreshed, Update, created, refresh};
 pub struct Site {
     /// The id of the host cluster.
     pub host_id: String,
+    /// The part of the target that the virtual node stands for.
+    pub part: Part,
     /// The virtual node that the proxy is bound to.
     pub node_name: String,
     /// The labels of that virtual node, by which pods select it.
@@ -139,10 +146,12 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
     let Value::Object(proxy_spec) = &proxy.spec else {
         return Err(Hold::new("spec", "the pod has no spec, so that there is nothing to run"));
     };
+    let mut report = report::Report::default();
+    let restored = restored(proxy, proxy_spec, &mut report)?;
+    let proxy_spec = restored.as_ref().unwrap_or(proxy_spec);
     hold::check(proxy_spec, &site.accounts)?;
     guardrails::check(proxy, proxy_spec, site)?;
 
-    let mut report = report::Report::default();
     let mut spec = proxy_spec.clone();
     let tokens = match &site.accounts {
         Accounts::Host(_) => accounts::provide(&mut spec, proxy, |path| {
@@ -157,7 +166,12 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
         report.changed("spec.hostname", "it is the pod's name, as at home, which the delegate does not have");
     }
     scheduling::detach(&mut spec, site, &mut report);
-    scheduling::pin(&mut spec, proxy.annotation(names::PIN), &mut report);
+    if let Some(node) = proxy.annotation(names::PIN) {
+        let why = format!("the annotation {} ties the pod to node {node} of the target", names::PIN);
+        scheduling::pin(&mut spec, &Part::Node(node.into()), why, &mut report);
+    }
+    let why = format!("the virtual node stands for {} of the target", site.part);
+    scheduling::pin(&mut spec, &site.part, why, &mut report);
     label_keys::strip(&mut spec, &mut report);
     residue::strip(&mut spec, &site.accounts, &mut report);
     classes::map(&mut spec, site, &mut report);
@@ -187,4 +201,28 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
 
     let delegate = PodDocument::new(metadata, Value::Object(spec), Value::Null);
     Ok(Translation { delegate, report: report.into_changes(), references, tokens })
+}
+
+/// The spec with what the webhook took off it; `None` where it did nothing.
+fn restored(
+    proxy: &PodDocument,
+    spec: &spec::Object,
+    report: &mut report::Report,
+) -> Result<Option<spec::Object>, Hold> {
+    let Some(text) = proxy.annotation(names::CONSTRAINTS) else { return Ok(None) };
+    let constraints = Constraints::read(text).map_err(|error| {
+        let message = format!(
+            "{error}: it is not what Longshore has written, so that what the pod asks of its node is not known; delete the pod \
+             and let it be made anew"
+        );
+        Hold::new(format!("metadata.annotations[{}]", names::CONSTRAINTS), message)
+    })?;
+    let mut spec = spec.clone();
+    for field in constraints.restore(&mut spec) {
+        report.changed(
+            format!("spec.{field}"),
+            "it is the pod's own again, which gave way to the virtual node's at home",
+        );
+    }
+    Ok(Some(spec))
 }

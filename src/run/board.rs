@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use crate::kubelet::contact::Contact;
 use crate::kubelet::provider::NodeReport;
+use crate::provider::capacity;
 use crate::provider::target::TargetProvider;
 
 /// All nodes that this process keeps now, by name.
@@ -16,6 +17,8 @@ pub(super) struct Board(Arc<Mutex<BTreeMap<String, Kept>>>);
 /// A node that is kept.
 #[derive(Clone)]
 pub(super) struct Kept {
+    /// The VirtualNode of which it stands for a part, if it does.
+    pub(super) whole: Option<String>,
     /// What it offers as a whole.
     pub(super) report: watch::Receiver<NodeReport>,
     /// Whether it answers as a whole.
@@ -40,7 +43,21 @@ impl Board {
 
     /// A node, if it is kept here.
     pub(super) fn node(&self, name: &str) -> Option<Kept> {
-        self.lock().get(name).cloned()
+        let all = self.lock();
+        if let Some(one) = all.get(name) {
+            return Some(one.clone());
+        }
+        // Of one that is many, all that are kept here.
+        let parts: Vec<_> = all.values().filter(|one| one.whole.as_deref() == Some(name)).collect();
+        let reports: Vec<_> = parts.iter().map(|one| (one.report.borrow().clone(), false)).collect();
+        let (_, report) = watch::channel(capacity::together(&reports));
+        let silent = parts.iter().find(|one| one.contact.borrow().is_silent());
+        let contact = silent.or(parts.first())?.contact.clone();
+        let numbered = parts.iter().enumerate().flat_map(|(number, one)| {
+            let key = move |target: &String| if number == 0 { target.clone() } else { format!("{target} {number}") };
+            one.targets.iter().map(move |(target, served)| (key(target), served.clone()))
+        });
+        Some(Kept { whole: None, report, contact, targets: numbered.collect() })
     }
 
     /// A target as every node serves it that is kept here and names it.

@@ -13,19 +13,24 @@ use crate::kubelet::sites::CHOICE;
 /// How often it looks what is left: often at first, then rarely, as it may have to wait for a target that is out of reach.
 const ROUNDS: [u64; 6] = [1, 1, 2, 2, 5, 10];
 
+/// Label of a Node that stands for a part of a target: the VirtualNode that it belongs to.
+pub(crate) const WHOLE: &str = "longshore.dev/virtual-node";
+
 /// What leaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Leaving {
-    pub(super) node: String,
-    pub(super) target: String,
+pub(crate) struct Leaving {
+    pub(crate) node: String,
+    pub(crate) target: String,
     /// The node leaves as a whole, with every pod of it that has no target yet.
-    pub(super) whole: bool,
+    pub(crate) whole: bool,
     /// It is the only target of the node, and all pods are its own.
-    pub(super) alone: bool,
+    pub(crate) alone: bool,
+    /// The node is many, each for a part of the target.
+    pub(crate) parts: bool,
 }
 
 impl Leaving {
-    fn concerns(&self, pod: &PartialObjectMeta<Pod>) -> bool {
+    pub(crate) fn concerns(&self, pod: &PartialObjectMeta<Pod>) -> bool {
         match pod.annotations().get(CHOICE) {
             Some(target) => *target == self.target || self.alone,
             None => self.whole || self.alone,
@@ -33,8 +38,15 @@ impl Leaving {
     }
 }
 
+/// The names of the nodes that stand for parts of what a VirtualNode stands for.
+pub(crate) async fn parts_of(host: &Client, whole: &str) -> kube::Result<Vec<String>> {
+    let nodes: Api<Node> = Api::all(host.clone());
+    let list = nodes.list_metadata(&ListParams::default().labels(&format!("{WHOLE}={whole}"))).await?;
+    Ok(list.items.iter().map(ResourceExt::name_any).collect())
+}
+
 /// Evicts what belongs to a target on a node until nothing is left.
-pub(super) async fn empty(host: Client, leaving: Leaving) {
+pub(crate) async fn empty(host: Client, leaving: Leaving) {
     let (node, target) = (&leaving.node, &leaving.target);
     tracing::info!(node, target_name = target, "removed: its pods are evicted first");
     let mut pauses = ROUNDS.into_iter();
@@ -55,14 +67,28 @@ pub(super) async fn empty(host: Client, leaving: Leaving) {
 
 /// One round; answers how many pods are left.
 async fn round(host: &Client, leaving: &Leaving) -> kube::Result<usize> {
-    if leaving.whole {
-        cordon(host, &leaving.node, true).await?;
+    let nodes = if leaving.parts { parts_of(host, &leaving.node).await? } else { vec![leaving.node.clone()] };
+    let mut left = 0;
+    for node in &nodes {
+        if leaving.whole {
+            cordon(host, node, true).await?;
+        }
+        let pods: Vec<_> = bound(host, node).await?.into_iter().filter(|pod| leaving.concerns(pod)).collect();
+        evict(host, &pods).await?;
+        left += pods.len();
     }
+    Ok(left)
+}
+
+/// The pods of a node.
+pub(crate) async fn bound(host: &Client, node: &str) -> kube::Result<Vec<PartialObjectMeta<Pod>>> {
     let pods: Api<Pod> = Api::all(host.clone());
-    let bound = ListParams::default().fields(&format!("spec.nodeName={}", leaving.node));
-    let list = pods.list_metadata(&bound).await?.items;
-    let concerned: Vec<_> = list.iter().filter(|pod| leaving.concerns(pod)).collect();
-    for pod in concerned.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+    Ok(pods.list_metadata(&ListParams::default().fields(&format!("spec.nodeName={node}"))).await?.items)
+}
+
+/// Asks for the eviction of these pods and no namesakes of theirs; a disruption budget may say no to some.
+pub(crate) async fn evict(host: &Client, pods: &[PartialObjectMeta<Pod>]) -> kube::Result<()> {
+    for pod in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
         let pods: Api<Pod> = Api::namespaced(host.clone(), &pod.namespace().unwrap_or_default());
         let this = Preconditions { uid: pod.uid(), ..Preconditions::default() };
         let options = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
@@ -73,17 +99,41 @@ async fn round(host: &Client, leaving: &Leaving) -> kube::Result<usize> {
             other => drop(other?),
         }
     }
-    Ok(concerned.len())
+    Ok(())
 }
 
 /// Lets the scheduler take the node, or not. Fine if there is none.
-pub(super) async fn cordon(host: &Client, node: &str, closed: bool) -> kube::Result<()> {
+pub(crate) async fn cordon(host: &Client, node: &str, closed: bool) -> kube::Result<()> {
     let nodes: Api<Node> = Api::all(host.clone());
     let closed = if closed { Value::Bool(true) } else { Value::Null };
     let patch = Patch::Merge(json!({"spec": {"unschedulable": closed}}));
     match nodes.patch(node, &PatchParams::default(), &patch).await {
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         other => other.map(drop),
+    }
+}
+
+/// Lets the scheduler take a node again, or all that stand for its parts.
+pub(crate) async fn open(host: &Client, node: &str, parts: bool) -> kube::Result<()> {
+    let nodes = if parts { parts_of(host, node).await? } else { vec![node.to_owned()] };
+    for node in nodes {
+        cordon(host, &node, false).await?;
+    }
+    Ok(())
+}
+
+/// Deletes the nodes that stand for parts, which are empty and kept by nobody any more.
+pub(super) async fn delete_parts(host: &Client, whole: &str) {
+    match parts_of(host, whole).await {
+        Ok(nodes) => {
+            for node in nodes {
+                delete_node(host, &node).await;
+            }
+        }
+        Err(error) => {
+            let error = crate::errors::chain(&error);
+            tracing::warn!(whole, error, "its nodes were not deleted; `kubectl delete node -l {WHOLE}={whole}`");
+        }
     }
 }
 

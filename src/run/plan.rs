@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::admission::roster::{Place, Roster};
 use crate::api::target::{DeletionPolicy, TargetSpec};
-use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
+use crate::api::virtual_node::{Shape, TargetReference, VirtualNodeSpec};
 
 /// What the plan is made from.
 #[derive(Clone, Debug, Default)]
@@ -122,6 +123,10 @@ fn wanted(declared: &Declared, plan: &mut Plan) -> BTreeMap<String, Planned> {
         if let Some(clash) = spec.targets.iter().find_map(clash) {
             planned.spec.services = false;
             plan.problems.insert(name.clone(), format!("{}: {}; {}", clash.field, clash.message, clash.remedy));
+            if spec.shape != Shape::Cluster {
+                // What ran of it leaves, as without its target.
+                planned.members.clear();
+            }
         }
         wanted.insert(name.clone(), planned);
     }
@@ -136,6 +141,17 @@ fn wanted(declared: &Declared, plan: &mut Plan) -> BTreeMap<String, Planned> {
         wanted.insert(name.clone(), planned(&VirtualNodeSpec::for_target(name), true, declared));
     }
     wanted
+}
+
+/// Where pods may be sent to: every node that is declared, whether it runs already or not.
+pub(super) fn roster(declared: &Declared) -> Roster {
+    let mut ignored = Plan::default();
+    let places = wanted(declared, &mut ignored).into_iter().map(|(node, planned)| Place {
+        targets: planned.spec.targets.iter().map(|target| target.name.clone()).collect(),
+        taints: planned.spec.taints_of(&node),
+        node,
+    });
+    Roster::new(places.collect())
 }
 
 fn planned(spec: &VirtualNodeSpec, implied: bool, declared: &Declared) -> Planned {
@@ -243,6 +259,19 @@ mod tests {
         assert_eq!(shape(&second), ["a:10252 a", "east:10250 east", "west:10251 west"]);
         later.ports = [("a".to_owned(), 10252), ("west".to_owned(), 10251)].into();
         assert_eq!(shape(&next(&later, &Running::new(), &[])), ["a:10252 a", "east:10250 east", "west:10251 west"]);
+    }
+
+    #[test]
+    fn pods_may_be_sent_to_all_that_is_declared() {
+        let mut all = declared(&["east", "west"], &[("a", &["west", "north"])]);
+        let places = |declared: &Declared| {
+            let roster = roster(declared);
+            let place = |place: &Place| format!("{} {} {}", place.node, place.targets.join(","), place.taints.len());
+            roster.places().iter().map(place).collect::<Vec<_>>()
+        };
+        assert_eq!(places(&all), ["a west,north 1", "east east 1"]);
+        all.targets.clear();
+        assert_eq!(places(&all), ["a west,north 1", "east east 1"], "a target that cannot be used yet is no stranger");
     }
 
     #[test]

@@ -14,15 +14,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::drain::{self, Leaving};
-use super::keeper::keep_on;
+use super::keeper::{CertificateSlot, keep_on};
+use super::parts;
 use super::plan::{self, Declared, Plan, Planned};
+use super::rules::own_labels;
 use super::targets::Targets;
 use super::verdict::Acceptance;
 use super::watches::{self, Kind, News, Resource};
 use super::{NodeSetup, NodeTarget, Shared, WatchSetup};
 use crate::api::resource;
 use crate::api::target::{DeletionPolicy, KubeconfigSource, TargetSpec};
-use crate::api::virtual_node::VirtualNodeSpec;
+use crate::api::virtual_node::{Shape as NodeShape, VirtualNodeSpec};
 
 mod report;
 
@@ -112,7 +114,9 @@ struct Runs {
     planned: Planned,
     shape: Shape,
     stop: CancellationToken,
-    listener: Arc<TcpListener>,
+    /// None for one that is many nodes, each of which has a port of its own.
+    listener: Option<Arc<TcpListener>>,
+    certificate: CertificateSlot,
 }
 
 /// All of a node that cannot change while it runs.
@@ -212,6 +216,13 @@ impl Desk {
         if self.listed.len() < 2 {
             return;
         }
+        let declared = self.declared();
+        self.shared.roster.send_if_modified(|known| {
+            let roster = plan::roster(&declared);
+            let news = known.as_deref() != Some(&roster);
+            *known = Some(Arc::new(roster));
+            news
+        });
         if self.targets.are_waiting() && self.begun.elapsed() < SECRETS {
             self.unfinished = true;
             return;
@@ -219,7 +230,7 @@ impl Desk {
         let running = self.running.iter().map(|(name, runs)| (name.clone(), runs.planned.clone())).collect();
         let policy =
             |target: &str| self.targets.good(target).map_or(DeletionPolicy::Drain, |spec| spec.deletion_policy);
-        self.plan = plan::plan(&self.declared(), &running, &self.emptied, policy);
+        self.plan = plan::plan(&declared, &running, &self.emptied, policy);
         self.stop_what_has_gone();
         for (name, planned) in self.plan.nodes.clone() {
             self.start(&name, planned).await;
@@ -256,11 +267,16 @@ impl Desk {
             if runs.planned.members.iter().all(left) {
                 // Not earlier: whoever keeps a node registers it again.
                 let (end, host, node) = (self.ends.remove(&name), self.shared.host.clone(), name.clone());
+                let many = runs.planned.spec.shape != NodeShape::Cluster;
                 let end = tokio::spawn(async move {
                     if let Some(end) = end {
                         _ = end.await;
                     }
-                    drain::delete_node(&host, &node).await;
+                    if many {
+                        drain::delete_parts(&host, &node).await;
+                    } else {
+                        drain::delete_node(&host, &node).await;
+                    }
                 });
                 self.ends.insert(name.clone(), end);
             } else {
@@ -281,12 +297,14 @@ impl Desk {
             }
             return;
         }
-        let listener = if let Some(runs) = before.filter(|runs| runs.planned.port == planned.port) {
+        let listener = if planned.spec.shape != NodeShape::Cluster {
+            None
+        } else if let Some(runs) = before.filter(|runs| runs.planned.port == planned.port) {
             runs.listener.clone()
         } else {
             let address = SocketAddr::new(self.shared.setup.bind_address, planned.port);
             match TcpListener::bind(address).await {
-                Ok(listener) => Arc::new(listener),
+                Ok(listener) => Some(Arc::new(listener)),
                 Err(error) => {
                     let message = format!("failed to listen on {address}: {error}; free the port, or give spec.port");
                     self.obstacles.insert(name.into(), message);
@@ -295,20 +313,24 @@ impl Desk {
                 }
             }
         };
+        let certificate = before.map(|runs| runs.certificate.clone()).unwrap_or_default();
         if let Some(runs) = before {
             tracing::info!(node = name, "what this node is made of has changed");
             runs.stop.cancel();
         }
         let (stop, end, shared) = (CancellationToken::new(), self.ends.remove(name), self.shared.clone());
-        let (its_listener, its_stop) = (listener.clone(), stop.clone());
+        let (its_listener, its_certificate, its_stop) = (listener.clone(), certificate.clone(), stop.clone());
         let task = tokio::spawn(async move {
             if let Some(end) = end {
                 _ = end.await;
             }
-            keep_on(shared, setup, its_listener, its_stop).await;
+            match its_listener {
+                Some(listener) => keep_on(shared, setup, listener, its_certificate, its_stop).await,
+                None => parts::keep(shared, setup, its_stop).await,
+            }
         });
         self.ends.insert(name.into(), task);
-        self.running.insert(name.into(), Runs { planned, shape, stop, listener });
+        self.running.insert(name.into(), Runs { planned, shape, stop, listener, certificate });
     }
 
     fn setup(&self, name: &str, planned: &Planned) -> Option<(NodeSetup, Shape)> {
@@ -337,9 +359,12 @@ impl Desk {
             name: name.into(),
             // Even if one of them can be used so far: what another has must not be taken for this one's.
             several: spec.targets.len() > 1 || planned.members.len() > 1,
+            shape: spec.shape,
+            pool_label: spec.pool_label.clone(),
+            part: None,
             targets,
             placement: spec.placement.clone(),
-            labels: spec.labels.clone(),
+            labels: own_labels(name, &spec.labels),
             taints: spec.taints_of(name),
             port: planned.port,
             claims: spec.claims,
@@ -355,7 +380,8 @@ impl Desk {
             let alone = runs.planned.members.len() == 1 && runs.planned.spec.targets.len() < 2;
             for member in runs.planned.members.iter().filter(|member| member.leaving) {
                 let (node, target, whole) = (node.clone(), member.name.clone(), runs.planned.leaving);
-                wanted.insert((node.clone(), target.clone()), Leaving { node, target, whole, alone });
+                let parts = runs.planned.spec.shape != NodeShape::Cluster;
+                wanted.insert((node.clone(), target.clone()), Leaving { node, target, whole, alone, parts });
             }
         }
         self.emptied.retain(|key| wanted.contains_key(key));
@@ -380,10 +406,10 @@ impl Desk {
         let back: Vec<_> = self.cordoned.iter().filter(|name| !leaving.contains(*name)).cloned().collect();
         for node in back {
             self.cordoned.remove(&node);
-            if self.running.contains_key(&node) {
-                let host = self.shared.host.clone();
+            if let Some(runs) = self.running.get(&node) {
+                let (host, many) = (self.shared.host.clone(), runs.planned.spec.shape != NodeShape::Cluster);
                 tokio::spawn(async move {
-                    if let Err(error) = drain::cordon(&host, &node, false).await {
+                    if let Err(error) = drain::open(&host, &node, many).await {
                         tracing::warn!(node, %error, "the node stays cordoned; `kubectl uncordon` it");
                     }
                 });

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::api::target::{AccountMode, Mapping, Namespaces, Scope, TargetSpec};
 use crate::kubelet::node::status::DEFAULT_LABELS;
 use crate::provider::follow::accounts::{Accounts, ApiServer};
+use crate::provider::names;
 use crate::provider::places::Places;
 use crate::provider::reach::Reach;
 use crate::provider::translate::{Guardrails, Rules};
@@ -40,6 +41,14 @@ pub(crate) fn accounts(spec: &TargetSpec, host_url: &str) -> Accounts {
             None => Accounts::None,
         },
     }
+}
+
+/// The labels that a virtual node has beside those that every node has: those that the user wants on it, and the one by which
+/// pods that ask for it select it, whatever else is true of the node.
+pub(crate) fn own_labels(node: &str, wanted: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut labels = wanted.clone();
+    labels.insert(names::VIRTUAL_NODE.to_owned(), node.to_owned());
+    labels
 }
 
 /// The labels by which pods select a virtual node, with those that the user wants on it.

@@ -1,11 +1,12 @@
 //! One virtual node with all that runs for it, from the beginning of a leadership to its end.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
-use kube::{Api, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::board::{Kept, Served, Shown};
+use super::parts::PART;
 use super::rules::{accounts, node_labels, places, reach, rules};
 use super::{NodeSetup, NodeTarget, Shared, StartError};
 use crate::api::clients::{self, Access};
@@ -60,7 +62,9 @@ impl Unit {
     pub(super) async fn build(
         shared: &Shared,
         node: &NodeSetup,
+        node_ip: IpAddr,
         listener: &Arc<TcpListener>,
+        certificate: Arc<ServingCertificate>,
     ) -> Result<Self, StartError> {
         let (setup, host) = (&shared.setup, &shared.host);
         let mut by_name = std::collections::BTreeMap::new();
@@ -85,6 +89,7 @@ impl Unit {
             members.push(Member {
                 name: target.name.clone(),
                 leaving: target.leaving,
+                cordoned: target.spec.cordoned,
                 weight: target.weight,
                 provider: provider.clone(),
                 contact: contact.subscribe(),
@@ -92,7 +97,8 @@ impl Unit {
             heartbeats.push(Heartbeat { provider, silence: target.spec.heartbeat.timeout(), contact });
         }
         let (sites, status, whole, fleet) = join(members, node, &contacts, &mut heartbeats, book.clone());
-        let kept = Kept { report: status.node_status(), contact: whole.clone(), targets: by_name };
+        let whole_name = node.part.as_ref().map(|(whole, _)| whole.clone());
+        let kept = Kept { whole: whole_name, report: status.node_status(), contact: whole.clone(), targets: by_name };
         let shown = shared.board.show(&node.name, kept);
         let services = node.services.then(|| {
             let (host_id, node) = (setup.host_id.clone(), node.name.clone());
@@ -105,7 +111,7 @@ impl Unit {
 
         let several = node.several;
         let unsure = several && had_no_choice(shared, &node.name).await;
-        let ip = setup.node_ip.to_string();
+        let ip = node_ip.to_string();
         let pods = PodController::new(PodSetup {
             node: node.name.clone(),
             node_ip: ip.clone(),
@@ -115,13 +121,10 @@ impl Unit {
             partitions,
             unsure,
             relist_after: setup.relist_after,
-            move_after: match node.placement.move_after_seconds {
-                0 => None,
-                seconds => Some(Duration::from_secs(seconds.into())),
-            },
+            move_after: patience(node.placement.move_after_seconds),
+            evict_after: patience(node.placement.evict_after_seconds),
         });
 
-        let certificate = Arc::new(ServingCertificate::self_signed(&node.name, &[setup.node_ip])?);
         let tls = server_config(certificate, shared.trust.clone())?;
         let authenticator = Authenticator::new(host.clone(), shared.trust.clone());
         let authorizer = Authorizer::new(host.clone(), node.name.clone());
@@ -136,6 +139,7 @@ impl Unit {
             labels: node.labels.clone(),
             taints: taints(&node.taints),
             choice: several && !unsure,
+            annotations: node.part.iter().map(|(_, part)| (PART.to_owned(), json!(part).to_string())).collect(),
         };
         let keeper = NodeController::new(identity, host.clone(), lease_client(setup.host.clone()), status, whole);
         let listener = listener.clone();
@@ -191,6 +195,11 @@ fn lease_client(host: Access) -> Connect {
     })
 }
 
+/// So many seconds; 0 means for ever.
+fn patience(seconds: u32) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+}
+
 /// The sites of a node, what it is made of as a whole, and whether that answers.
 fn join(
     members: Vec<Member>,
@@ -211,7 +220,7 @@ fn join(
     };
     // The node is silent when its last target is: after that target's own time.
     let silence = heartbeats.iter().map(|one| one.silence).max().unwrap_or_default();
-    let fleet = Arc::new(Fleet::new(members, strategy, claims));
+    let fleet = Arc::new(Fleet::new(&node.name, members, strategy, claims));
     let contact = watch::Sender::default();
     let whole = contact.subscribe();
     heartbeats.push(Heartbeat { provider: fleet.clone(), silence, contact });
@@ -234,6 +243,17 @@ async fn had_no_choice(shared: &Shared, node: &str) -> bool {
     }
 }
 
+/// The clients of a target: for requests and watches, and for streams.
+pub(super) async fn target_clients(target: &NodeTarget) -> Result<[Client; 2], StartError> {
+    match &target.link {
+        Some(link) => Ok([link.client(), link.streaming()]),
+        None => clients::both(&target.config).await.map_err(|source| {
+            let what = format!("target {}", target.name);
+            StartError::BuildClient { what, source }
+        }),
+    }
+}
+
 /// The Kubernetes provider of a target, for a node.
 async fn connect(
     shared: &Shared,
@@ -242,13 +262,7 @@ async fn connect(
     claims: Option<Arc<Claims>>,
     tracker: Option<Arc<Tracker>>,
 ) -> Result<Arc<TargetProvider>, StartError> {
-    let [client, streaming] = match &target.link {
-        Some(link) => [link.client(), link.streaming()],
-        None => clients::both(&target.config).await.map_err(|source| {
-            let what = format!("target {}", target.name);
-            StartError::BuildClient { what, source }
-        })?,
-    };
+    let [client, streaming] = target_clients(target).await?;
     // All of them were checked.
     let limits = target.spec.capacity.limits.iter();
     Ok(Arc::new(TargetProvider::start(TargetSetup {
@@ -262,6 +276,8 @@ async fn connect(
         create_namespaces: target.spec.namespaces.create,
         places: places(&target.spec.namespaces),
         reach: reach(&target.spec),
+        part: node.part.as_ref().map(|(_, part)| part.clone()).unwrap_or_default(),
+        cordoned: target.spec.cordoned || target.leaving,
         source: match target.spec.capacity.source_in(target.spec.scope) {
             Capacity::Nodes => CapacitySource::Nodes,
             Capacity::Quota => CapacitySource::Quota,
@@ -281,7 +297,6 @@ async fn connect(
             MirroredEvents::None => Tales::None,
         },
         chosen: node.several,
-        count_load: true,
         claims,
         tracker,
         view: Arc::new(shared.view.clone()),

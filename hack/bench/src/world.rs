@@ -41,7 +41,7 @@ impl World {
                 format!("--audit-log-path={}", log(&dir, name).display()),
                 "--audit-log-maxsize=4000".into(),
             ];
-            let options = UpOptions { kubelet: Some(false), api_server_args: Some(args) };
+            let options = UpOptions { kubelet: Some(false), api_server_args: Some(args), ..UpOptions::default() };
             lab.up_with(&[name], &options)?;
         }
         let nodes = u32::try_from(settings.most().div_ceil(PER_NODE) + 4)?;

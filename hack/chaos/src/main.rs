@@ -4,8 +4,11 @@
 //! faults and the same users; how they meet the world differs from run to run, as times do. See docs/chaos.md.
 
 mod cluster;
+mod configs;
+mod copies;
 mod dice;
 mod judge;
+mod meddle;
 mod plan;
 mod record;
 mod run;

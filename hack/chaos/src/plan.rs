@@ -33,6 +33,29 @@ pub(crate) enum Fault {
     EditDelegate,
     /// Somebody deletes a namespace of the target.
     RazeNamespace,
+    /// Somebody in the target edits or deletes a copy of a ConfigMap or a Secret.
+    SpoilCopy,
+    /// An API server refuses requests.
+    Refuse(Side, Refusal),
+    /// An API server closes its watches in good order.
+    CloseWatches(Side),
+    /// What watches would continue from is gone.
+    ExpireWatches(Side),
+    /// An API server takes its time. What was asked for is done then, whether or not who asked is still there.
+    Slow(Side),
+    /// An API server does what it is asked, and its answers break off.
+    LoseAnswers(Side),
+}
+
+/// How an API server refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// 429, with a time to wait.
+    Overloaded,
+    /// 500
+    Broken,
+    /// 503
+    Unavailable,
 }
 
 /// Which packets are dropped, seen from Longshore.
@@ -66,10 +89,17 @@ pub(crate) fn plan(seed: u64, duration: Duration, targets: usize) -> Vec<Strike>
     let (mut strikes, mut at) = (vec![], QUIET);
     while at < duration {
         // The same number of throws for each, so that a new kind of fault changes as little as possible.
-        let (kind, target, direction) = (dice.below(24), dice.below(2), dice.below(4));
+        let (kind, target, direction) = (dice.below(38), dice.below(2), dice.below(4));
+        let (home, refusal) = (dice.below(5) < 2, dice.below(3));
         let (short, long) = (dice.pause(200, 4000), dice.pause(1000, 25_000));
         let (replica, victims, pick) = (dice.below(2), 1 + dice.below(4), dice.below(u64::MAX));
         let target = Side::Target(usize::try_from(target).unwrap_or(0) % targets);
+        let side = if home { Side::Host } else { target };
+        let refusal = match refusal {
+            0 => Refusal::Overloaded,
+            1 => Refusal::Broken,
+            _ => Refusal::Unavailable,
+        };
         let direction = match direction {
             0 => Direction::Outward,
             1 => Direction::Inward,
@@ -89,7 +119,13 @@ pub(crate) fn plan(seed: u64, duration: Duration, targets: usize) -> Vec<Strike>
             20 => (Fault::EvictDelegate, short),
             21 => (Fault::StripDelegate, short),
             22 => (Fault::EditDelegate, short),
-            _ => (Fault::RazeNamespace, short),
+            23 => (Fault::RazeNamespace, short),
+            24 | 25 => (Fault::SpoilCopy, short),
+            26..=28 => (Fault::Refuse(side, refusal), long),
+            29 | 30 => (Fault::CloseWatches(side), short),
+            31 | 32 => (Fault::ExpireWatches(side), short),
+            33 | 34 => (Fault::Slow(side), long),
+            _ => (Fault::LoseAnswers(side), short),
         };
         let (replica, victims) = (usize::try_from(replica).unwrap_or(0), usize::try_from(victims).unwrap_or(1));
         strikes.push(Strike { at, fault, lasts, replica, victims, pick });
@@ -104,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(1200);
+    const LONG: Duration = Duration::from_secs(2400);
 
     #[test]
     fn the_same_seed_makes_the_same_storm_and_a_longer_one_begins_like_a_shorter_one() {
@@ -118,7 +154,7 @@ mod tests {
     fn everything_happens_sooner_or_later_and_nothing_after_the_end() {
         let strikes = plan(1, LONG, 2);
         let kinds: BTreeSet<String> = strikes.iter().map(|strike| format!("{:?}", strike.fault)).collect();
-        assert_eq!(kinds.len(), 4 + 9 + 3 + 6, "{kinds:?}");
+        assert_eq!(kinds.len(), 4 + 9 + 3 + 7 + 7 * 3, "{kinds:?}");
         assert!(strikes.iter().all(|strike| strike.at < LONG && (1..=4).contains(&strike.victims)));
         assert!(plan(1, LONG, 1).iter().all(|strike| !format!("{:?}", strike.fault).contains("Target(1)")));
     }

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Result;
 use e2e::{Berth, Longshore, Options};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, sight};
+use crate::copies::{Copy, beside};
 use crate::dice::Dice;
 use crate::judge::{Deeds, Rest, Side, at_rest, judge};
+use crate::meddle::Meddlers;
 use crate::plan::plan;
 use crate::record::Record;
 use crate::settings::Settings;
@@ -32,9 +34,16 @@ const AGREEMENT: Duration = Duration::from_secs(10);
 /// How long is waited for what takes longer, to be able to say how long it took.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// How long is waited for the last to settle or to go. A pod that waited for something before it was deleted counts for 150 s
+/// among those that need what there is of its copies, since nobody tells of its end.
+const HOLD: Duration = Duration::from_secs(180);
+
 /// How much more memory than in the first third of the storm both replicas may use at the end, in KiB. A process that has
 /// just begun knows no kind of work yet, and has neither connections nor buffers for it: its use is no level.
 const MEMORY: u64 = 16 * 1024;
+
+/// What is copied to targets.
+const COPIED: [&str; 2] = ["configmaps", "secrets"];
 
 /// How many stories are told at length.
 const STORIES: usize = 3;
@@ -64,6 +73,7 @@ pub(crate) fn storm(settings: &Settings, seed: u64, world: &World) -> Result<boo
     let (start, mut peak) = (Instant::now(), 0);
     let mut faults: Vec<(Duration, String)> = vec![];
     let mut strikes = plan(seed, settings.duration, targets.len()).into_iter().peekable();
+    runtime.block_on(workload.restore(host))?;
     // There should be something to break.
     for _ in 0..settings.pods {
         runtime.block_on(workload.step(&mut dice, host, targets, &mut deeds));
@@ -87,6 +97,7 @@ pub(crate) fn storm(settings: &Settings, seed: u64, world: &World) -> Result<boo
 
     storm.calm(runtime)?;
     world.simulate()?;
+    runtime.block_on(workload.restore(host))?;
     let razed = || runtime.block_on(no_namespace_is_going(targets));
     world.wait("deleted namespaces of the targets to go", PATIENCE, razed)?;
     faults.push((begun.elapsed(), "all is healed".into()));
@@ -107,7 +118,7 @@ pub(crate) fn storm(settings: &Settings, seed: u64, world: &World) -> Result<boo
 
     runtime.block_on(workload.delete_all(host, &mut deeds))?;
     let left = || runtime.block_on(left(host, targets)).unwrap_or_else(|error| vec![format!("{error:#}")]);
-    if world.wait("everything to go", PATIENCE, || left().is_empty()).is_err() {
+    if world.wait("everything to go", HOLD, || left().is_empty()).is_err() {
         world.check()?;
         wrong.extend(left().into_iter().map(|what| (String::new(), format!("{what} is left"))));
     }
@@ -133,8 +144,17 @@ pub(crate) fn storm(settings: &Settings, seed: u64, world: &World) -> Result<boo
     let kinds: Vec<String> = storm.done.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     println!("  users: {:?}, {} pods at a time", workload.done, settings.pods);
     println!("  faults: {} ({}; {} missed)", storm.done.values().sum::<u64>(), kinds.join(", "), storm.missed);
+    let (asked, refused) = storm
+        .replicas
+        .iter()
+        .map(|replica| replica.meddlers.count())
+        .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    println!("  requests of both replicas: {asked}, of which {refused} were refused for trouble's sake");
     if storm.without_host > 0 {
         println!("  starts without a host to talk to: {}, tried again", storm.without_host);
+    }
+    if storm.slow_stops > 0 {
+        println!("  orderly ends that took more than 20 s, and were cut short: {}", storm.slow_stops);
     }
     if !storm.by_hand.is_empty() {
         println!("  by somebody else: {}", storm.by_hand.join("; "));
@@ -171,26 +191,34 @@ pub(crate) fn storm(settings: &Settings, seed: u64, world: &World) -> Result<boo
 
 /// Two replicas of Longshore, each with links of its own.
 fn replicas(world: &World) -> Result<Vec<Replica>> {
-    let kubeconfig = |name: &String| world.lab.kubeconfig(name);
+    let kubeconfigs = world.names.iter().map(|name| world.lab.kubeconfig(name)).collect::<Result<Vec<_>, _>>()?;
     let (one, other) = (Arc::new(Berth::new()?), Arc::new(Berth::new()?));
-    let more_targets = match world.names.get(2) {
-        Some(name) => vec![("west".to_owned(), kubeconfig(name)?)],
+    let (mine, theirs) = (Meddlers::before(&kubeconfigs)?, Meddlers::before(&kubeconfigs)?);
+    let more_targets = |meddlers: &Meddlers| match world.names.get(2) {
+        Some(_) => vec![("west".to_owned(), meddlers.kubeconfig(Side::Target(1)))],
         None => vec![],
     };
     let first = Longshore::start(Options {
         node: NODE.into(),
-        host: kubeconfig(&world.names[0])?,
-        target: kubeconfig(&world.names[1])?,
+        host: mine.kubeconfig(Side::Host),
+        target: mine.kubeconfig(Side::Target(0)),
         heartbeat_seconds: 10,
         target_spec: String::new(),
-        more_targets,
+        more_targets: more_targets(&mine),
+        weights: BTreeMap::default(),
         node_spec: String::new(),
         flags: Vec::new(),
+        given_ip: true,
         berth: Some(one.clone()),
     })?;
-    let second = first.twin_in(other.clone())?;
+    let second = first.twin_with(|options| {
+        options.host = theirs.kubeconfig(Side::Host);
+        options.target = theirs.kubeconfig(Side::Target(0));
+        options.more_targets = more_targets(&theirs);
+        options.berth = Some(other.clone());
+    })?;
     // The twin has to end first.
-    Ok(vec![Replica::new(second, other), Replica::new(first, one)])
+    Ok(vec![Replica::new(second, other, theirs), Replica::new(first, one, mine)])
 }
 
 async fn is_ready(host: &Cluster) -> bool {
@@ -250,25 +278,51 @@ fn agree(world: &World) -> Result<(Duration, Wrong)> {
 
 /// Waits until nothing is left to do for anybody; answers how long that took, and what is left after too long.
 fn settle(world: &World) -> Result<(Duration, Rest)> {
-    let begun = Instant::now();
+    let (begun, mut last) = (Instant::now(), Rest::default());
     loop {
         world.check()?;
-        let done = begun.elapsed() > PATIENCE;
+        let done = begun.elapsed() > HOLD;
         match world.runtime.block_on(look(&world.host, &world.targets)) {
-            Ok(rest) if done || rest == Rest::default() => return Ok((begun.elapsed(), rest)),
+            Ok(rest) if done || rest == Rest::default() => {
+                if begun.elapsed() > AGREEMENT {
+                    println!("  the last to settle: {last:?}");
+                }
+                return Ok((begun.elapsed(), rest));
+            }
             Err(error) if done => return Err(error),
-            _ => thread::sleep(Duration::from_millis(100)),
+            Ok(rest) => last = rest,
+            Err(_) => {}
         }
+        thread::sleep(Duration::from_millis(100));
     }
 }
 
 async fn look(host: &Cluster, targets: &[Cluster]) -> Result<Rest> {
     let proxies = host.pods(SELECTOR).await?;
-    let mut delegates = vec![];
-    for target in targets {
-        delegates.extend(target.pods("longshore.dev/uid").await?);
+    let mut originals = BTreeMap::new();
+    for resource in COPIED {
+        for one in host.list(&format!("/api/v1/{resource}?labelSelector=app%3Dchaos")).await? {
+            let one = Copy::of(resource, &one);
+            originals.insert(one.key, one.data);
+        }
     }
-    Ok(at_rest(&proxies, &delegates))
+    let (mut delegates, mut rest) = (vec![], Rest::default());
+    for target in targets {
+        let pods = target.list("/api/v1/pods?labelSelector=longshore.dev%2Fuid").await?;
+        let mut copies = vec![];
+        for resource in COPIED {
+            let all = target.list(&format!("/api/v1/{resource}?labelSelector=longshore.dev%2Fhost")).await?;
+            copies.extend(all.iter().map(|one| Copy::of(resource, one)));
+        }
+        let beside = beside(&originals, &pods, &copies);
+        rest.disagreements.extend(beside.disagreements);
+        rest.unsettled.extend(beside.unsettled);
+        delegates.extend(pods.iter().map(sight));
+    }
+    let pods = at_rest(&proxies, &delegates);
+    rest.disagreements.extend(pods.disagreements);
+    rest.unsettled.extend(pods.unsettled);
+    Ok(rest)
 }
 
 /// Everything that should have gone.

@@ -15,13 +15,17 @@ use tokio::runtime::Runtime;
 
 use crate::cluster::{Cluster, pod_path};
 use crate::judge::{Deeds, Side};
+use crate::meddle::Meddlers;
 use crate::plan::{Direction, Fault, Strike};
 use crate::workload::NAMESPACES;
 
 /// The process of the clusters that serves their API.
 const API_SERVER: &str = "kube-apiserver";
 
-const SCHEDULER: &str = "kube-scheduler";
+/// Those that are started anew when all is healed. A scheduler that lost an answer in a restart of its API server may believe a
+/// pod to be bound that is not. A garbage collector does not notice that an owner has gone whose name was used again while it
+/// did not watch, and leaves what that one owned for ever.
+const FORGETFUL: [&str; 2] = ["kube-scheduler", "kube-controller-manager"];
 
 /// How often is looked for what somebody else has broken.
 const LOOK: Duration = Duration::from_secs(2);
@@ -30,6 +34,7 @@ const LOOK: Duration = Duration::from_secs(2);
 pub(crate) struct Replica {
     pub(crate) longshore: Longshore,
     berth: Arc<Berth>,
+    pub(crate) meddlers: Meddlers,
     frozen: Option<(Instant, Frozen)>,
     /// When it starts again.
     down: Option<Instant>,
@@ -38,8 +43,15 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    pub(crate) fn new(longshore: Longshore, berth: Arc<Berth>) -> Self {
-        Self { longshore, berth, frozen: None, down: None, cuts: vec![] }
+    pub(crate) fn new(longshore: Longshore, berth: Arc<Berth>, meddlers: Meddlers) -> Self {
+        Self { longshore, berth, meddlers, frozen: None, down: None, cuts: vec![] }
+    }
+
+    fn cut(&self, side: Side, direction: Direction) -> Result<()> {
+        match self.meddlers.address(side)? {
+            Some(address) => self.berth.cut_server(address, kind(direction)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -63,6 +75,8 @@ pub(crate) struct Storm {
     pub(crate) by_hand: Vec<String>,
     /// Starts that failed since the host did not answer, as they should; whoever runs Longshore starts it again.
     pub(crate) without_host: u64,
+    /// How often a replica had not ended in order within 20 s, and was killed.
+    pub(crate) slow_stops: u64,
     /// Replicas that ended by themselves.
     pub(crate) crashes: Vec<String>,
 }
@@ -81,6 +95,7 @@ impl Storm {
             missed: 0,
             by_hand: vec![],
             without_host: 0,
+            slow_stops: 0,
             crashes: vec![],
         }
     }
@@ -101,7 +116,7 @@ impl Storm {
                 let (one, other) = (self.end(0, until, Longshore::kill9), self.end(1, until, Longshore::kill9));
                 one.or(other)
             }
-            Fault::Stop => self.end(strike.replica, until, |one| one.stop().map(drop)),
+            Fault::Stop => self.stop(strike.replica, until),
             Fault::Freeze => self.freeze(strike.replica, until),
             Fault::Cut(side, direction) => self.cut(strike, side, direction, until),
             Fault::ApiServer(side) => self.silence(side, strike.lasts),
@@ -109,6 +124,15 @@ impl Storm {
                 self.touch(strike, deeds).await
             }
             Fault::RazeNamespace => self.raze(strike, deeds).await,
+            Fault::SpoilCopy => self.spoil(strike).await,
+            Fault::Refuse(..)
+            | Fault::CloseWatches(_)
+            | Fault::ExpireWatches(_)
+            | Fault::Slow(_)
+            | Fault::LoseAnswers(_) => {
+                self.meddle(strike);
+                Ok(())
+            }
         };
         let name = format!("{:?}", strike.fault);
         match struck {
@@ -123,13 +147,24 @@ impl Storm {
         }
     }
 
-    fn end(&mut self, replica: usize, until: Instant, end: impl Fn(&Longshore) -> Result<()>) -> Result<()> {
+    fn end(&mut self, replica: usize, until: Instant, end: impl FnOnce(&Longshore) -> Result<()>) -> Result<()> {
         let replica = &mut self.replicas[replica];
         anyhow::ensure!(replica.down.is_none(), "it is down");
         // A process that is held still cannot end in order.
         replica.frozen = None;
         end(&replica.longshore)?;
         replica.down = Some(until);
+        Ok(())
+    }
+
+    /// One that waits for an answer may take longer than whoever stops it has patience; then it is killed.
+    fn stop(&mut self, replica: usize, until: Instant) -> Result<()> {
+        let mut slow = false;
+        self.end(replica, until, |one| {
+            slow = one.stop().is_err();
+            Ok(())
+        })?;
+        self.slow_stops += u64::from(slow);
         Ok(())
     }
 
@@ -142,14 +177,22 @@ impl Storm {
 
     /// Of one replica, or of both.
     fn cut(&mut self, strike: &Strike, side: Side, direction: Direction, until: Instant) -> Result<()> {
-        let address = self.lab.plan(self.name(side))?.ip().to_string();
         for (index, replica) in self.replicas.iter_mut().enumerate() {
             if strike.pick.is_multiple_of(2) || index == strike.replica {
-                replica.berth.cut(&address, kind(direction))?;
+                replica.cut(side, direction)?;
                 replica.cuts.push((until, side, direction));
             }
         }
         Ok(())
+    }
+
+    /// Of one replica, or of both.
+    fn meddle(&self, strike: &Strike) {
+        for (index, replica) in self.replicas.iter().enumerate() {
+            if strike.pick.is_multiple_of(2) || index == strike.replica {
+                replica.meddlers.strike(strike);
+            }
+        }
     }
 
     /// Takes an API server down for a while, beside everything else.
@@ -226,9 +269,29 @@ impl Storm {
         Ok(())
     }
 
+    /// Somebody harms copies of what pods refer to.
+    async fn spoil(&self, strike: &Strike) -> Result<()> {
+        let target = &self.targets[usize::try_from(strike.pick % 7919)? % self.targets.len()];
+        let resource = if strike.pick.is_multiple_of(3) { "secrets" } else { "configmaps" };
+        let copies = target.list(&format!("/api/v1/{resource}?labelSelector=longshore.dev%2Fhost")).await?;
+        anyhow::ensure!(!copies.is_empty(), "there are no copies");
+        let copy = &copies[usize::try_from(strike.pick % 104_729)? % copies.len()]["metadata"];
+        let (namespace, name) = (&copy["namespace"], &copy["name"]);
+        let path = format!(
+            "/api/v1/namespaces/{}/{resource}/{}",
+            namespace.as_str().unwrap_or_default(),
+            name.as_str().unwrap_or_default()
+        );
+        if strike.pick.is_multiple_of(2) {
+            target.delete(&path, &json!({})).await?;
+        } else {
+            target.patch(&path, &json!({"data": {"round": "spoi", "more": "more"}})).await?;
+        }
+        Ok(())
+    }
+
     /// Mends whatever is due.
     pub(crate) fn mend(&mut self, runtime: &Runtime, now: Instant) {
-        let names = self.names.clone();
         for (index, replica) in self.replicas.iter_mut().enumerate() {
             if replica.frozen.as_ref().is_some_and(|(until, _)| *until <= now) {
                 replica.frozen = None;
@@ -236,13 +299,7 @@ impl Storm {
             if replica.cuts.iter().any(|(until, ..)| *until <= now) && replica.berth.heal().is_ok() {
                 replica.cuts.retain(|(until, ..)| *until > now);
                 for (_, side, direction) in &replica.cuts {
-                    let place = match side {
-                        Side::Host => 0,
-                        Side::Target(index) => index + 1,
-                    };
-                    if let Ok(plan) = self.lab.plan(&names[place]) {
-                        _ = replica.berth.cut(&plan.ip().to_string(), kind(*direction));
-                    }
+                    _ = replica.cut(*side, *direction);
                 }
             }
             match replica.down {
@@ -312,14 +369,16 @@ impl Storm {
     /// Mends everything, also what others have broken; fails if that is not possible.
     pub(crate) fn calm(&mut self, runtime: &Runtime) -> Result<()> {
         let far = Instant::now() + Duration::from_secs(3600);
+        self.replicas.iter().for_each(|replica| replica.meddlers.stop());
         for task in std::mem::take(&mut self.silent).into_values() {
             _ = join(task);
         }
         // Repairs processes and links alike.
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         for name in &names {
-            // A scheduler that lost an answer in a restart of its API server may believe a pod to be bound that is not.
-            self.lab.stop(name, SCHEDULER)?;
+            for process in FORGETFUL {
+                self.lab.stop(name, process)?;
+            }
         }
         self.lab.up(&names).context("the clusters cannot be mended")?;
         let end = Instant::now() + Duration::from_secs(60);

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, pod_path};
+use crate::configs::{Configs, refer};
 use crate::dice::Dice;
 use crate::judge::Deeds;
 
@@ -14,6 +15,12 @@ pub(crate) const NAMESPACES: [&str; 4] = ["chaos-1", "chaos-2", "chaos-3", "chao
 
 /// Selects all pods of the users.
 pub(crate) const SELECTOR: &str = "app=chaos";
+
+/// The images that a real container may have; they have the same programs.
+const IMAGES: [&str; 2] = [e2e::IMAGE, OTHER_IMAGE];
+
+/// An image of another name.
+pub(crate) const OTHER_IMAGE: &str = "longshore.dev/busybox:2";
 
 /// Grace periods that users choose, in seconds.
 const GRACES: [u64; 4] = [1, 2, 5, 30];
@@ -24,6 +31,8 @@ pub(crate) struct Slot {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) uid: Option<String>,
+    /// It may start once only.
+    once: bool,
 }
 
 /// A controller of pods.
@@ -48,10 +57,11 @@ pub(crate) struct Workload {
     real: bool,
     pub(crate) slots: Vec<Slot>,
     controllers: Vec<Controller>,
+    configs: Configs,
     /// How many pods a controller has at most.
     replicas: u64,
     /// How often each thing was done.
-    pub(crate) done: BTreeMap<&'static str, u64>,
+    pub(crate) done: BTreeMap<String, u64>,
 }
 
 impl Workload {
@@ -59,7 +69,8 @@ impl Workload {
     pub(crate) fn new(node: &str, pods: usize, real: bool) -> Self {
         let managed = pods / 3;
         let namespace = |index: usize| NAMESPACES[index % NAMESPACES.len()].to_owned();
-        let slot = |index: usize| Slot { namespace: namespace(index), name: format!("pod-{index}"), uid: None };
+        let slot =
+            |index: usize| Slot { namespace: namespace(index), name: format!("pod-{index}"), uid: None, once: false };
         let controllers = (0..12).map(|index| {
             let (kind, resource, group) = match index / 4 {
                 0 => (Kind::Deployment, "deployments", "apps"),
@@ -75,27 +86,30 @@ impl Workload {
             real,
             slots: (0..pods - managed).map(slot).collect(),
             controllers: controllers.collect(),
+            configs: Configs::new(),
             // On average half of it, over three of four controllers: Jobs come and go.
             replicas: u64::try_from(managed / 6).unwrap_or(1).max(1),
             done: BTreeMap::new(),
         }
     }
 
-    fn spec(&self, policy: &str, script: &str) -> Value {
+    fn spec(&self, policy: &str, script: &str, references: u64) -> Value {
         let container = if self.real {
             let image = e2e::IMAGE;
             json!({"name": "main", "image": image, "command": ["sh", "-c", script]})
         } else {
             json!({"name": "main", "image": "chaos.example/none:1"})
         };
-        json!({
+        let mut spec = json!({
             "restartPolicy": policy,
             "nodeSelector": {"kubernetes.io/hostname": self.node},
             "tolerations": [{"key": "longshore.dev/virtual-node", "operator": "Exists"}],
             "terminationGracePeriodSeconds": 2,
             "automountServiceAccountToken": false,
             "containers": [container],
-        })
+        });
+        refer(&mut spec, references);
+        spec
     }
 
     fn pod(&self, slot: &Slot, dice: &mut Dice) -> Value {
@@ -108,7 +122,7 @@ impl Workload {
         };
         json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": slot.name, "namespace": slot.namespace, "labels": {"app": "chaos"}},
-            "spec": self.spec(policy, script)})
+            "spec": self.spec(policy, script, dice.below(210))})
     }
 
     fn object(&self, controller: &Controller, dice: &mut Dice) -> Value {
@@ -120,7 +134,8 @@ impl Workload {
             Kind::StatefulSet => ("StatefulSet", "Always", e2e::IDLE),
             Kind::Job => ("Job", "Never", "sleep 1"),
         };
-        let mut spec = json!({"template": {"metadata": {"labels": labels}, "spec": self.spec(policy, script)}});
+        let template = self.spec(policy, script, dice.below(210));
+        let mut spec = json!({"template": {"metadata": {"labels": labels}, "spec": template}});
         if controller.kind == Kind::Job {
             spec["completions"] = replicas.into();
             spec["parallelism"] = (1 + replicas / 2).into();
@@ -141,20 +156,22 @@ impl Workload {
     /// One thing that a user does. An API server that does not answer is the user's bad luck.
     pub(crate) async fn step(&mut self, dice: &mut Dice, host: &Cluster, targets: &[Cluster], deeds: &mut Deeds) {
         // The same number of throws for each step.
-        let (managed, which) = (dice.below(8) == 0, dice.below(u64::MAX));
+        let (managed, config, which) = (dice.below(8) == 0, dice.below(10) == 0, dice.below(u64::MAX));
         let (choice, grace, number) = (dice.below(100), *dice.pick(&GRACES).unwrap_or(&1), dice.below(1000));
         let pick = |count: usize| usize::try_from(which % u64::try_from(count.max(1)).unwrap_or(1)).unwrap_or(0);
         let what = if managed {
             let index = pick(self.controllers.len());
             let object = self.object(&self.controllers[index], dice);
             self.control(index, &object, choice, number, host).await
+        } else if config {
+            self.configs.step(which, choice, number, host).await
         } else {
             let index = pick(self.slots.len());
             let slot = self.slots[index].clone();
             let pod = self.pod(&slot, dice);
             match (&slot.uid, choice) {
                 (None, _) => self.create(index, &pod, host).await.map(|()| "created"),
-                (Some(_), 0..=29) => self.change(&slot, number, host).await.map(|()| "changed"),
+                (Some(uid), 0..=29) => self.change(&slot, uid, number, host, deeds).await,
                 (Some(uid), 30..=54) => {
                     self.slots[index].uid = None;
                     Self::delete(&slot, uid, grace, host, deeds).await.map(|()| "deleted")
@@ -174,7 +191,8 @@ impl Workload {
                 (Some(_), _) => Self::complete(&slot, targets).await.map(|()| "completed"),
             }
         };
-        *self.done.entry(what.unwrap_or("refused")).or_default() += 1;
+        let what = what.map_or_else(|error| refusal(&error), ToOwned::to_owned);
+        *self.done.entry(what).or_default() += 1;
     }
 
     async fn control(
@@ -188,8 +206,11 @@ impl Workload {
         let controller = &mut self.controllers[index];
         let path = format!("{}/{}", controller.path, controller.name);
         if !controller.exists {
-            host.create(&controller.path, object).await?;
-            controller.exists = true;
+            match host.create(&controller.path, object).await {
+                // It was made by a request without an answer.
+                Err(error) if !is_taken(&error) => return Err(error),
+                _ => controller.exists = true,
+            }
             return Ok("controllers created");
         }
         match (choice, controller.kind) {
@@ -212,21 +233,47 @@ impl Workload {
 
     async fn create(&mut self, index: usize, pod: &Value, host: &Cluster) -> Result<()> {
         let slot = &mut self.slots[index];
-        let made = host.create(&format!("/api/v1/namespaces/{}/pods", slot.namespace), pod).await?;
+        let made = match host.create(&format!("/api/v1/namespaces/{}/pods", slot.namespace), pod).await {
+            // It may have been made by a request without an answer; one that is going is the one before.
+            Err(error) if is_taken(&error) => {
+                let there = host.get(&pod_path(&slot.namespace, &slot.name)).await?;
+                if there["metadata"]["deletionTimestamp"].is_string() {
+                    return Err(error);
+                }
+                there
+            }
+            made => made?,
+        };
+        slot.once = made["spec"]["restartPolicy"] == "Never";
         slot.uid = made["metadata"]["uid"].as_str().map(ToOwned::to_owned);
         Ok(())
     }
 
-    async fn change(&self, slot: &Slot, number: u64, host: &Cluster) -> Result<()> {
+    async fn change(
+        &self,
+        slot: &Slot,
+        uid: &str,
+        number: u64,
+        host: &Cluster,
+        deeds: &mut Deeds,
+    ) -> Result<&'static str> {
         let path = pod_path(&slot.namespace, &slot.name);
-        let change = match number % 3 {
-            0 => json!({"metadata": {"labels": {"round": number.to_string()}}}),
-            1 => json!({"metadata": {"annotations": {"chaos.example/round": number.to_string()}}}),
-            // A kubelet would start the container again.
-            _ if self.real => json!({"metadata": {"labels": {"other": number.to_string()}}}),
-            _ => json!({"spec": {"containers": [{"name": "main", "image": format!("chaos.example/none:{number}")}]}}),
+        let (done, change) = match number % 3 {
+            0 => ("labelled", json!({"metadata": {"labels": {"round": number.to_string()}}})),
+            1 => ("annotated", json!({"metadata": {"annotations": {"chaos.example/round": number.to_string()}}})),
+            // Its kubelet would have to start it twice, or call it failed.
+            _ if self.real && slot.once => ("labelled", json!({"metadata": {"labels": {"other": number.to_string()}}})),
+            _ => {
+                let image = match usize::try_from(number)? % 2 {
+                    index if self.real => IMAGES[index].to_owned(),
+                    _ => format!("chaos.example/none:{number}"),
+                };
+                // Whether or not the answer comes. A kubelet starts the container again.
+                *deeds.images.entry(uid.to_owned()).or_default() += 1;
+                ("given another image", json!({"spec": {"containers": [{"name": "main", "image": image}]}}))
+            }
         };
-        host.strategic_patch(&path, &change).await.map(drop)
+        host.strategic_patch(&path, &change).await.map(|_| done)
     }
 
     async fn delete(slot: &Slot, uid: &str, grace: u64, host: &Cluster, deeds: &mut Deeds) -> Result<()> {
@@ -262,8 +309,14 @@ impl Workload {
         Ok(())
     }
 
+    /// Everything is there that pods wait for.
+    pub(crate) async fn restore(&mut self, host: &Cluster) -> Result<()> {
+        self.configs.restore(host).await
+    }
+
     /// The users delete everything.
     pub(crate) async fn delete_all(&mut self, host: &Cluster, deeds: &mut Deeds) -> Result<()> {
+        self.configs.delete_all(host).await?;
         // Also those whose making was not answered.
         for controller in &mut self.controllers {
             let path = format!("{}/{}", controller.path, controller.name);
@@ -278,5 +331,19 @@ impl Workload {
             _ = host.delete(&pod_path(&pod.namespace, &pod.name), &options).await;
         }
         Ok(())
+    }
+}
+
+/// Whether a name is taken.
+pub(crate) fn is_taken(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.is_already_exists())
+}
+
+/// Why a user could not do something, in a word.
+fn refusal(error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(kube::Error::Api(status)) => format!("refused: {}", status.reason),
+        Some(_) => "refused: no answer".into(),
+        None => format!("refused: {error}"),
     }
 }

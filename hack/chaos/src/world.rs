@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cluster::Cluster;
 use crate::settings::Settings;
+use crate::workload::OTHER_IMAGE;
 
 const HOST: &str = "ch-host";
 const TARGETS: [&str; 2] = ["ch-east", "ch-west"];
@@ -65,6 +66,9 @@ impl World {
         if settings.real {
             lab.up_with(&[HOST], &only_api)?;
             lab.up(&targets)?;
+            for target in &targets {
+                lab.load_busybox(target, OTHER_IMAGE)?;
+            }
         } else {
             let all: Vec<&str> = names.iter().map(String::as_str).collect();
             lab.up_with(&all, &only_api)?;

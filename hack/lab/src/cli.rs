@@ -40,6 +40,9 @@ enum Action {
         /// Build agnhost too, Kubernetes' own test program, and print its path
         #[arg(long)]
         agnhost: bool,
+        /// Build helm too, and print its path
+        #[arg(long)]
+        helm: bool,
     },
     /// Bring clusters up, or repair them
     Up(Up),
@@ -206,11 +209,14 @@ impl Cli {
                 let said = if installed.is_empty() { "nothing is missing".into() } else { installed.join(" ") };
                 writeln!(out, "{}{said}", if installed.is_empty() { "" } else { "installed: " })?;
             }
-            Action::Build { agnhost } => {
+            Action::Build { agnhost, helm } => {
                 lab.toolchain().ensure()?;
                 writeln!(out, "{}", lab.kubectl_path().display())?;
                 if agnhost {
                     writeln!(out, "{}", lab.toolchain().ensure_agnhost()?.display())?;
+                }
+                if helm {
+                    writeln!(out, "{}", lab.toolchain().ensure_helm()?.display())?;
                 }
             }
             Action::Up(up) => up.run(&lab)?,
@@ -252,6 +258,7 @@ impl Up {
         let options = UpOptions {
             kubelet: (self.kubelet || self.no_kubelet).then_some(self.kubelet),
             api_server_args: Some(self.api_server_args).filter(|args| !args.is_empty()),
+            controller_manager_args: None,
         };
         lab.up_with(&refs(&self.names), &options)?;
         eprintln!("{} up after {:.1} s", self.names.join(" and "), started.elapsed().as_secs_f32());

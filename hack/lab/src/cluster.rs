@@ -71,6 +71,8 @@ pub(crate) struct Record {
     /// Whether there is a kubelet, with containerd and kube-proxy.
     pub(crate) kubelet: bool,
     pub(crate) api_server_args: Vec<String>,
+    #[serde(default)]
+    pub(crate) controller_manager_args: Vec<String>,
     /// The boot in which network, certificates and configuration were completed; they do not outlive it.
     #[serde(default)]
     pub(crate) prepared_in_boot: Option<String>,
@@ -180,7 +182,7 @@ impl Cluster {
         }
         let api = self.api()?;
         self.wait_for("the API server", &[ETCD, API_SERVER], || api.is_ready())?;
-        processes.ensure(control_plane::controller_manager(self, toolchain))?;
+        processes.ensure(control_plane::controller_manager(self, toolchain, &self.record.controller_manager_args))?;
         processes.ensure(control_plane::scheduler(self, toolchain))?;
         if self.record.kubelet {
             processes.ensure(node::kubelet(self, toolchain))?;
@@ -268,7 +270,13 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let name: ClusterName = "east".parse().unwrap();
         assert!(Cluster::load(state.path(), &name).unwrap().is_none());
-        let record = Record { index: 3, kubelet: false, api_server_args: vec!["--v=2".into()], prepared_in_boot: None };
+        let record = Record {
+            index: 3,
+            kubelet: false,
+            api_server_args: vec!["--v=2".into()],
+            controller_manager_args: vec!["--v=3".into()],
+            prepared_in_boot: None,
+        };
         Cluster::save(state.path(), &name, record.clone()).unwrap();
         let cluster = Cluster::load(state.path(), &name).unwrap().unwrap();
         assert_eq!(cluster.record(), &record);

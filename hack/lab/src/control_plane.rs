@@ -64,7 +64,7 @@ pub(crate) fn api_server(cluster: &Cluster, toolchain: &Toolchain, extra: &[Stri
     cluster.spec(API_SERVER, toolchain.program(API_SERVER), args)
 }
 
-pub(crate) fn controller_manager(cluster: &Cluster, toolchain: &Toolchain) -> Spec {
+pub(crate) fn controller_manager(cluster: &Cluster, toolchain: &Toolchain, extra: &[String]) -> Spec {
     let pki = cluster.pki();
     let args = [
         flag("--kubeconfig", cluster.kubeconfig(pki::CONTROLLER_MANAGER)),
@@ -76,7 +76,7 @@ pub(crate) fn controller_manager(cluster: &Cluster, toolchain: &Toolchain) -> Sp
         // There is one: an election would only delay the start.
         "--leader-elect=false".into(),
     ];
-    let args = args.into_iter().chain(BUSY_CLIENT.map(String::from));
+    let args = args.into_iter().chain(BUSY_CLIENT.map(String::from)).chain(extra.iter().cloned());
     cluster.spec(CONTROLLER_MANAGER, toolchain.program(CONTROLLER_MANAGER), args)
 }
 

@@ -103,7 +103,7 @@ pub(crate) fn plugin_dir() -> Option<PathBuf> {
 }
 
 /// A busybox that runs in an image without libraries.
-pub(crate) fn busybox() -> Option<PathBuf> {
+pub fn busybox() -> Option<PathBuf> {
     find("busybox").filter(|path| fs::read(path).is_ok_and(|elf| image::is_static(&elf)))
 }
 

@@ -173,9 +173,9 @@ pub(crate) fn pause(program: &Path) -> Result<Image, Error> {
 }
 
 /// The busybox image, with a link in `/bin` for each of its tools.
-pub(crate) fn busybox(program: &Path) -> Result<Image, Error> {
+pub(crate) fn busybox(reference: &str, program: &Path) -> Result<Image, Error> {
     let tools = command::run_command(Command::new(program).arg("--list")).map_err(Error::ListTools)?;
-    let image = Image::new(BUSYBOX).program(program, "/bin/busybox")?.cmd(["sh"]);
+    let image = Image::new(reference).program(program, "/bin/busybox")?.cmd(["sh"]);
     let tools = tools.lines().filter(|tool| *tool != "busybox");
     Ok(tools.fold(image, |image, tool| image.link(&format!("/bin/{tool}"), "busybox")))
 }

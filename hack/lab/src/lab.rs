@@ -121,6 +121,8 @@ pub struct UpOptions {
     pub kubelet: Option<bool>,
     /// Arguments for the API server beside the usual ones; none for a new cluster unless told otherwise.
     pub api_server_args: Option<Vec<String>>,
+    /// The same for the controller manager.
+    pub controller_manager_args: Option<Vec<String>>,
 }
 
 /// A process to run beside a cluster, in its network: see [`Lab::start`].
@@ -256,6 +258,13 @@ impl Lab {
         Ok(node::load(&self.cluster(name)?, archive)?)
     }
 
+    /// Loads what [`image::BUSYBOX`] has into a cluster's node, as an image of another name.
+    pub fn load_busybox(&self, name: &str, reference: &str) -> Result<(), Error> {
+        let archive = tempfile::Builder::new().suffix(".tar").tempfile().map_err(Error::Feed)?;
+        image::busybox(reference, &deps::busybox().unwrap_or_default())?.write(archive.path())?;
+        self.load_image(name, archive.path())
+    }
+
     /// How all clusters do.
     pub fn status(&self) -> Result<Vec<ClusterStatus>, Error> {
         let clusters = self.names()?.into_iter().map(|name| self.cluster(name.as_str()));
@@ -309,12 +318,16 @@ impl Lab {
                 index: self.free_index()?,
                 kubelet: options.kubelet.unwrap_or(true),
                 api_server_args: Vec::new(),
+                controller_manager_args: Vec::new(),
                 prepared_in_boot: None,
             },
         };
         record.kubelet |= options.kubelet == Some(true);
         if let Some(args) = &options.api_server_args {
             record.api_server_args.clone_from(args);
+        }
+        if let Some(args) = &options.controller_manager_args {
+            record.controller_manager_args.clone_from(args);
         }
         Ok(Cluster::save(&self.state, name, record)?)
     }
@@ -336,7 +349,7 @@ impl Lab {
             image::pause(&self.toolchain.program("pause"))?.write(&pause)?;
         }
         if !busybox.exists() {
-            image::busybox(&deps::busybox().unwrap_or_default())?.write(&busybox)?;
+            image::busybox(image::BUSYBOX, &deps::busybox().unwrap_or_default())?.write(&busybox)?;
         }
         Ok(vec![(image::PAUSE, pause), (image::BUSYBOX, busybox)])
     }

@@ -81,7 +81,10 @@ pub(crate) fn connect(plan: &Plan) -> Result<(), Error> {
         inside(&format!("ip address add {address}/{BRIDGE_PREFIX} dev eth0"))?;
         inside("ip link set eth0 up")?;
         inside(&format!("ip route add default via {BRIDGE_IP}"))?;
-        run_in_network(&plan.network_namespace(), &["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"])
+        // Some twenty instances of inotify a cluster: with a kernel's default of 128 the kubelet of the seventh dies.
+        let script = "echo 1 >/proc/sys/net/ipv4/ip_forward; f=/proc/sys/fs/inotify/max_user_instances; \
+                      [ $(cat $f) -ge 1024 ] || echo 1024 >$f";
+        run_in_network(&plan.network_namespace(), &["sh", "-c", script])
     };
     all().map(drop).map_err(|source| Error::Connect { name: plan.name().to_string(), source })
 }

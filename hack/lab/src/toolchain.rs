@@ -1,6 +1,7 @@
 //! Kubernetes' programs, built once from Go modules into a cache.
 
 mod build;
+mod helm;
 mod kwok;
 mod metrics_server;
 mod module;

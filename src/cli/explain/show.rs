@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::Output;
+use crate::cli::show::yaml;
 use crate::kubelet::document::PodDocument;
 use crate::provider::translate::{Change, Hold, Site, Translation, What};
 
@@ -53,13 +54,6 @@ pub(super) fn render(output: Output, explanations: &[Explanation]) -> String {
         Output::Yaml => yaml(&explanations),
         Output::Json => format!("{}\n", serde_json::json!(explanations)),
     }
-}
-
-fn yaml(value: &impl Serialize) -> String {
-    // Through JSON, whose maps are in order of their keys: kinds of numbers and empty maps are written as kubectl does.
-    let value = serde_json::json!(value);
-    let text = serde_saphyr::to_string(&value).unwrap_or_else(|error| format!("# cannot be shown as YAML: {error}\n"));
-    if text.ends_with('\n') { text } else { text + "\n" }
 }
 
 /// YAML that may be applied, below a comment that tells the rest.

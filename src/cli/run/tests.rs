@@ -84,12 +84,12 @@ async fn prepared(host: Config, flags: &[&str]) -> Result<Setup, RunError> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let configuration = configuration();
     // Nothing listens at port 1: these targets are down.
-    let nowhere = |_| Config::new("http://127.0.0.1:1".parse().unwrap()).into();
+    let nowhere = |_| Ok(Config::new("http://127.0.0.1:1".parse().unwrap()).into());
     let targets = configuration.targets.iter().map(nowhere).collect();
     let args = ["longshore", "run", "--provider-config=x"].iter().chain(flags);
     let cli = <crate::cli::Cli as clap::Parser>::try_parse_from(args).unwrap();
     let crate::cli::Command::Run(args) = cli.command else { panic!("another command") };
-    prepare(&args, Clusters { configuration, host: host.into(), targets }).await
+    prepare(&args, Clusters { configuration, host: host.into(), targets, resources: None }).await
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The node contract: labels, addresses, resources, conditions. Pure.
 
-use k8s_openapi::api::core::v1::{NodeCondition, NodeStatus};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeStatus, Taint};
 use serde_json::{Map, Value, json};
 
 use super::NodeIdentity;
@@ -14,7 +14,12 @@ pub const REACHABLE: &str = "longshore.dev/Reachable";
 /// Annotation of the Node: what its pods have to choose is written on each of them, so that one without it runs nowhere.
 pub const CHOICE: &str = "longshore.dev/choice";
 
-/// The zone and region of a virtual node for which the operator names none. A Ready node without a zone would switch off
+/// Annotation of the Node: which of its labels and taints the provider gave it, as JSON, so that they go when the provider
+/// takes them back.
+pub const GIVEN: &str = "longshore.dev/given";
+
+/// The zone and region of a virtual node whose operator names none, and whose other side has none in common. A Ready node
+/// without a zone would switch off
 /// topology hints for the whole cluster (endpointslice/topologycache).
 const NOWHERE: &str = "virtual";
 
@@ -25,6 +30,10 @@ pub const DEFAULT_LABELS: [(&str, &str); 4] = [
     ("topology.kubernetes.io/zone", NOWHERE),
     ("topology.kubernetes.io/region", NOWHERE),
 ];
+
+/// Labels that depend on what the other side is.
+const GUESSED: [&str; 4] =
+    ["topology.kubernetes.io/zone", "topology.kubernetes.io/region", "kubernetes.io/os", "kubernetes.io/arch"];
 
 /// `metadata` of the Node: its name and all labels, those of the identity winning over the provider's.
 pub fn metadata(identity: &NodeIdentity, report: &NodeReport) -> Value {
@@ -40,7 +49,71 @@ pub fn metadata(identity: &NodeIdentity, report: &NodeReport) -> Value {
     set("kubernetes.io/os", or(&report.operating_system, "linux"));
     set("kubernetes.io/arch", or(&report.architecture, "amd64"));
     let choice = identity.choice.then_some("written");
-    json!({"name": identity.name, "labels": labels, "annotations": {CHOICE: choice}})
+    let mut annotations = json!({CHOICE: choice, GIVEN: given(report)});
+    for (key, value) in &identity.annotations {
+        annotations[key] = value.as_str().into();
+    }
+    json!({"name": identity.name, "labels": labels, "annotations": annotations})
+}
+
+/// What the provider gives the Node; nothing where that is so.
+fn given(report: &NodeReport) -> Option<String> {
+    let labels: Vec<_> = report.labels.keys().collect();
+    let taints: Vec<_> = report.taints.iter().map(|taint| [&taint.key, &taint.effect]).collect();
+    (!labels.is_empty() || !taints.is_empty()).then(|| json!({"labels": labels, "taints": taints}).to_string())
+}
+
+/// The patch (merge) that gives a Node these labels, annotations and taints, and takes away what was given to it before.
+/// Everything else stays.
+pub fn dress(live: &Node, wanted: &Value, report: &NodeReport) -> Value {
+    let annotations = live.metadata.annotations.as_ref();
+    let mut wanted = wanted.clone();
+    // While nothing is known, what a process before this one gave stays.
+    if report.capacity.is_empty()
+        && let Some(annotations) = wanted["annotations"].as_object_mut()
+    {
+        annotations.remove(GIVEN);
+    }
+    let annotations = annotations.filter(|_| !report.capacity.is_empty());
+    let before = annotations.and_then(|all| serde_json::from_str::<Value>(all.get(GIVEN)?).ok()).unwrap_or_default();
+    let mut labels = wanted["labels"].clone();
+    if let Some(labels) = labels.as_object_mut() {
+        for key in before["labels"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            labels.entry(key).or_insert(Value::Null);
+        }
+    }
+    let mut metadata = json!({"labels": labels, "annotations": wanted["annotations"]});
+    let given = before["taints"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let had = live.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
+    let ours = |taint: &Taint| {
+        given.iter().any(|one| *one == json!([taint.key, taint.effect]))
+            || report.taints.iter().any(|one| one.key == taint.key && one.effect == taint.effect)
+    };
+    let kept: Vec<_> = had.iter().filter(|taint| !ours(taint)).map(|taint| json!(taint)).collect();
+    let added = report.taints.iter().map(|taint| {
+        let value = (!taint.value.is_empty()).then(|| taint.value.clone());
+        let known = had.iter().find(|one| one.key == taint.key && one.effect == taint.effect && one.value == value);
+        known.map_or_else(|| json!({"key": taint.key, "value": taint.value, "effect": taint.effect}), |one| json!(one))
+    });
+    let taints: Vec<_> = kept.into_iter().chain(added).collect();
+    if given.is_empty() && report.taints.is_empty() {
+        return json!({"metadata": metadata});
+    }
+    // The list is written as a whole, and others write it, too.
+    metadata["resourceVersion"] = json!(live.metadata.resource_version);
+    json!({"metadata": metadata, "spec": {"taints": taints}})
+}
+
+/// The labels of `metadata`, to be written on a Node that is there, without those that are guessed as long as nothing is known
+/// of the other side: what an earlier process has found out stays.
+pub fn settled_labels(metadata: &Value, identity: &NodeIdentity, report: &NodeReport) -> Value {
+    let mut labels = metadata["labels"].clone();
+    if report.capacity.is_empty()
+        && let Some(labels) = labels.as_object_mut()
+    {
+        labels.retain(|key, _| !GUESSED.contains(&&**key) || identity.labels.contains_key(key));
+    }
+    labels
 }
 
 /// `status` of the Node, without the times of its conditions.
@@ -56,7 +129,16 @@ pub fn status(identity: &NodeIdentity, report: &NodeReport, trouble: Option<&Obs
             json!({"type": REACHABLE, "status": "False", "reason": UNREACHABLE, "message": message})
         }
     };
-    let calm = |kind: &str, reason: &str| json!({"type": kind, "status": "False", "reason": reason, "message": "a virtual node has none of its own"});
+    let pressure = |kind: &str| {
+        let (status, reason, message) = match contact {
+            Contact::Silent { message, .. } => ("Unknown", UNREACHABLE.to_owned(), message.as_str()),
+            _ if report.pressures.contains(kind) => {
+                ("True", format!("All{kind}"), "every ready node on the other side is under this pressure")
+            }
+            _ => ("False", format!("No{kind}"), "there is a node on the other side that is not under this pressure"),
+        };
+        json!({"type": kind, "status": status, "reason": reason, "message": message})
+    };
     let mut status = json!({
         "addresses": [{"type": "InternalIP", "address": identity.ip}],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": identity.port}},
@@ -72,9 +154,9 @@ pub fn status(identity: &NodeIdentity, report: &NodeReport, trouble: Option<&Obs
         "conditions": [
             ready,
             reachable,
-            calm("MemoryPressure", "NoMemoryPressure"),
-            calm("DiskPressure", "NoDiskPressure"),
-            calm("PIDPressure", "NoPIDPressure"),
+            pressure("MemoryPressure"),
+            pressure("DiskPressure"),
+            pressure("PIDPressure"),
         ],
     });
     // As long as nothing is known, what an earlier process has written stays.
@@ -141,6 +223,7 @@ fn or<'a>(text: &'a str, otherwise: &'a str) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kubelet::provider::NodeTaint;
     use std::collections::BTreeMap;
 
     fn identity() -> NodeIdentity {
@@ -151,7 +234,42 @@ mod tests {
             labels: BTreeMap::from([("topology.kubernetes.io/zone".into(), "z1".into())]),
             taints: vec![],
             choice: false,
+            annotations: BTreeMap::new(),
         }
+    }
+
+    #[test]
+    fn what_was_given_is_taken_back_and_nothing_else() {
+        let report = NodeReport {
+            labels: BTreeMap::from([("disk".into(), "ssd".into())]),
+            taints: vec![NodeTaint::no_schedule("gpu")],
+            ..NodeReport::of([("cpu", "1")])
+        };
+        let own = json!({"key": "own", "effect": "NoSchedule"});
+        let bare: Node =
+            serde_json::from_value(json!({"metadata": {"resourceVersion": "1"}, "spec": {"taints": [own]}})).unwrap();
+        let dressed = dress(&bare, &metadata(&identity(), &report), &report);
+        assert_eq!(dressed["metadata"]["labels"]["disk"], "ssd");
+        assert_eq!(dressed["spec"]["taints"], json!([own, {"key": "gpu", "value": "", "effect": "NoSchedule"}]));
+        let mut worn = json!({"metadata": dressed["metadata"], "spec": dressed["spec"]});
+        // As a merge patch does.
+        worn["metadata"]["annotations"].as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        let worn: Node = serde_json::from_value(worn).unwrap();
+        let unknown = NodeReport::default();
+        let patch = dress(&worn, &metadata(&identity(), &unknown), &unknown);
+        assert_eq!(patch["spec"], Value::Null, "nothing is known yet");
+        assert!(patch["metadata"]["labels"].get("disk").is_none());
+        assert!(patch["metadata"]["annotations"].get(GIVEN).is_none());
+        let naked = NodeReport::of([("cpu", "1")]);
+        let patch = dress(&worn, &metadata(&identity(), &naked), &naked);
+        assert_eq!((&patch["metadata"]["labels"]["disk"], &patch["spec"]["taints"]), (&Value::Null, &json!([own])));
+        assert_eq!(patch["metadata"]["annotations"][GIVEN], Value::Null);
+        let plain: Node = serde_json::from_value(json!({"metadata": {}, "spec": {"taints": [own]}})).unwrap();
+        assert_eq!(
+            dress(&plain, &metadata(&identity(), &naked), &naked)["spec"],
+            Value::Null,
+            "taints are not touched"
+        );
     }
 
     #[test]
@@ -174,6 +292,35 @@ mod tests {
         let trouble = Obstacle { reason: "TargetUnreachable".into(), message: "connection refused".into() };
         let ready = &status(&identity(), &NodeReport::default(), Some(&trouble), &Contact::Answers)["conditions"][0];
         assert_eq!((&ready["status"], &ready["message"]), (&json!("False"), &json!("connection refused")));
+    }
+
+    #[test]
+    fn what_is_guessed_is_not_written_over_what_was_found_out() {
+        let labels = |report: &NodeReport| settled_labels(&metadata(&identity(), report), &identity(), report);
+        let nothing = labels(&NodeReport::default());
+        assert_eq!(nothing["topology.kubernetes.io/zone"], "z1", "the operator's choice is no guess");
+        assert!(nothing.get("topology.kubernetes.io/region").is_none() && nothing.get("kubernetes.io/arch").is_none());
+        let labels = labels(&NodeReport::of([("cpu", "1")]));
+        assert_eq!(
+            (&labels["topology.kubernetes.io/region"], &labels["kubernetes.io/os"]),
+            (&json!(NOWHERE), &json!("linux"))
+        );
+    }
+
+    #[test]
+    fn pressures_follow_the_other_side() {
+        let report = NodeReport { pressures: ["DiskPressure".into()].into(), ..NodeReport::of([("cpu", "1")]) };
+        let all = |contact: &Contact| {
+            let status = status(&identity(), &report, None, contact);
+            let of = |kind: &str| {
+                let all = status["conditions"].as_array().unwrap();
+                all.iter().find(|one| one["type"] == kind).unwrap()["status"].as_str().unwrap().to_owned()
+            };
+            ["MemoryPressure", "DiskPressure", "PIDPressure"].map(of)
+        };
+        assert_eq!(all(&Contact::Answers), ["False", "True", "False"]);
+        let silent = Contact::Silent { message: "no route".into(), since: tokio::time::Instant::now() };
+        assert_eq!(all(&silent), ["Unknown"; 3], "nobody knows");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::errors::chain;
 use crate::kubelet::document::{PodDocument, PodKey};
 use crate::kubelet::host::WriteError;
 use crate::kubelet::provider::{Deletion, Obstacle, PodError, Provider};
-use crate::kubelet::sites::{CHOICE, Chosen, Index};
+use crate::kubelet::sites::{CHOICE, Chosen, FENCE, Index};
 use crate::kubelet::status::{Facts, desired, needs_whole_status, patch, pressing, shows, tells_its_end};
 use crate::kubelet::step::{Action, Answer, Event, Evidence, ProxyView};
 use crate::kubelet::table::{Side, Snapshot, UNSCHEDULABLE, Uid};
@@ -22,6 +22,7 @@ impl Shell {
     pub(super) async fn perform(self: &Arc<Self>, uid: &Uid, action: Action) -> Option<Vec<Action>> {
         match action {
             Action::Place => Some(self.place(uid).await),
+            Action::Fence => Some(self.fence(uid).await),
             Action::Create => Some(self.create(uid).await),
             Action::Update => Some(self.update(uid).await),
             Action::Delete { instance, site, grace } => Some(self.delete(uid, instance, site, grace).await),
@@ -29,6 +30,7 @@ impl Shell {
             Action::Lift => Some(self.lift_tolerations(uid).await),
             Action::FindProxy => Some(self.find_proxy(uid).await),
             Action::FindInstance => Some(self.find_instance(uid).await),
+            Action::FindElsewhere(site) => Some(self.find_elsewhere(uid, site).await),
             Action::DeleteProxy => Some(self.delete_proxy(uid).await),
             Action::RetryAfter(attempts) => {
                 self.wake(uid, backoff(attempts), Event::Retry);
@@ -78,18 +80,41 @@ impl Shell {
 
     async fn write_choice(self: &Arc<Self>, uid: &Uid, key: &PodKey, version: u64, chosen: Chosen) -> Vec<Action> {
         let target = self.sites.name(chosen.site);
-        match self.host.patch_status(key, &choice_patch(&key.uid, version, target)).await {
-            Ok(pod) => {
-                tracing::info!(node = self.node, pod = %key, target_cluster = target, why = chosen.why, "placed");
-                self.events.tell(key, "Placed", format!("in target {target}: {}", chosen.why));
-                self.written(uid, pod, Answer::Placed)
-            }
-            Err(WriteError::Outdated) => self.table.step(uid, Event::Answer(Answer::Conflict(version))),
+        let written = self.write_patch(uid, key, version, &choice_patch(&key.uid, version, target)).await;
+        if written.is_ok() {
+            tracing::info!(node = self.node, pod = %key, target_cluster = target, why = chosen.why, "placed");
+            self.events.tell(key, "Placed", format!("in target {target}: {}", chosen.why));
+        }
+        written.unwrap_or_else(|actions| actions)
+    }
+
+    /// Writes a choice; what follows, in either case.
+    async fn write_patch(
+        self: &Arc<Self>,
+        uid: &Uid,
+        key: &PodKey,
+        version: u64,
+        patch: &Value,
+    ) -> Result<Vec<Action>, Vec<Action>> {
+        match self.host.patch_status(key, patch).await {
+            Ok(pod) => Ok(self.written(uid, pod, Answer::Placed)),
+            Err(WriteError::Outdated) => Err(self.table.step(uid, Event::Answer(Answer::Conflict(version)))),
             Err(error) => {
                 tracing::warn!(node = self.node, pod = %key, error = chain(&error), "the choice was not written");
-                self.table.step(uid, Event::Answer(Answer::HostFailed))
+                Err(self.table.step(uid, Event::Answer(Answer::HostFailed)))
             }
         }
+    }
+
+    /// Confirms the choice of another process before it is acted on: every patch names a version, and this makes a new one.
+    async fn fence(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
+        let Some(was) = self.table.snapshot(uid) else { return vec![] };
+        let Some(site) = self.table.site(uid).filter(|site| self.sites.get(*site).is_some()) else {
+            return self.table.step(uid, Event::Look);
+        };
+        let mut patch = choice_patch(&was.key.uid, was.version, self.sites.name(site));
+        patch["metadata"]["annotations"][FENCE] = was.version.to_string().into();
+        self.write_patch(uid, &was.key, was.version, &patch).await.unwrap_or_else(|actions| actions)
     }
 
     async fn create(self: &Arc<Self>, uid: &Uid) -> Vec<Action> {
@@ -314,6 +339,21 @@ impl Shell {
         }
     }
 
+    async fn find_elsewhere(self: &Arc<Self>, uid: &Uid, site: Index) -> Vec<Action> {
+        let (Some(key), Some(provider)) = (self.table.key(uid), self.sites.get(site)) else {
+            return self.table.step(uid, Event::Answer(Answer::NotElsewhere(site)));
+        };
+        let asked = self.table.asking_at(uid, site);
+        match provider.get_pod(&key).await {
+            Ok(Some(found)) => self.table.made(uid, found, asked, Answer::Created),
+            Ok(None) => self.table.step(uid, Event::Answer(Answer::NotElsewhere(site))),
+            Err(error) => {
+                tracing::warn!(node = self.node, pod = %key, error = chain(&error), "could not be looked for; trying again");
+                self.table.step(uid, Event::Answer(Answer::StopFailed))
+            }
+        }
+    }
+
     /// A proxy without a choice: it was told to go before there was one, or somebody has taken it away.
     async fn find_anywhere(self: &Arc<Self>, uid: &Uid, key: &PodKey) -> Vec<Action> {
         for (index, site) in self.sites.iter() {
@@ -322,7 +362,7 @@ impl Shell {
                 Ok(None) => {}
                 // What was found may have gone meanwhile, and nobody would ever tell.
                 Ok(Some(_)) if asked != (self.table.asking(uid), self.table.epoch(Side::Site(index))) => {
-                    return self.table.step(uid, Event::Answer(Answer::Doubtful));
+                    return self.table.step(uid, Event::Answer(Answer::Doubtful(None)));
                 }
                 Ok(Some(found)) => {
                     self.table.instance_seen(index, found);

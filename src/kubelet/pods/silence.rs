@@ -2,18 +2,22 @@
 //! answers, and cannot take what it was given.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Shell;
 use crate::kubelet::contact::Contact;
+use crate::kubelet::document::PodDocument;
 use crate::kubelet::partition::{self, Policy};
 use crate::kubelet::provider::Obstacle;
 use crate::kubelet::sites::Index;
 use crate::kubelet::step::{Event, Reach};
+use crate::kubelet::stuck::{self, Backoff, Looks};
+use crate::kubelet::table::Uid;
 
 /// How often ages and patience are looked at while the provider's side answers, and while it does not.
 const CALM: Duration = Duration::from_secs(10);
@@ -31,6 +35,7 @@ impl Shell {
     /// Follows the contact to a site until its teller is gone.
     pub(super) async fn watch_contact(self: Arc<Self>, site: Index, mut contact: watch::Receiver<Contact>) {
         let mut namespaces = Namespaces::default();
+        let mut looks = Looks::default();
         loop {
             let now = contact.borrow_and_update().clone();
             self.hear(site, &now);
@@ -39,7 +44,7 @@ impl Shell {
                 self.give_up(site, since, &mut namespaces).await;
             } else {
                 namespaces = Namespaces::default();
-                self.move_stuck(site).await;
+                self.help_stuck(site, &mut looks).await;
             }
             let pause = if now == Contact::Answers { CALM } else { ALERT };
             if let Ok(Err(_)) = tokio::time::timeout(pause, contact.changed()).await {
@@ -111,22 +116,72 @@ impl Shell {
         }
     }
 
-    /// Moves pods that a site cannot schedule to another one in which they fit, if there is one.
-    async fn move_stuck(&self, site: Index) {
-        let (Some(after), Some(chooser)) = (self.move_after, self.sites.chooser()) else { return };
-        for uid in self.table.stuck(site, after) {
+    /// Moves pods that a site cannot schedule to another one in which they fit, if there is one; those that stay are evicted
+    /// some time later.
+    async fn help_stuck(&self, site: Index, looks: &mut Looks) {
+        let move_after = self.move_after.filter(|_| self.sites.chooser().is_some());
+        let times: Vec<_> = [move_after, self.evict_after].into_iter().flatten().collect();
+        let Some(first) = times.iter().min() else { return };
+        for (uid, waited) in looks.due(self.table.stuck(site, *first), &times) {
             let Some(key) = self.table.key(&uid) else { continue };
             let Ok(Some(pod)) = self.host.pod(&key).await else { continue };
-            if let Ok(chosen) = chooser.choose(&pod, Some(site)).await
-                && chosen.site != site
-            {
-                let (from, to) = (self.sites.name(site), self.sites.name(chosen.site));
-                let message = format!("target {from} could not schedule it for {} s; {to} may", after.as_secs());
-                self.events.warn(&key, Obstacle { reason: "Moving".into(), message });
-                self.table.step(&uid, Event::Move);
-                self.queue.add(&uid);
+            let moves =
+                move_after.is_some_and(|after| waited >= after) && self.move_away(site, &uid, &pod, waited).await;
+            if !moves && let Some(after) = self.evict_after {
+                self.evict(site, &pod, waited, after).await;
             }
         }
+    }
+
+    /// Answers whether there is another site for it.
+    async fn move_away(&self, site: Index, uid: &Uid, pod: &PodDocument, waited: Duration) -> bool {
+        let Some(chooser) = self.sites.chooser() else { return false };
+        let Ok(chosen) = chooser.choose(pod, Some(site)).await else { return false };
+        if chosen.site == site {
+            return false;
+        }
+        let (from, to) = (self.sites.name(site), self.sites.name(chosen.site));
+        let message = format!("target {from} could not schedule it for {} s; {to} may", waited.as_secs());
+        self.events.warn(&pod.key(), Obstacle { reason: "Moving".into(), message });
+        self.table.step(uid, Event::Move);
+        self.queue.add(uid);
+        true
+    }
+
+    /// Evicts a pod that its controller makes again, if it has been stuck for long enough.
+    async fn evict(&self, site: Index, pod: &PodDocument, waited: Duration, after: Duration) {
+        let Some((kind, name, controller)) = stuck::controller(pod) else { return };
+        let patience = self.backoff().patience(&controller, after);
+        if waited < patience {
+            return;
+        }
+        let key = pod.key();
+        let (now, next) = (Timestamp::now().as_second(), patience.saturating_mul(2));
+        let until = now.saturating_add(i64::try_from(next.as_secs()).unwrap_or(i64::MAX));
+        // First: what the eviction calls for comes at once.
+        if let Err(error) = self.host.no_room(&self.node, &controller, until, now).await {
+            tracing::warn!(node = self.node, pod = %key, %error, "the node does not say that it has no room for these pods");
+        }
+        match self.host.evict(&key).await {
+            Ok(true) => {
+                self.backoff().evicted(&controller, after, Instant::now());
+                tracing::info!(node = self.node, pod = %key, waited = waited.as_secs(), "evicted, for want of room");
+                let target = Some(self.sites.name(site)).filter(|name| !name.is_empty());
+                let target = target.map_or_else(|| "its target".to_owned(), |name| format!("target {name}"));
+                let message = format!(
+                    "{target} could not schedule it for {} s; it is evicted so that {kind} {name} makes another one",
+                    waited.as_secs()
+                );
+                self.events.warn(&key, Obstacle { reason: "NoRoom".into(), message });
+            }
+            Ok(false) => tracing::debug!(pod = %key, "a disruption budget keeps the pod from eviction"),
+            Err(error) => tracing::warn!(node = self.node, pod = %key, %error, "the pod was not evicted; trying again"),
+        }
+    }
+
+    /// No code panics while it holds the lock.
+    fn backoff(&self) -> MutexGuard<'_, Backoff> {
+        self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives up those pods whose users have waited for long enough.

@@ -83,9 +83,7 @@ pub(super) fn running_pods(running: &[Running]) -> Value {
 
 /// The metrics of this process and this node, in the text format of Prometheus.
 pub(super) fn metrics(node: &str, started: Timestamp, running: &[Running]) -> String {
-    let mut page = Page::default();
-    page.family("longshore_build_info", "gauge", "Always 1; the labels tell the version");
-    page.sample(&format!(r#"{{version="{}"}}"#, env!("CARGO_PKG_VERSION")), "1", None);
+    let mut page = process_page();
     page.family("kubelet_node_name", "gauge", "Always 1; the label tells the node");
     page.sample(&format!(r#"{{node="{node}"}}"#), "1", None);
     page.family("kubelet_server_start_time_seconds", "gauge", "When this node's API began to serve, since 1970");
@@ -96,6 +94,18 @@ pub(super) fn metrics(node: &str, started: Timestamp, running: &[Running]) -> St
     let containers = containers.filter(|one| one["state"]["running"].is_object()).count();
     page.family("kubelet_running_containers", "gauge", "Containers that run");
     page.sample(r#"{container_state="running"}"#, &containers.to_string(), None);
+    page.0
+}
+
+/// The metrics of this process, in the text format of Prometheus.
+pub fn process_metrics() -> String {
+    process_page().0
+}
+
+fn process_page() -> Page {
+    let mut page = Page::default();
+    page.family("longshore_build_info", "gauge", "Always 1; the labels tell the version");
+    page.sample(&format!(r#"{{version="{}"}}"#, env!("CARGO_PKG_VERSION")), "1", None);
     if let Some(memory) = resident() {
         page.family(
             "process_resident_memory_bytes",
@@ -108,7 +118,7 @@ pub(super) fn metrics(node: &str, started: Timestamp, running: &[Running]) -> St
         page.family("process_open_fds", "gauge", "Open files of this process");
         page.sample("", &open.count().to_string(), None);
     }
-    page.0
+    page
 }
 
 /// The resident memory of this process in bytes; `None` on a system that does not tell.

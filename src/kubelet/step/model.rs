@@ -4,6 +4,7 @@
 use dashmap::DashSet;
 use stateright::{Model, Property};
 
+mod alone;
 mod canon;
 mod explore;
 mod moves;
@@ -13,6 +14,7 @@ mod promises;
 mod servers;
 mod world;
 
+use self::alone::Worlds;
 use self::moves::Move;
 use self::mutants::Mutant;
 use self::world::{HOST, Name, Policy, SITE, Status, World, Wrong};
@@ -61,6 +63,8 @@ struct Harbour {
     prompt: bool,
     /// Fingerprints of states that come to rest.
     resting: DashSet<u64>,
+    /// What each pod can be in alone, where that is to be compared.
+    alone: Vec<Worlds>,
 }
 
 impl Harbour {
@@ -120,6 +124,9 @@ impl Model for Harbour {
             Property::always("no pod has two instances", |_, w: &World| w.wrong != Some(Wrong::Doubled)),
             Property::always("decisions end", |_, w: &World| w.wrong != Some(Wrong::Circles)),
             Property::always("a quiet world comes to rest", |harbour: &Harbour, w: &World| harbour.converges(w)),
+            Property::always("each pod lives as if it were alone", |harbour: &Harbour, w: &World| {
+                w.is_each_alone(&harbour.alone, harbour.eager)
+            }),
             Property::sometimes("a pod completes its life", |_, w: &World| w.names.iter().any(completed)),
             Property::sometimes("a process forgets what a server has done for it", |_, w: &World| {
                 // The answer was not read: home has never been told of what is there.

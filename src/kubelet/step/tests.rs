@@ -11,6 +11,7 @@ fn proxy(version: u64) -> ProxyView {
         once: false,
         want: 7,
         site: Some(0),
+        chosen: false,
         given_up: false,
         evictable: false,
     }
@@ -547,8 +548,53 @@ fn a_doubt_about_one_site_outlasts_what_is_seen_at_another() {
     let mut record = listed();
     step(&mut record, Event::ProxySeen(ProxyView { site: Some(1), ..proxy(1) }));
     step(&mut record, Event::InstanceSeen(instance("late", 1)));
-    step(&mut record, Event::Answer(Answer::Doubtful));
+    step(&mut record, Event::Answer(Answer::Doubtful(Some(1))));
     step(&mut record, Event::InstanceSeen(InstanceView { deleting: Some(30), ..instance("late", 2) }));
     step(&mut record, Event::ProxySeen(ProxyView { site: Some(1), deleting: Some(30), ..proxy(2) }));
     assert_eq!(step(&mut record, Event::InstanceGone("late".into())), [Action::FindInstance]);
+}
+
+#[test]
+fn what_an_answer_has_told_of_is_looked_for_before_anything_is_made_elsewhere() {
+    let doubtful = |proxy: ProxyView| {
+        let mut record = listed();
+        step(&mut record, Event::ProxySeen(ProxyView { version: 1, deleting: None, ..proxy.clone() }));
+        step(&mut record, Event::ProxySeen(proxy));
+        assert_eq!(step(&mut record, Event::Answer(Answer::Doubtful(Some(0)))), [Action::FindElsewhere(0)]);
+        record
+    };
+    let moved = ProxyView { site: Some(1), ..proxy(2) };
+    let mut record = doubtful(moved.clone());
+    assert_eq!(step(&mut record, Event::Answer(Answer::StopFailed)), [Action::RetryAfter(1)], "it is not known yet");
+    assert_eq!(step(&mut record, Event::Retry), [Action::FindElsewhere(0)]);
+    let actions = step(&mut record, Event::Answer(Answer::Created(instance("i", 1))));
+    assert_eq!(actions[0], delete("i", None), "it is there, and goes first");
+    assert_eq!(step(&mut record, Event::InstanceGone("i".into())), [Action::Create]);
+
+    let mut record = doubtful(moved.clone());
+    assert_eq!(step(&mut record, Event::Answer(Answer::NotElsewhere(0))), [Action::Create], "it has gone since");
+
+    let mut record = doubtful(ProxyView { deleting: Some(30), ..moved });
+    let actions = step(&mut record, Event::Answer(Answer::NotElsewhere(0)));
+    assert_eq!(actions, [Action::FindInstance], "nor does the proxy go before");
+}
+
+#[test]
+fn a_choice_that_was_found_is_confirmed_before_anything_is_made() {
+    let found = ProxyView { chosen: true, ..proxy(3) };
+    let mut record = listed();
+    assert_eq!(step(&mut record, Event::ProxySeen(found.clone())), [Action::Fence]);
+    assert_eq!(step(&mut record, Event::ProxySeen(found.clone())), [Action::Fence], "no news");
+    let confirmed = Event::Answer(Answer::Placed(ProxyView { version: 4, ..found.clone() }));
+    assert_eq!(step(&mut record, confirmed), [Action::Create]);
+
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(found.clone()));
+    let other = ProxyView { version: 4, site: Some(1), ..found };
+    assert_eq!(step(&mut record, Event::ProxySeen(other)), [Action::Create], "whatever was sent before is outdated");
+
+    let mut record = listed();
+    step(&mut record, Event::ProxySeen(ProxyView { site: None, ..proxy(3) }));
+    let own = Event::Answer(Answer::Placed(ProxyView { chosen: true, ..proxy(4) }));
+    assert_eq!(step(&mut record, own), [Action::Create], "its own choice is written once");
 }

@@ -4,10 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::watcher;
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::TargetSetup;
@@ -26,6 +28,13 @@ use crate::provider::translate::Refreshed;
 
 const WATCH: &str = "pods";
 
+/// When a delegate is looked for again of which nobody knows whether it is there, and at most how much later each time.
+const LOOK: Duration = Duration::from_millis(500);
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
+
+/// How often an update is begun anew because the delegate has changed since it was read.
+const ATTEMPTS: usize = 4;
+
 /// The delegates of one virtual node in one target.
 pub(super) struct Delegates {
     client: Client,
@@ -34,7 +43,7 @@ pub(super) struct Delegates {
     selector: String,
     addresses: Addresses,
     health: Arc<Health>,
-    load: Load,
+    load: Arc<Load>,
     /// The places that may be read.
     reach: Reach,
     /// Where delegates have to be.
@@ -46,7 +55,7 @@ pub(super) struct Delegates {
 }
 
 impl Delegates {
-    pub(super) fn new(setup: &TargetSetup, health: Arc<Health>, follow: Arc<Follow>) -> Self {
+    pub(super) fn new(setup: &TargetSetup, health: Arc<Health>, follow: Arc<Follow>, load: Arc<Load>) -> Self {
         let (client, host_id) = (setup.client.clone(), setup.host_id.clone());
         let reach = setup.reach.clone();
         Self {
@@ -54,7 +63,7 @@ impl Delegates {
             events: Events::new(client.clone(), reach.clone(), &setup.name, setup.tales),
             addresses: setup.addresses,
             places: setup.places.clone(),
-            load: Load::new(setup.count_load),
+            load,
             relist_after: setup.relist_after,
             tracker: setup.tracker.clone(),
             reach,
@@ -68,11 +77,6 @@ impl Delegates {
     /// Selects them by their labels.
     pub(super) fn selector(&self) -> &str {
         &self.selector
-    }
-
-    /// What they ask for.
-    pub(super) fn load(&self) -> &Load {
-        &self.load
     }
 
     fn api(&self, namespace: &str) -> Api<PodDocument> {
@@ -128,32 +132,64 @@ impl Delegates {
         followed: Result<Vec<Need>, PodError>,
         instance: &Instance,
     ) -> Result<ProviderPod, PodError> {
+        let (needs, held) = match followed {
+            Ok(needs) => (Some(needs), fresh.held.clone().map(PodError::from)),
+            Err(error) => (None, Some(error)),
+        };
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.update_once(&fresh, needs.as_deref(), held.is_some(), instance).await {
+                Err(Rejected::Changed(_)) if attempt < ATTEMPTS => {}
+                Err(Rejected::Changed(error) | Rejected::For(error)) => return Err(error),
+                Ok((updated, refused)) => return held.or(refused).map_or(Ok(updated), Err),
+            }
+        }
+    }
+
+    /// One attempt: every patch is for the delegate as it was read. One that comes late, when another process has brought
+    /// the delegate further, would take that back, and forget what home has taken away since.
+    async fn update_once(
+        &self,
+        fresh: &Refreshed,
+        needs: Option<&[Need]>,
+        is_held: bool,
+        instance: &Instance,
+    ) -> Result<(ProviderPod, Option<PodError>), Rejected> {
         let api = self.api(fresh.delegate.namespace());
         let name = fresh.delegate.name();
         let live = api.get(name).await.map_err(|error| refusal(error, "pods"))?;
         if live.uid() != &*instance.uid {
-            return Err(PodError::Namesake(format!("{}/{}", live.namespace(), live.name())));
+            return Err(PodError::Namesake(format!("{}/{}", live.namespace(), live.name())).into());
         }
+        let mut version = live.metadata.resource_version.clone();
         let mut update = fresh.update(&live);
         let params = PatchParams::default();
-        let mut refused = fresh.held.map(PodError::from);
-        match followed {
-            Ok(needs) => update.follow(&live, &needs),
-            Err(error) => {
-                update.ephemeral = None;
-                refused = Some(error);
-            }
+        let mut refused = None;
+        match needs {
+            Some(needs) => update.follow(&live, needs),
+            None => update.ephemeral = None,
         }
+        let of = |version: &Option<String>, mut patch: Value| {
+            patch["metadata"]["resourceVersion"] = version.clone().into();
+            Patch::Strategic(patch)
+        };
         for (subresource, patch) in [("ephemeralcontainers", update.ephemeral), ("resize", update.resize)] {
             let Some(patch) = patch else { continue };
-            if let Err(error) = api.patch_subresource(subresource, name, &params, &Patch::Strategic(patch)).await {
-                refused = refused.or_else(|| Some(refusal(error, &format!("pods/{subresource}"))));
+            match api.patch_subresource(subresource, name, &params, &of(&version, patch)).await {
+                Ok(patched) => version = patched.metadata.resource_version,
+                Err(error) if is_conflict(&error) => return Err(Rejected::Changed(refusal(error, "pods"))),
+                Err(error) => {
+                    refused = refused.or_else(|| Some(refusal(error, &format!("pods/{subresource}"))));
+                }
             }
         }
-        let patch = if refused.is_none() { update.whole } else { update.part };
-        let patched = api.patch(name, &params, &Patch::Strategic(patch)).await;
-        let updated = self.read(&patched.map_err(|error| refusal(error, "pods"))?);
-        refused.map_or(updated, Err)
+        let patch = if refused.is_none() && !is_held { update.whole } else { update.part };
+        match api.patch(name, &params, &of(&version, patch)).await {
+            Ok(patched) => Ok((self.read(&patched)?, refused)),
+            Err(error) if is_conflict(&error) => Err(Rejected::Changed(refusal(error, "pods"))),
+            Err(error) => Err(refusal(error, "pods").into()),
+        }
     }
 
     /// Deletes this very delegate.
@@ -204,8 +240,20 @@ impl Delegates {
         let config = watcher::Config::default().labels(&self.selector);
         let places = self.reach.apis::<PodDocument>(&self.client);
         let mut stream = crate::relist::watch_all(places, config, self.relist_after).boxed();
+        // Those that may have gone, by UID, and whoever finds out.
+        let (mut doubtful, mut searches) = (HashSet::<Arc<str>>::new(), FuturesUnordered::new());
         loop {
-            let notice = match stream.try_next().await {
+            let event = tokio::select! {
+                event = stream.try_next() => event,
+                Some((uid, notice)) = searches.next() => {
+                    doubtful.remove(&uid);
+                    if let Some(notice) = notice && notices.send(notice).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            let notice = match event {
                 Ok(Some(watcher::Event::Init)) => {
                     self.load.listing();
                     self.track(Tracker::listing);
@@ -240,9 +288,20 @@ impl Delegates {
                         self.events.listed(&listed);
                     }
                     self.health.works(WATCH);
+                    for uid in &doubtful {
+                        if notices.send(PodNotice::Unclear(uid.clone())).await.is_err() {
+                            return;
+                        }
+                    }
                     Some(PodNotice::Listed)
                 }
-                Ok(Some(watcher::Event::Delete(pod))) => self.gone(pod).await,
+                Ok(Some(watcher::Event::Delete(pod))) if has_ended(&pod) => self.gone(&pod),
+                Ok(Some(watcher::Event::Delete(pod))) => {
+                    let uid: Arc<str> = pod.uid().into();
+                    doubtful.insert(uid.clone());
+                    searches.push(async move { (uid, self.look_for(pod).await) });
+                    None
+                }
                 Ok(None) => return,
                 Err(error) => {
                     self.health.interrupted(WATCH, &error);
@@ -263,39 +322,82 @@ impl Delegates {
         }
     }
 
-    /// A delegate left the selection: it has gone, or somebody has taken our labels off it. The second would leave a pod
-    /// that runs and that nobody knows, so where the object was not being deleted we look, and put the labels back.
-    async fn gone(&self, pod: PodDocument) -> Option<PodNotice> {
-        let read = self.read_or_tell(&pod)?;
-        if pod.metadata.deletion_timestamp.is_none()
-            && let Some(restored) = self.restore(&pod).await
-        {
-            return self.read_or_tell(&restored).map(|pod| PodNotice::Seen(Box::new(pod)));
-        }
+    /// A delegate has gone.
+    fn gone(&self, pod: &PodDocument) -> Option<PodNotice> {
+        let read = self.read_or_tell(pod)?;
         self.track(|tracker| tracker.gone(pod.uid()));
-        let pod = read;
-        self.load.gone(&pod.key.uid);
-        self.follow.gone(&pod.key);
-        self.events.gone(&pod.instance.uid);
-        Some(PodNotice::Gone { key: pod.key, instance: pod.instance.uid })
+        self.load.gone(&read.key.uid);
+        self.follow.gone(&read.key);
+        self.events.gone(&read.instance.uid);
+        Some(PodNotice::Gone { key: read.key, instance: read.instance.uid })
     }
 
-    async fn restore(&self, pod: &PodDocument) -> Option<PodDocument> {
-        let api = self.api(pod.namespace());
-        let there = api.get_opt(pod.name()).await.ok()??;
-        if there.uid() != pod.uid() {
-            return None;
+    /// A delegate left the selection: it has gone, or somebody has taken our labels off it. The second would leave a pod
+    /// that runs and that nobody knows, so we look, and put the labels back. As long as nobody answers, it may be there.
+    async fn look_for(&self, pod: PodDocument) -> Option<PodNotice> {
+        let mut pause = LOOK;
+        loop {
+            match self.restore(&pod).await {
+                Ok(Some(restored)) => {
+                    return self.read_or_tell(&restored).map(|pod| PodNotice::Seen(Box::new(pod)));
+                }
+                Ok(None) => return self.gone(&pod),
+                Err(error) => {
+                    let pod = format!("{}/{}", pod.namespace(), pod.name());
+                    tracing::warn!(
+                        pod,
+                        error = crate::errors::chain(&error),
+                        "a delegate may have lost its labels; looking again"
+                    );
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = LONGEST_LOOK.min(pause * 2);
         }
+    }
+
+    /// Puts our labels back on a pod; `None` if it is there no more.
+    async fn restore(&self, pod: &PodDocument) -> kube::Result<Option<PodDocument>> {
+        let api = self.api(pod.namespace());
+        let there = api.get_opt(pod.name()).await?;
+        let Some(there) = there.filter(|there| there.uid() == pod.uid()) else { return Ok(None) };
         // The event shows the pod as it was when it still matched.
         let labels = [names::HOST, names::NODE, names::UID].map(|key| (key, pod.label(key)));
+        if labels.iter().all(|(key, value)| there.label(key) == *value) {
+            return Ok(Some(there));
+        }
         let labels: serde_json::Map<_, _> = labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
         let patch = serde_json::json!({"metadata": {"uid": pod.uid(), "labels": labels}});
         tracing::warn!(
             pod = format!("{}/{}", pod.namespace(), pod.name()),
             "somebody took our labels off; restoring them"
         );
-        api.patch(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await.ok()
+        api.patch(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await.map(Some)
     }
+}
+
+/// Whether the last state of a pod is that of one which was removed, and did not only leave the selection: an API server
+/// removes a pod only when its grace period is over, and shows that.
+fn has_ended(pod: &PodDocument) -> bool {
+    pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0)
+}
+
+/// Why an update was not made.
+enum Rejected {
+    /// The delegate has changed since it was read.
+    Changed(PodError),
+    /// Whatever else.
+    For(PodError),
+}
+
+impl From<PodError> for Rejected {
+    fn from(error: PodError) -> Self {
+        Self::For(error)
+    }
+}
+
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_conflict())
 }
 
 /// Whether a pod is where the delegate of this proxy has to be. Labels are written easily, and whoever may do so in one
@@ -398,5 +500,17 @@ mod tests {
         for code in [408, 409, 429, 500, 503, 504] {
             assert!(matches!(answer(code), PodError::NoAnswer(_)), "{code}: it may work, or may have worked");
         }
+    }
+
+    #[test]
+    fn what_left_the_selection_has_ended_only_if_its_grace_is_over() {
+        let last = |metadata: serde_json::Value| {
+            let pod: PodDocument = serde_json::from_value(json!({"metadata": metadata})).unwrap();
+            has_ended(&pod)
+        };
+        let when = "2026-01-01T00:00:00Z";
+        assert!(last(json!({"deletionTimestamp": when, "deletionGracePeriodSeconds": 0})));
+        assert!(!last(json!({"deletionTimestamp": when, "deletionGracePeriodSeconds": 30})), "it still ends");
+        assert!(!last(json!({})), "it runs, and somebody has taken its labels off");
     }
 }

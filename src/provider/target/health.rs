@@ -9,12 +9,15 @@ use tokio::sync::watch;
 
 use super::quotas::Ceiling;
 use crate::errors::chain;
-use crate::kubelet::provider::{NodeReport, Obstacle};
+use crate::kubelet::provider::{NodeReport, NodeTaint, Obstacle};
+use crate::provider::names;
 
 /// Shared by the watches of one target.
 pub(super) struct Health {
     target: String,
     ceiling: Ceiling,
+    /// It is closed to new pods.
+    cordoned: bool,
     report: watch::Sender<NodeReport>,
     /// What nobody knows of its capacity.
     unknown: Mutex<Option<Obstacle>>,
@@ -25,9 +28,10 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub(super) fn new(target: &str, ceiling: Ceiling) -> Self {
+    pub(super) fn new(target: &str, ceiling: Ceiling, cordoned: bool) -> Self {
         Self {
             ceiling,
+            cordoned,
             target: target.into(),
             report: watch::Sender::default(),
             nodes: AtomicI64::new(-1),
@@ -63,7 +67,10 @@ impl Health {
 
     /// A new sum of the nodes; what the target said otherwise stays.
     pub(super) fn resources(&self, sum: NodeReport) {
-        let sum = self.ceiling.apply(sum);
+        let mut sum = self.ceiling.apply(sum);
+        if self.cordoned {
+            sum.taints.push(NodeTaint::no_schedule(names::CORDONED));
+        }
         self.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&sum.trouble);
         self.report.send_if_modified(|report| {
             let mut next = NodeReport { trouble: report.trouble.clone(), ..sum };
@@ -142,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_trouble_until_the_watch_works() {
-        let health = Health::new("east", Ceiling::default());
+        let health = Health::new("east", Ceiling::default(), false);
         let report = health.report();
         health.interrupted("nodes", &refused("nodes is forbidden"));
         assert_eq!(report.borrow().trouble.as_ref().unwrap().message, "nodes is forbidden");
@@ -154,7 +161,7 @@ mod tests {
 
     #[test]
     fn resources_and_trouble_do_not_overwrite_each_other() {
-        let health = Health::new("east", Ceiling::default());
+        let health = Health::new("east", Ceiling::default(), false);
         health.interrupted("pods", &refused("no"));
         health.version("v1.35.4".into());
         health.resources(NodeReport { architecture: "arm64".into(), ..NodeReport::default() });

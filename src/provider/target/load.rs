@@ -1,71 +1,80 @@
 //! What the delegates of one virtual node ask of their target, kept up from the watch that there is anyway.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::kubelet::provider::PodDocument;
 use crate::provider::names;
+use crate::provider::quantity::Quantity;
 use crate::provider::requests::{self, Requests};
 
 /// The requests of all delegates, summed up.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Load {
-    inner: Option<Mutex<Inner>>,
+    inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// By the UID of the proxy.
-    pods: HashMap<Box<str>, Requests>,
+    /// By the UID of the proxy: what it asks for, and on which node it is.
+    pods: HashMap<Box<str>, (Requests, Option<Arc<str>>)>,
     total: Requests,
+    /// The sums by node.
+    by_node: BTreeMap<Arc<str>, Requests>,
     /// Seen since a list began, while it is not complete.
     listed: Option<Vec<Box<str>>>,
 }
 
 impl Load {
-    /// Keeps the sum only where somebody wants it: it costs some memory for each pod.
-    pub(super) fn new(wanted: bool) -> Self {
-        Self { inner: wanted.then(Mutex::default) }
-    }
-
     /// Whether a delegate of this proxy counts.
     pub(super) fn has(&self, proxy_uid: &str) -> bool {
-        self.lock().is_some_and(|inner| inner.pods.contains_key(proxy_uid))
+        self.lock().pods.contains_key(proxy_uid)
     }
 
     /// A list begins.
     pub(super) fn listing(&self) {
-        if let Some(mut inner) = self.lock() {
-            inner.listed = Some(vec![]);
-        }
+        self.lock().listed = Some(vec![]);
     }
 
     /// A delegate is there, or has changed. One that has ended asks for nothing any more.
     pub(super) fn seen(&self, delegate: &PodDocument) {
-        let (Some(mut inner), Some(uid)) = (self.lock(), delegate.label(names::UID)) else { return };
+        let Some(uid) = delegate.label(names::UID) else { return };
+        let mut inner = self.lock();
         if let Some(listed) = &mut inner.listed {
             listed.push(uid.into());
         }
         let phase = delegate.status.get("phase").and_then(serde_json::Value::as_str);
         if matches!(phase, Some("Succeeded" | "Failed")) {
             inner.remove(uid);
-        } else if !inner.pods.contains_key(uid) {
+            return;
+        }
+        let node = delegate.spec.get("nodeName").and_then(serde_json::Value::as_str).filter(|name| !name.is_empty());
+        if inner.pods.get(uid).is_none_or(|(_, known)| known.as_deref() != node) {
+            inner.remove(uid);
             let requests = requests::of(&delegate.spec);
             requests::add(&mut inner.total, &requests);
-            inner.pods.insert(uid.into(), requests);
+            let node =
+                node.map(|name| inner.by_node.get_key_value(name).map_or_else(|| name.into(), |it| it.0.clone()));
+            if let Some(node) = &node {
+                requests::add(inner.by_node.entry(node.clone()).or_default(), &requests);
+            }
+            inner.pods.insert(uid.into(), (requests, node));
         }
+    }
+
+    /// What something makes of the sums by node.
+    pub(super) fn on_nodes<T>(&self, make: impl FnOnce(&BTreeMap<Arc<str>, Requests>) -> T) -> T {
+        make(&self.lock().by_node)
     }
 
     /// The delegate of this proxy has gone.
     pub(super) fn gone(&self, proxy_uid: &str) {
-        if let Some(mut inner) = self.lock() {
-            inner.remove(proxy_uid);
-        }
+        self.lock().remove(proxy_uid);
     }
 
     /// The list is complete: what it did not show is not there.
     pub(super) fn listed(&self) {
-        let Some(mut inner) = self.lock() else { return };
+        let mut inner = self.lock();
         let Some(listed) = inner.listed.take() else { return };
         let listed: std::collections::HashSet<_> = listed.into_iter().collect();
         let gone: Vec<_> = inner.pods.keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
@@ -76,19 +85,25 @@ impl Load {
 
     /// The sum.
     pub(super) fn total(&self) -> Requests {
-        self.lock().map(|inner| inner.total.clone()).unwrap_or_default()
+        self.lock().total.clone()
     }
 
     /// No code panics while it holds the lock.
-    fn lock(&self) -> Option<MutexGuard<'_, Inner>> {
-        Some(self.inner.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Inner {
     fn remove(&mut self, uid: &str) {
-        if let Some(requests) = self.pods.remove(uid) {
-            requests::subtract(&mut self.total, &requests);
+        let Some((requests, node)) = self.pods.remove(uid) else { return };
+        requests::subtract(&mut self.total, &requests);
+        let Some(node) = node else { return };
+        if let Some(sum) = self.by_node.get_mut(&node) {
+            requests::subtract(sum, &requests);
+            if sum.get("pods").is_none_or(|pods| *pods == Quantity::ZERO) {
+                self.by_node.remove(&node);
+            }
         }
     }
 }
@@ -96,7 +111,6 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::quantity::Quantity;
     use serde_json::json;
 
     fn delegate(uid: &str, phase: &str) -> PodDocument {
@@ -107,7 +121,7 @@ mod tests {
 
     #[test]
     fn the_sum_follows_the_watch() {
-        let load = Load::new(true);
+        let load = Load::default();
         load.seen(&delegate("a", "Pending"));
         load.seen(&delegate("a", "Running"));
         load.seen(&delegate("b", "Running"));
@@ -119,8 +133,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_on_each_node_is_known() {
+        let load = Load::default();
+        let on = |uid: &str, node: &str| {
+            let mut pod = delegate(uid, "Running");
+            pod.spec["nodeName"] = node.into();
+            pod
+        };
+        load.seen(&delegate("a", "Pending"));
+        assert!(load.on_nodes(BTreeMap::is_empty));
+        load.seen(&on("a", "n"));
+        load.seen(&on("b", "n"));
+        assert_eq!(
+            (load.on_nodes(|all| all["n"]["cpu"]), load.total()["cpu"]),
+            (Quantity::whole(4), Quantity::whole(4))
+        );
+        load.gone("a");
+        load.gone("b");
+        assert!(load.on_nodes(BTreeMap::is_empty));
+    }
+
+    #[test]
     fn a_list_takes_away_what_it_does_not_show() {
-        let load = Load::new(true);
+        let load = Load::default();
         load.seen(&delegate("a", "Running"));
         load.listing();
         load.seen(&delegate("b", "Running"));

@@ -1,6 +1,6 @@
-//! The target's nodes, summed up.
+//! The target's nodes, as they come and go.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
@@ -10,57 +10,52 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 
 use super::health::Health;
-use crate::provider::capacity::{NodeShare, sum};
+use super::land::Land;
+use crate::provider::capacity::NodeShare;
 
 const WATCH: &str = "nodes";
 
-/// Keeps the node report up to date, for ever.
-pub(super) async fn watch(client: Client, health: Arc<Health>) {
-    let mut shares: HashMap<String, NodeShare> = HashMap::new();
-    let mut listed: Option<HashMap<String, NodeShare>> = None;
-    let mut stream = watcher(Api::<DeserializeGuard<Node>>::all(client), watcher::Config::default())
-        .backoff(crate::backoff::of_watches())
-        .boxed();
+/// Follows the nodes of a part of a target, for ever.
+pub(super) async fn watch(client: Client, land: Arc<Land>, health: Arc<Health>) {
+    let mut listed = BTreeMap::new();
+    let config = watcher::Config {
+        label_selector: land.part().labels(),
+        field_selector: land.part().fields(),
+        ..watcher::Config::default()
+    };
+    let mut stream =
+        watcher(Api::<DeserializeGuard<Node>>::all(client), config).backoff(crate::backoff::of_watches()).boxed();
     loop {
         match stream.try_next().await {
-            Ok(Some(watcher::Event::Init)) => listed = Some(HashMap::new()),
+            Ok(Some(watcher::Event::Init)) => listed.clear(),
             Ok(Some(watcher::Event::InitApply(node))) => {
-                let list = listed.get_or_insert_default();
-                apply(list, &node);
-                continue;
+                listed.extend(read(&node).map(|share| (Arc::from(node.name_any()), share)));
             }
             Ok(Some(watcher::Event::InitDone)) => {
-                // The sum of half a list would take resources away from the node for a moment.
-                shares = listed.take().unwrap_or_default();
+                let all = std::mem::take(&mut listed);
+                land.change(|stock| stock.list(all));
+                land.nodes_known();
                 health.works(WATCH);
             }
-            Ok(Some(watcher::Event::Apply(node))) => apply(&mut shares, &node),
-            Ok(Some(watcher::Event::Delete(node))) => {
-                shares.remove(&node.name_any());
-            }
+            Ok(Some(watcher::Event::Apply(node))) => land.change(|stock| match read(&node) {
+                Some(share) => stock.node(&node.name_any(), share),
+                None => stock.no_node(&node.name_any()),
+            }),
+            Ok(Some(watcher::Event::Delete(node))) => land.change(|stock| stock.no_node(&node.name_any())),
             Ok(None) => return,
-            Err(error) => {
-                health.interrupted(WATCH, &error);
-                continue;
-            }
-        }
-        if listed.is_none() {
-            health.count(shares.values().filter(|share| share.counts()).count());
-            health.resources(sum(shares.values()));
+            Err(error) => health.interrupted(WATCH, &error),
         }
     }
 }
 
 /// A node that cannot be read hides no other.
-fn apply(shares: &mut HashMap<String, NodeShare>, node: &DeserializeGuard<Node>) {
+fn read(node: &DeserializeGuard<Node>) -> Option<NodeShare> {
     let read = node.0.as_ref().map_err(ToString::to_string);
     match read.and_then(|node| NodeShare::read(node).map_err(|error| error.to_string())) {
-        Ok(share) => {
-            shares.insert(node.name_any(), share);
-        }
+        Ok(share) => Some(share),
         Err(error) => {
             tracing::warn!(node = node.name_any(), error, "this node's resources are not counted");
-            shares.remove(&node.name_any());
+            None
         }
     }
 }

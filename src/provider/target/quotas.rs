@@ -10,6 +10,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 
 use super::health::Health;
+use super::land::Land;
 use crate::kubelet::provider::{NodeReport, Obstacle};
 use crate::provider::quantity::Quantity;
 use crate::provider::requests::Requests;
@@ -27,8 +28,9 @@ pub(super) fn fixed(amounts: &Requests, health: &Health) {
     health.resources(report(amounts));
 }
 
-/// Keeps the node report up to date by the quotas of these namespaces, for ever.
-pub(super) async fn watch(client: Client, namespaces: Vec<String>, health: Arc<Health>) {
+/// Follows the quotas of these namespaces, for ever. Where `needed` is false nothing hangs on them: without the right to read
+/// them, nothing is capped.
+pub(super) async fn watch(client: Client, namespaces: Vec<String>, needed: bool, land: Arc<Land>, health: Arc<Health>) {
     let mut quotas = Quotas::new();
     let mut listed: HashMap<String, Quotas> = HashMap::new();
     let mut complete: HashMap<String, bool> = namespaces.iter().map(|name| (name.clone(), false)).collect();
@@ -42,8 +44,13 @@ pub(super) async fn watch(client: Client, namespaces: Vec<String>, health: Arc<H
         let (namespace, event) = match all.try_next().await {
             Ok(Some(next)) => next,
             Ok(None) => return,
-            Err(error) => {
+            Err(error) if needed => {
                 health.interrupted(WATCH, &error);
+                continue;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the quotas of the target cannot be read; they do not count");
+                land.quota(Requests::new());
                 continue;
             }
         };
@@ -62,8 +69,7 @@ pub(super) async fn watch(client: Client, namespaces: Vec<String>, health: Arc<H
         }
         if complete.values().all(|done| *done) {
             health.works(WATCH);
-            let total = together(&quotas, &namespaces);
-            health.resources(report(&total));
+            land.quota(together(&quotas, &namespaces));
         }
     }
 }
@@ -111,7 +117,20 @@ fn together(quotas: &Quotas, namespaces: &[String]) -> Requests {
     total.unwrap_or_default()
 }
 
-fn report(amounts: &Requests) -> NodeReport {
+/// What nodes offer, as far as the quotas allow it.
+pub(super) fn at_most(mut report: NodeReport, quota: &Requests) -> NodeReport {
+    for (name, amount) in quota {
+        if let Some(offered) = report.allocatable.get_mut(name)
+            && offered.parse::<Quantity>().is_ok_and(|offered| *amount < offered)
+        {
+            *offered = amount.print(name);
+        }
+    }
+    report
+}
+
+/// What is offered where only so much may be used.
+pub(super) fn report(amounts: &Requests) -> NodeReport {
     let printed: BTreeMap<_, _> = amounts.iter().map(|(name, amount)| (name.clone(), amount.print(name))).collect();
     NodeReport {
         capacity: printed.clone(),
@@ -183,6 +202,13 @@ mod tests {
             (key("b", "only"), amounts(&[("cpu", "1"), ("memory", "1Gi")])),
         ]);
         assert_eq!(together(&quotas, &["a".into(), "b".into()]), amounts(&[("cpu", "3")]));
+    }
+
+    #[test]
+    fn a_quota_lowers_and_never_lifts() {
+        let offered = report(&amounts(&[("cpu", "8"), ("memory", "4Gi"), ("pods", "100")]));
+        let shown = at_most(offered, &amounts(&[("cpu", "3"), ("memory", "8Gi"), ("gpu", "1")])).allocatable;
+        assert_eq!(json!(shown), json!({"cpu": "3", "memory": "4Gi", "pods": "100"}));
     }
 
     #[test]

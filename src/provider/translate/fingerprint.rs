@@ -23,7 +23,7 @@ pub fn fingerprint(proxy: &PodDocument) -> u64 {
     let mut digest = Digest::new();
     digest.strings(proxy.metadata.labels.iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())));
     // What we write on a proxy ourselves changes no delegate; lifted tolerations are put back before anybody sees them here.
-    let ours = [names::LIFTED, names::CHOICE];
+    let ours = [names::LIFTED, names::CHOICE, names::FENCE];
     let users = annotations::users(proxy);
     digest.strings(users.iter().map(|(key, value)| (*key, *value)).filter(|(key, _)| !ours.contains(key)));
     match &proxy.spec {

@@ -9,6 +9,7 @@ use super::Site;
 use super::report::Report;
 use super::spec::{Object, drop_entries, entries, text};
 use crate::provider::names;
+use crate::provider::part::Part;
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
@@ -25,32 +26,28 @@ pub(super) fn detach(spec: &mut Object, site: &Site, report: &mut Report) {
     affinity(spec, site, report);
 }
 
-/// Ties the pod to a node of the target, by name and through its scheduler, which also sees to it that there is room.
-pub(super) fn pin(spec: &mut Object, node: Option<&str>, report: &mut Report) {
-    let Some(node) = node else { return };
+/// Ties the pod to a part of the target through its scheduler, which also sees to it that there is room.
+pub(super) fn pin(spec: &mut Object, part: &Part, why: String, report: &mut Report) {
+    let Some((kind, requirements)) = part.requirements() else { return };
     let required = "requiredDuringSchedulingIgnoredDuringExecution";
     let mut place = spec;
     for field in ["affinity", "nodeAffinity", required] {
         let Value::Object(inner) = object_in(place, field) else { return };
         place = inner;
     }
-    let requirement = json!({"key": "metadata.name", "operator": "In", "values": [node]});
     match place.get_mut("nodeSelectorTerms") {
-        // All that are there are alternatives; an empty one matches nothing, and would match the node.
+        // All that are there are alternatives; an empty one matches nothing, and would match the part.
         Some(Value::Array(terms)) if !terms.is_empty() => {
             for term in terms.iter_mut().filter_map(Value::as_object_mut).filter(|term| !term.is_empty()) {
-                match term.get_mut("matchFields") {
-                    Some(Value::Array(fields)) => fields.push(requirement.clone()),
-                    _ => drop(term.insert("matchFields".into(), json!([requirement]))),
+                match term.get_mut(kind) {
+                    Some(Value::Array(fields)) => fields.extend(requirements.iter().cloned()),
+                    _ => drop(term.insert(kind.into(), json!(requirements))),
                 }
             }
         }
-        _ => drop(place.insert("nodeSelectorTerms".into(), json!([{"matchFields": [requirement]}]))),
+        _ => drop(place.insert("nodeSelectorTerms".into(), json!([{kind: requirements}]))),
     }
-    report.changed(
-        format!("spec.affinity.nodeAffinity.{required}"),
-        format!("the annotation {} ties the pod to node {node} of the target", names::PIN),
-    );
+    report.changed(format!("spec.affinity.nodeAffinity.{required}"), why);
 }
 
 /// The object in a field, made if it is not there.
@@ -213,7 +210,7 @@ fn judge(part: &str, requirement: &Value, site: &Site) -> Verdict {
         }
         Some(site.node_name.as_str())
     } else if is_identity(key) {
-        let name = (key == HOSTNAME).then_some(site.node_name.as_str());
+        let name = (key == HOSTNAME || key == names::VIRTUAL_NODE).then_some(site.node_name.as_str());
         site.node_labels.get(key).map(String::as_str).or(name)
     } else {
         let selects = match operator {
@@ -347,7 +344,7 @@ mod tests {
         let pinned = |spec: Value| {
             let Value::Object(mut spec) = spec else { unreachable!() };
             let mut report = Report::default();
-            pin(&mut spec, Some("metal-1"), &mut report);
+            pin(&mut spec, &Part::Node("metal-1".into()), "so".into(), &mut report);
             assert_eq!(report.into_changes().len(), 1);
             Value::Object(spec)
         };
@@ -358,8 +355,15 @@ mod tests {
         let both = json!([{"matchExpressions": [ssd], "matchFields": [name]}, {"matchFields": [gpu, name]}, {}]);
         assert_eq!(pinned(required(&terms)), required(&both));
         let Value::Object(mut spec) = json!({}) else { unreachable!() };
-        pin(&mut spec, None, &mut Report::default());
+        pin(&mut spec, &Part::All, String::new(), &mut Report::default());
         assert!(spec.is_empty());
+        let pool = Part::Pool { label: Some(("pool".into(), "a".into())), without: vec!["other".into()] };
+        pin(&mut spec, &pool, String::new(), &mut Report::default());
+        let (is, is_not) = (
+            json!({"key": "pool", "operator": "In", "values": ["a"]}),
+            json!({"key": "other", "operator": "DoesNotExist"}),
+        );
+        assert_eq!(Value::Object(spec), required(&json!([{"matchExpressions": [is, is_not]}])));
     }
 
     #[test]

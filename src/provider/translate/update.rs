@@ -68,8 +68,8 @@ impl Last {
 /// The strategic-merge patches with which a live delegate becomes what the changed proxy asks for, in the order in which
 /// they are sent.
 ///
-/// Each names the UID of the delegate as a precondition, so that it never hits a namesake, and no resource version: it only
-/// touches what is ours. Late or twice, it does the same.
+/// Each names the UID of the delegate as a precondition, so that it never hits a namesake. Whoever sends it adds the version
+/// that it was made for: a merge is right for what was read, and not for what another update has made of it since.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Update {
     /// For the subresource `ephemeralcontainers`.

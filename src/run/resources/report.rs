@@ -20,7 +20,9 @@ use crate::api::status::{TargetStatus, Usage, VirtualNodeStatus, timed};
 use crate::api::target::Target;
 use crate::api::virtual_node::VirtualNode;
 use crate::kubelet::contact::Contact;
-use crate::kubelet::provider::NodeReport;
+use crate::kubelet::provider::{NodeProvider, NodeReport};
+use crate::provider::capacity;
+use crate::provider::part::Part;
 use crate::provider::quantity::Quantity;
 use crate::provider::requests::{self, Requests};
 use crate::run::board::{Board, Served};
@@ -141,8 +143,12 @@ impl Report {
             for one in served {
                 requests::add(&mut used, &one.provider.committed());
             }
-            let report = crate::kubelet::provider::NodeProvider::node_status(&*first.provider).borrow().clone();
-            status.nodes = first.provider.nodes();
+            let report = |one: &Served| NodeProvider::node_status(&*one.provider).borrow().clone();
+            // Each of several nodes shows all of the target, or its own part.
+            let whole = *first.provider.part() == Part::All;
+            let parts = if whole { std::slice::from_ref(first) } else { served };
+            let report = capacity::together(&parts.iter().map(|one| (report(one), false)).collect::<Vec<_>>());
+            status.nodes = parts.iter().map(|one| one.provider.nodes()).sum();
             status.delegates = used.get("pods").and_then(|pods| pods.to_string().parse().ok()).or(Some(0));
             status.usage = Some(usage(&used, &report));
             status.allocatable = report.allocatable;
@@ -153,7 +159,9 @@ impl Report {
     /// How a target is, and asks anew where there is an occasion.
     fn view(&mut self, name: &str, linked: &Linked, served: &Served, features: Features) -> View {
         let contact = served.contact.borrow().clone();
-        let trouble = crate::kubelet::provider::NodeProvider::node_status(&*served.provider).borrow().trouble.clone();
+        let trouble = NodeProvider::node_status(&*served.provider).borrow().trouble.clone();
+        // That of one part is not the target's.
+        let trouble = trouble.filter(|trouble| !trouble.reason.starts_with("RemoteNode"));
         let answers = match &contact {
             Contact::Unheard => None,
             Contact::Answers => Some(true),
@@ -229,6 +237,8 @@ impl Report {
         if let Some(kept) = &kept {
             let well = kept.targets.values().filter(|one| *one.contact.borrow() == Contact::Answers).count();
             let all = plan.nodes.get(&resource.name).map_or(0, |node| node.spec.targets.len());
+            // One that is many nodes has its target many times.
+            let well = well.min(all);
             let mut used = Requests::new();
             for one in kept.targets.values() {
                 requests::add(&mut used, &one.provider.committed());

@@ -160,7 +160,12 @@ fn a_restart_that_nobody_caused_is_found() {
     let mut later = delegate("d", "p");
     later.pod.restarts = 1;
     assert_eq!(verdict([delegate("d", "p"), later.clone()], &NOBODY()), [1]);
-    assert_eq!(verdict([delegate("d", "p"), later], &touched("d")), INNOCENT);
+    assert_eq!(verdict([delegate("d", "p"), later.clone()], &touched("d")), INNOCENT);
+    let deeds = Deeds { images: [("p".to_owned(), 1)].into(), ..Deeds::default() };
+    let mut again = later.clone();
+    again.pod.restarts = 2;
+    assert_eq!(verdict([delegate("d", "p"), later.clone()], &deeds), INNOCENT, "its image was changed");
+    assert_eq!(verdict([delegate("d", "p"), later, again], &deeds), [2], "its image was changed once");
 }
 
 #[test]

@@ -98,7 +98,7 @@ impl World {
                 self.names[usize::from(stray.id.name)].insts[usize::from(site)].filter(|inst| inst.uid == instance)
             };
             match stray.request {
-                Request::Report { version, .. } | Request::Place { version, .. } => {
+                Request::Report { version, .. } | Request::Place { version, .. } | Request::Fence { version, .. } => {
                     proxy.is_some_and(|proxy| proxy.version == version)
                 }
                 Request::DeleteProxy => proxy.is_some(),
@@ -106,7 +106,7 @@ impl World {
                     there(site, instance).is_some()
                 }
                 Request::Create { .. } => true,
-                Request::Find | Request::Seek { .. } => false,
+                Request::Find | Request::Seek { .. } | Request::SeekElsewhere { .. } => false,
             }
         };
         let useful: Vec<_> = strays.into_iter().filter(useful).collect();
@@ -144,7 +144,10 @@ impl World {
             }
         }
         for stray in self.strays.iter_mut().filter(|stray| ours(stray.id)) {
-            if let (HOST, Request::Report { version, .. } | Request::Place { version, .. }) = (side, &mut stray.request)
+            if let (
+                HOST,
+                Request::Report { version, .. } | Request::Place { version, .. } | Request::Fence { version, .. },
+            ) = (side, &mut stray.request)
             {
                 visit(version);
             }
@@ -216,6 +219,8 @@ fn tidy(entry: &mut Entry, complete: [bool; SIDES], begun: [bool; SIDES], eager:
     // first; the model's backoffs last as long as they like.
     memo.attempts = 0;
     memo.losses = memo.losses.min(2);
+    // What nobody has chosen is not confirmed.
+    memo.untouched &= record.proxy.there().is_some_and(|proxy| proxy.chosen);
     if !memo.blocked {
         memo.tried = 0;
     }
@@ -234,7 +239,10 @@ fn tidy(entry: &mut Entry, complete: [bool; SIDES], begun: [bool; SIDES], eager:
         // Whatever an answer leads to is decided as if the worker looked again.
         entry.dirty &= !eager;
         flight.host_old &= matches!(flight.request, Request::Find);
-        if !matches!(flight.request, Request::Create { .. } | Request::Update { .. } | Request::Seek { .. }) {
+        if !matches!(
+            flight.request,
+            Request::Create { .. } | Request::Update { .. } | Request::Seek { .. } | Request::SeekElsewhere { .. }
+        ) {
             flight.old = false;
             flight.place = None;
         }
@@ -253,7 +261,9 @@ fn host_versions(entry: &mut Entry, visit: &mut impl FnMut(&mut u64)) {
     entry.record.memo.outdated.iter_mut().for_each(&mut *visit);
     entry.home.iter_mut().for_each(|home| visit(&mut home.version));
     if let Some(flight) = &mut entry.flight {
-        if let Request::Report { version, .. } | Request::Place { version, .. } = &mut flight.request {
+        if let Request::Report { version, .. } | Request::Place { version, .. } | Request::Fence { version, .. } =
+            &mut flight.request
+        {
             visit(version);
         }
         if let Some(Reply::Patched(proxy) | Reply::Found(Some(proxy))) = &mut flight.reply {

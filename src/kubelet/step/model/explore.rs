@@ -29,6 +29,7 @@ fn harbour(policy: Policy, faults: u8, kinds: &[Kind]) -> Harbour {
         eager: true,
         prompt: false,
         resting: DashSet::default(),
+        alone: vec![],
     }
 }
 
@@ -134,11 +135,17 @@ fn workers_that_are_busy_elsewhere() {
     holds(Harbour { eager: false, ..harbour(Policy::Never, 1, &kinds) }, 30_000, &[CRASHED, LATE]);
 }
 
+/// Two pods, each of which is compared with what it can be in alone, with faults of its own.
+fn two_times_one(faults: u8, kinds: &[Kind]) -> Harbour {
+    let policies = vec![Policy::Never, Policy::Always];
+    let one = |policy: &Policy| hasty(harbour(*policy, faults, kinds)).worlds();
+    let alone = policies.iter().map(one).collect();
+    hasty(Harbour { policies, alone, ..harbour(Policy::Never, faults, kinds) })
+}
+
 #[test]
 fn two_pods() {
-    let policies = vec![Policy::Never, Policy::Always];
-    let kinds = [Kind::Bystander, Kind::Break];
-    holds(Harbour { policies, lag: 0, ..harbour(Policy::Never, 1, &kinds) }, 50_000, &[]);
+    holds(two_times_one(1, &[Kind::Bystander, Kind::Break]), 50_000, &[]);
 }
 
 #[test]
@@ -207,9 +214,7 @@ fn a_name_that_is_used_again_with_faults() {
 #[test]
 #[ignore = "takes many minutes"]
 fn two_pods_with_two_faults() {
-    let policies = vec![Policy::Never, Policy::Always];
-    let kinds = [Kind::Bystander, Kind::Crash, Kind::Break];
-    holds(hasty(Harbour { policies, ..harbour(Policy::Never, 2, &kinds) }), 1_000_000, &[CRASHED]);
+    holds(two_times_one(2, &[Kind::Bystander, Kind::Crash, Kind::Break]), 1_000_000, &[CRASHED]);
 }
 
 #[test]

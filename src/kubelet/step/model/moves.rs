@@ -410,7 +410,7 @@ impl Harbour {
 impl World {
     /// A request that reads does nothing without its reader.
     fn leave_behind(&mut self, stray: Stray) {
-        if !matches!(stray.request, Request::Find | Request::Seek { .. }) {
+        if !matches!(stray.request, Request::Find | Request::Seek { .. } | Request::SeekElsewhere { .. }) {
             self.strays.push(stray);
         }
     }
@@ -445,8 +445,8 @@ fn writes_to(w: &World, chosen: Move) -> Option<usize> {
         Request::Create { site, .. } | Request::Update { site, .. } | Request::Delete { site, .. } => {
             Some(SITE + usize::from(site))
         }
-        Request::Report { .. } | Request::Place { .. } | Request::DeleteProxy => Some(HOST),
-        Request::Find | Request::Seek { .. } => None,
+        Request::Report { .. } | Request::Place { .. } | Request::Fence { .. } | Request::DeleteProxy => Some(HOST),
+        Request::Find | Request::Seek { .. } | Request::SeekElsewhere { .. } => None,
     }
 }
 

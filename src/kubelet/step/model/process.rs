@@ -132,12 +132,16 @@ impl Shell<'_> {
         let moved = flight.place != self.place(id);
         let actions = match (flight.request, flight.reply) {
             (_, Some(Reply::Made(_))) if flight.old || flight.place.is_none() => {
-                self.step(id, Event::Answer(Answer::Doubtful))
+                // One site cannot be confused with another.
+                let site = flight.place.filter(|_| self.sites > 1);
+                self.step(id, Event::Answer(Answer::Doubtful(site)))
             }
             (Request::Find, Some(Reply::Found(Some(_)))) if flight.host_old => self.step(id, Event::Look),
-            (Request::Create { .. } | Request::Seek { .. }, Some(Reply::Made(inst))) => {
-                self.see_instance(inst, created)
-            }
+            (
+                Request::Create { .. } | Request::Seek { .. } | Request::SeekElsewhere { .. },
+                Some(Reply::Made(inst)),
+            ) => self.see_instance(inst, created),
+            (Request::SeekElsewhere { site }, Some(_)) => self.step(id, Event::Answer(Answer::NotElsewhere(site))),
             (Request::Update { .. }, Some(Reply::Made(inst))) => self.see_instance(inst, updated),
             (_, Some(Reply::Namesake)) => self.refused(id, NAMESAKE),
             (_, Some(Reply::Refused)) => self.refused(id, "Refused"),
@@ -148,26 +152,34 @@ impl Shell<'_> {
             (Request::Delete { instance, .. }, Some(_)) => self.gone(id, instance),
             (Request::Seek { .. }, Some(_)) if moved => self.step(id, Event::Look),
             (Request::Seek { .. }, Some(_)) => self.step(id, Event::Answer(Answer::InstanceMissing)),
-            (Request::Delete { .. } | Request::Seek { .. }, None) => self.step(id, Event::Answer(Answer::StopFailed)),
+            (Request::Delete { .. } | Request::Seek { .. } | Request::SeekElsewhere { .. }, None) => {
+                self.step(id, Event::Answer(Answer::StopFailed))
+            }
             (request, Some(Reply::Patched(proxy))) => {
                 self.tell_of_proxy(&proxy);
-                let view = proxy.view(self.policy(id));
-                let placed = matches!(request, Request::Place { .. });
+                let view = proxy.view(self.policy(id), self.sites);
+                let placed = matches!(request, Request::Place { .. } | Request::Fence { .. });
                 let answer = if placed { Answer::Placed(view) } else { Answer::Reported(view) };
                 self.see_proxy(proxy, Event::Answer(answer))
             }
-            (Request::Report { version, .. } | Request::Place { version, .. }, Some(_)) => {
-                self.step(id, Event::Answer(Answer::Conflict(version)))
-            }
+            (
+                Request::Report { version, .. } | Request::Place { version, .. } | Request::Fence { version, .. },
+                Some(_),
+            ) => self.step(id, Event::Answer(Answer::Conflict(version))),
             (Request::Find, Some(Reply::Found(Some(proxy)))) => {
                 self.proxy_seen(proxy);
                 self.step(id, Event::Look)
             }
             (Request::Find, Some(_)) => self.step(id, Event::Answer(Answer::ProxyMissing)),
             (Request::DeleteProxy, Some(_)) => self.step(id, Event::Answer(Answer::ProxyDeleted)),
-            (Request::Report { .. } | Request::Place { .. } | Request::Find | Request::DeleteProxy, None) => {
-                self.step(id, Event::Answer(Answer::HostFailed))
-            }
+            (
+                Request::Report { .. }
+                | Request::Place { .. }
+                | Request::Fence { .. }
+                | Request::Find
+                | Request::DeleteProxy,
+                None,
+            ) => self.step(id, Event::Answer(Answer::HostFailed)),
         };
         self.carry_out(id, actions)
     }
@@ -206,7 +218,20 @@ impl Shell<'_> {
                 Some(site) => self.send(id, Request::Seek { site }),
                 None => Done::Then(self.step(id, Event::Answer(Answer::StopFailed))),
             },
+            Action::FindElsewhere(site) => {
+                self.send(id, Request::SeekElsewhere { site });
+                self.at(id, |entry| entry.flight.iter_mut().for_each(|flight| flight.place = Some(site)));
+                Done::Sent
+            }
             Action::Place => self.place_it(id),
+            Action::Fence => {
+                let version =
+                    entry(self.process, id).and_then(|entry| entry.record.proxy.there()).map(|known| known.version);
+                match (version, self.provider(id)) {
+                    (Some(version), Some(site)) => self.send(id, Request::Fence { version, site }),
+                    _ => Done::Then(self.step(id, Event::Look)),
+                }
+            }
             Action::DeleteProxy => self.send(id, Request::DeleteProxy),
             // No proxy of the model is evictable.
             Action::Lift => Done::Next,
@@ -322,7 +347,7 @@ impl Shell<'_> {
         self.process.named[usize::from(proxy.id.name)] = Some(proxy.id);
         self.entry(proxy.id);
         self.at(proxy.id, |entry| entry.seen[HOST] = true);
-        let view = proxy.view(self.policy(proxy.id));
+        let view = proxy.view(self.policy(proxy.id), self.sites);
         self.see_proxy(proxy, Event::ProxySeen(view));
     }
 

@@ -64,8 +64,9 @@ pub(super) fn serve(w: &mut World, policy: Policy, sender: Sender, id: Id, reque
         },
         Request::Delete { site, instance, grace } => delete_instance(w, id, site, instance, grace),
         Request::Report { version, status } => report(w, policy, id, version, status),
+        Request::Fence { version, site } => fence(w, id, version, site),
         Request::Place { version, site, .. } => place(w, id, version, site.unwrap_or(pick)),
-        Request::Seek { site } => {
+        Request::Seek { site } | Request::SeekElsewhere { site } => {
             let there = w.name(id).insts[usize::from(site)].filter(|there| there.owner == id);
             there.map_or(Reply::Gone, Reply::Made)
         }
@@ -103,6 +104,15 @@ fn place(w: &mut World, id: Id, version: u64, site: Index) -> Reply {
     w.chosen = true;
     if proxy.choice == Some(site) {
         return Reply::Patched(proxy);
+    }
+    let placed = change_host(w, id, |proxy| proxy.choice = Some(site));
+    placed.map_or(Reply::Conflict, Reply::Patched)
+}
+
+/// A choice, written once more with the version that it was made for, so that there is always a new one.
+fn fence(w: &mut World, id: Id, version: u64, site: Index) -> Reply {
+    if w.proxy(id).is_none_or(|proxy| proxy.version != version) {
+        return Reply::Conflict;
     }
     let placed = change_host(w, id, |proxy| proxy.choice = Some(site));
     placed.map_or(Reply::Conflict, Reply::Patched)

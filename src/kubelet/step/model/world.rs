@@ -80,7 +80,7 @@ impl Proxy {
         self.live() && self.choice.is_none_or(|choice| choice == NOWHERE || usize::from(choice) == site)
     }
 
-    pub(super) fn view(&self, policy: Policy) -> ProxyView {
+    pub(super) fn view(&self, policy: Policy, sites: usize) -> ProxyView {
         let Status { phase, started, shown, .. } = self.status;
         ProxyView {
             version: self.version,
@@ -95,6 +95,7 @@ impl Proxy {
             once: policy == Policy::Never,
             want: self.want.into(),
             site: self.choice,
+            chosen: sites > 1 && self.choice.is_some(),
             given_up: self.status.given_up,
             evictable: false,
         }
@@ -334,9 +335,18 @@ pub(super) enum Request {
         site: Option<Index>,
         shunned: Option<Index>,
     },
+    /// Writes a choice once more.
+    Fence {
+        version: u64,
+        site: Index,
+    },
     Find,
     /// Asks a site for the instance.
     Seek {
+        site: Index,
+    },
+    /// The same, where it should not be.
+    SeekElsewhere {
         site: Index,
     },
     DeleteProxy,
@@ -354,6 +364,17 @@ pub(super) enum Reply {
     Conflict,
     Found(Option<Proxy>),
     Deleted,
+}
+
+impl Reply {
+    /// Changes whose it is.
+    pub(super) fn rename(&mut self, change: impl Fn(&mut Id)) {
+        match self {
+            Self::Made(inst) => change(&mut inst.owner),
+            Self::Patched(proxy) | Self::Found(Some(proxy)) => change(&mut proxy.id),
+            _ => {}
+        }
+    }
 }
 
 /// A request whose sender waits no longer, and which may still arrive.

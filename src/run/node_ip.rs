@@ -1,14 +1,20 @@
 //! The address under which the host's API server finds the kubelet API.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use http::Uri;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket, lookup_host};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 /// Longer than a lost packet or two, shorter than a user's patience.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often the address is looked at.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Why the address is not known.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +43,47 @@ pub async fn towards(server: &Uri) -> Result<IpAddr, NodeIpError> {
     Ok(local.ip().to_canonical())
 }
 
+/// Finds the address again whenever this machine gets another one, until it is told to stop. Nothing is sent for that.
+///
+/// One that was seen only once does not count, nor does none: addresses come and go while a network is set up.
+pub async fn follow(server: &Uri, known: watch::Sender<IpAddr>, stop: CancellationToken) {
+    let Some((host, port)) = host_and_port(server) else { return };
+    let mut ticks = interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = None;
+    // A name is looked up once, and again when there is no way to it any more.
+    let mut way = None;
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let seen = match local(&host, port, &mut way).await {
+            Ok(seen) => Some(seen),
+            Err(error) => {
+                tracing::debug!(%error, "there is no way to the host's API server; the address stays");
+                way = None;
+                None
+            }
+        };
+        if let Some(seen) = seen.filter(|seen| last == Some(*seen))
+            && known.send_if_modified(|known| std::mem::replace(known, seen) != seen)
+        {
+            tracing::warn!(node_ip = %seen, "this machine has another address; the virtual nodes move to it");
+        }
+        last = seen;
+    }
+}
+
+/// The address from which packets to the API server would be sent: a socket of UDP knows it without sending one.
+async fn local(host: &str, port: u16, way: &mut Option<SocketAddr>) -> io::Result<IpAddr> {
+    let server = match *way {
+        Some(server) => server,
+        None => lookup_host((host, port)).await?.next().ok_or(io::ErrorKind::NotFound)?,
+    };
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(server).await?;
+    *way = Some(server);
+    Ok(socket.local_addr()?.ip().to_canonical())
+}
+
 fn host_and_port(server: &Uri) -> Option<(String, u16)> {
     let default = if server.scheme_str() == Some("http") { 80 } else { 443 };
     let host = server.host()?;
@@ -62,6 +109,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url: Uri = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
         assert_eq!(towards(&url).await.unwrap(), IpAddr::from([127, 0, 0, 1]));
+        let here = local("127.0.0.1", listener.local_addr().unwrap().port(), &mut None).await.unwrap();
+        assert_eq!(here, IpAddr::from([127, 0, 0, 1]));
         drop(listener);
         let error = crate::errors::chain(&towards(&url).await.unwrap_err());
         assert!(error.contains("give --node-ip: Connection refused"), "{error}");

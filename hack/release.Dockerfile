@@ -1,0 +1,10 @@
+# The image of a release, from the programs that were built and compared before: nothing is compiled here.
+FROM docker.io/library/debian:12-slim AS authorities
+RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates
+
+FROM scratch
+ARG TARGETARCH
+COPY --from=authorities /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY dist/longshore-linux-${TARGETARCH} /longshore
+USER 65534:65534
+ENTRYPOINT ["/longshore"]
