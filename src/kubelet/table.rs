@@ -17,6 +17,7 @@ use super::server::{Found, PodDirectory, Running};
 use super::sites::{Index, NOWHERE};
 use super::step::{Action, Answer, Event, InstanceView, Presence, ProxyView, Reach, Record, step};
 use super::view::{Home, instance_view, proxy_view};
+use word::{Word, Words};
 
 /// The UID of a proxy pod.
 pub type Uid = Arc<str>;
@@ -71,11 +72,7 @@ struct Entry {
     home: Home,
     /// The proxy as a whole, serialized, until an instance has been made of it: in a burst there may be thousands that wait.
     body: Option<Box<[u8]>>,
-    /// The instance's last status, serialized: a parsed one takes several times as much.
-    status: Box<[u8]>,
-    /// The instance's annotations that the proxy may show, serialized; empty for none.
-    annotations: Box<[u8]>,
-    obstacle: Option<Obstacle>,
+    words: Words,
     /// What was last written, what the API server made of it, and for which generation: where it normalizes or drops
     /// fields, the two differ for good, and that is no reason to write again.
     accepted: Option<(u64, u64, Option<i64>)>,
@@ -91,8 +88,6 @@ struct Entry {
     gone: u32,
     /// When the record was made.
     since: Instant,
-    /// Since when its instance cannot be scheduled.
-    unschedulable: Option<Instant>,
 }
 
 /// A moment of the provider's side, as one pod has seen it.
@@ -225,7 +220,7 @@ impl Table {
         let here = |entry: &Entry| entry.record.instance.there().is_some_and(|instance| instance.site == site);
         let alive = |entry: &Entry| entry.record.proxy.there().is_some_and(|proxy| proxy.deleting.is_none());
         let stuck = self.entries.iter().filter_map(|entry| {
-            let waited = entry.unschedulable?.elapsed();
+            let waited = entry.word().unschedulable?.elapsed();
             let stuck = waited >= time && here(&entry) && alive(&entry) && !entry.record.memo.moving;
             stuck.then(|| (entry.key().clone(), waited))
         });
@@ -442,9 +437,9 @@ impl Table {
             key: entry.key.clone(),
             version: proxy.version,
             home: entry.home.clone(),
-            status: serde_json::from_slice(&entry.status).unwrap_or_default(),
-            annotations: serde_json::from_slice(&entry.annotations).unwrap_or_default(),
-            obstacle: entry.obstacle.clone(),
+            status: entry.word().status(),
+            annotations: entry.word().annotations(),
+            obstacle: entry.word().obstacle.clone(),
             update: sent.and_then(|_| entry.record.memo.obstacle.clone()),
             current: sent.is_none_or(|sent| sent == proxy.want),
             accepted: entry.accepted,
@@ -475,7 +470,7 @@ impl Table {
             version: view.version,
             sent: view.sent,
             deleting: view.deleting,
-            obstacle: entry.obstacle.clone(),
+            obstacle: entry.word().obstacle.clone(),
         })
     }
 
@@ -513,12 +508,14 @@ impl Table {
     fn known(&self, uid: &Uid) -> Option<dashmap::mapref::one::RefMut<'_, Uid, Box<Entry>>> {
         let mut entry = self.entries.get_mut(uid)?;
         self.conclude(&mut entry.record);
+        entry.settle();
         Some(entry)
     }
 
     fn entry(&self, uid: &Uid, key: impl FnOnce() -> PodKey) -> dashmap::mapref::one::RefMut<'_, Uid, Box<Entry>> {
         let mut entry = self.entries.entry(uid.clone()).or_insert_with(|| Box::new(Entry::new(key())));
         self.conclude(&mut entry.record);
+        entry.settle();
         entry
     }
 
@@ -582,7 +579,7 @@ impl PodDirectory for Table {
         let running = there.filter(|entry| entry.record.instance.there().is_some());
         let read = |entry: dashmap::mapref::multiple::RefMulti<'_, Uid, Box<Entry>>| Running {
             key: entry.key.clone(),
-            status: serde_json::from_slice(&entry.status).unwrap_or_default(),
+            status: entry.word().status(),
         };
         running.map(read).collect()
     }
@@ -595,9 +592,7 @@ impl Entry {
             record: Record::default(),
             home: Home::default(),
             body: None,
-            status: Box::default(),
-            annotations: Box::default(),
-            obstacle: None,
+            words: Words::default(),
             accepted: None,
             deferred: false,
             lingering: false,
@@ -605,7 +600,6 @@ impl Entry {
             seen_sites: [(NOWHERE, 0); 2],
             gone: 0,
             since: Instant::now(),
-            unschedulable: None,
         }
     }
 
@@ -631,21 +625,28 @@ impl Entry {
     fn see_instance(&mut self, pod: ProviderPod, epoch: u32, view: &InstanceView, event: Event) -> Vec<Action> {
         let actions = step(&mut self.record, event);
         self.see_site(view.site, epoch);
+        self.words.keep(pod, view, &self.record);
         let known = self.record.instance.there();
-        if known.is_some_and(|known| known.uid == view.uid && known.version == view.version) {
-            self.status = serde_json::to_vec(&pod.status).unwrap_or_default().into();
-            let some = Some(&pod.annotations).filter(|all| !all.is_empty());
-            self.annotations = some.and_then(|all| serde_json::to_vec(all).ok()).unwrap_or_default().into();
-            let refused = pod.instance.obstacle.as_ref().is_some_and(|obstacle| obstacle.reason == UNSCHEDULABLE);
-            self.unschedulable = refused.then(|| self.unschedulable.unwrap_or_else(Instant::now));
-            self.obstacle = pod.instance.obstacle;
-            if self.record.proxy.there().is_some_and(|proxy| proxy.want == view.sent) {
-                self.body = None;
-            }
+        if known.is_some_and(|known| known.uid == view.uid && known.version == view.version)
+            && self.record.proxy.there().is_some_and(|proxy| proxy.want == view.sent)
+        {
+            self.body = None;
         }
         actions
     }
+
+    /// Before each step, since the one before may have changed which instance counts.
+    fn settle(&mut self) {
+        self.words.settle(&self.record);
+    }
+
+    /// What the instance that counts has last shown.
+    fn word(&self) -> &Word {
+        self.words.current(&self.record)
+    }
 }
+
+mod word;
 
 #[cfg(test)]
 mod tests;

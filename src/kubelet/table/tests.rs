@@ -246,6 +246,37 @@ fn a_list_of_one_site_says_nothing_of_an_instance_at_another() {
     assert_eq!(table.instance(&uid("a")).map(|known| known.uid), Some("late".into()), "and now only the new one");
 }
 
+/// An instance with this phase.
+fn said(name: &str, phase: &str) -> ProviderPod {
+    ProviderPod { status: json!({"phase": phase}), ..instance("a", name) }
+}
+
+#[test]
+fn the_instance_that_comes_to_count_speaks_for_itself() {
+    let table = Table::new(2, false);
+    for side in [Side::Host, Side::Site(0), Side::Site(1)] {
+        table.listing(side);
+        table.listed(side);
+    }
+    let phase = || table.snapshot(&uid("a")).unwrap().status["phase"].clone();
+    table.proxy_seen(&pod("a", 1), 0, None);
+    table.instance_seen(1, said("old", "Pending"));
+    table.instance_seen(0, said("new", "Running"));
+    assert_eq!(phase(), "Pending", "nothing says yet which of them counts");
+    let changed = |phase| ProviderPod {
+        instance: Instance { version: 2, ..instance("a", "old").instance },
+        ..said("old", phase)
+    };
+    table.instance_seen(1, changed("Unknown"));
+    assert_eq!(phase(), "Unknown");
+    table.proxy_seen(&pod("a", 2), 0, Some(0));
+    assert_eq!(phase(), "Running", "the proxy says so");
+    table.instance_gone(&instance("a", "new").key, &"new".into());
+    assert_eq!(phase(), "Unknown", "it is the only one");
+    table.instance_gone(&instance("a", "old").key, &"old".into());
+    assert_eq!(phase(), "Unknown", "its last word");
+}
+
 #[test]
 fn what_was_made_where_the_pod_no_longer_belongs_is_stopped_before_anything_is_made_elsewhere() {
     let table = Table::new(2, false);
