@@ -498,11 +498,11 @@ impl Shell<'_> {
                 let (here, there) = (record.instance.there(), record.elsewhere.as_deref());
                 (here.map(|one| one.uid.clone()), there.map(|one| one.uid.clone()))
             };
-            let (_, second) = uids(&entry.record);
+            let (first, second) = uids(&entry.record);
             let actions = super::mutants::step(mutant, &mut entry.record, event);
-            let (first, _) = uids(&entry.record);
-            // What was second counts now.
-            if second.is_some() && first == second {
+            let (now_first, now_second) = uids(&entry.record);
+            // What was second counts now, or what counted is second.
+            if (second.is_some() && now_first == second) || (first.is_some() && now_second == first) {
                 std::mem::swap(&mut entry.last, &mut entry.other);
             }
             actions
