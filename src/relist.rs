@@ -16,6 +16,10 @@ use kube::runtime::{WatchStreamExt, watcher};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+/// How many objects are listed at a time. A page is in memory as a whole, as text and as documents: with 500 of kube's own
+/// choice, a list would take more than all records of ten thousand pods.
+const PAGE: u32 = 100;
+
 /// What a watch yields.
 type Item<K> = watcher::Result<watcher::Event<K>>;
 
@@ -41,6 +45,7 @@ pub(crate) fn watch_all<K>(
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
+    let config = config.page_size(PAGE);
     let begin = move || {
         let one = |api: Api<K>| {
             let config = config.clone();

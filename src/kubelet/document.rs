@@ -8,7 +8,8 @@ use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::NamespaceResourceScope;
-use serde::{Deserialize, Serialize};
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 /// A `v1/Pod`, lossless in `spec` and `status`.
@@ -21,7 +22,7 @@ use serde_json::{Map, Value};
 pub struct PodDocument {
     api_version: Cow<'static, str>,
     kind: Cow<'static, str>,
-    /// The typed metadata. `managedFields` are dropped where documents enter ([`PodDocument::without_managed_fields`]).
+    /// The typed metadata, without `managedFields`.
     pub metadata: ObjectMeta,
     /// The pod's spec as the API server sent it; `Null` where a document has none.
     #[serde(skip_serializing_if = "Value::is_null")]
@@ -43,7 +44,7 @@ struct Wire {
     #[serde(default = "pod")]
     kind: Cow<'static, str>,
     #[serde(default)]
-    metadata: Value,
+    metadata: Metadata,
     #[serde(default)]
     spec: Value,
     #[serde(default)]
@@ -53,8 +54,77 @@ struct Wire {
 impl From<Wire> for PodDocument {
     fn from(wire: Wire) -> Self {
         let Wire { api_version, kind, metadata, spec, status } = wire;
-        let (metadata, unreadable) = read(&metadata);
+        let (metadata, unreadable) = read(&metadata.0);
         Self { api_version, kind, metadata, spec, status, unreadable }
+    }
+}
+
+/// The metadata but for `managedFields`, often half of a pod's bytes, which nothing here reads: they are passed over before
+/// anything is made of them. What is no object at all is [`Value::Bool`].
+#[derive(Default)]
+struct Metadata(Value);
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Fields).map(Self)
+    }
+}
+
+struct Fields;
+
+/// Other kinds of values say no more than that they are no object.
+const NONSENSE: Value = Value::Bool(false);
+
+impl<'de> Visitor<'de> for Fields {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("metadata")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let mut read = Map::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            if name == "managedFields" {
+                fields.next_value::<IgnoredAny>()?;
+            } else {
+                read.insert(name, fields.next_value()?);
+            }
+        }
+        Ok(Value::Object(read))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(NONSENSE)
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
+        Ok(NONSENSE)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
+        Ok(NONSENSE)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Value, E> {
+        Ok(NONSENSE)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
+        Ok(NONSENSE)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Value, E> {
+        Ok(NONSENSE)
     }
 }
 
@@ -93,13 +163,6 @@ impl PodDocument {
     /// A document of these three parts.
     pub fn new(metadata: ObjectMeta, spec: Value, status: Value) -> Self {
         Self { api_version: v1(), kind: pod(), metadata, spec, status, unreadable: None }
-    }
-
-    /// Drops `managedFields`, often half of a pod's bytes, which nothing here reads.
-    #[must_use]
-    pub fn without_managed_fields(mut self) -> Self {
-        self.metadata.managed_fields = None;
-        self
     }
 
     /// The namespace; empty where a document has none.
@@ -218,10 +281,21 @@ mod tests {
         assert_eq!((document.name(), document.uid(), document.label("app")), ("a", "u", None));
         let unreadable = document.unreadable.unwrap();
         assert!(unreadable.contains("metadata.labels: ") && unreadable.contains("metadata.deletionTimestamp: "));
-        let nonsense: PodDocument = serde_json::from_value(json!({"metadata": [1]})).unwrap();
-        assert!(nonsense.unreadable.is_some());
+        for nonsense in [json!([1, [2]]), json!("a"), json!(-1), json!(1), json!(1.5), json!(true)] {
+            let nonsense: PodDocument = serde_json::from_value(json!({"metadata": nonsense})).unwrap();
+            assert!(nonsense.unreadable.is_some());
+        }
+        let null: PodDocument = serde_json::from_value(json!({"metadata": null})).unwrap();
+        assert_eq!(null.unreadable, None);
         let none: PodDocument = serde_json::from_value(json!({"spec": {}})).unwrap();
         assert_eq!(none.unreadable, None);
+    }
+
+    #[test]
+    fn managed_fields_are_passed_over() {
+        let text = r#"{"metadata": {"managedFields": [{"manager": 5, "fieldsV1": {"f:a": {}}}], "name": "a"}}"#;
+        let document: PodDocument = serde_json::from_str(text).unwrap();
+        assert_eq!((document.name(), &document.metadata.managed_fields, &document.unreadable), ("a", &None, &None));
     }
 
     #[test]

@@ -69,14 +69,14 @@ impl Host {
     /// Reads a proxy; `None` if it is gone or another has its name.
     pub async fn pod(&self, key: &PodKey) -> Result<Option<PodDocument>, kube::Error> {
         let pod = self.namespace(key).get_opt(&key.name).await?.map(readable).transpose()?;
-        Ok(pod.filter(|pod| pod.uid() == key.uid).map(PodDocument::without_managed_fields))
+        Ok(pod.filter(|pod| pod.uid() == key.uid))
     }
 
     /// Patches a proxy's status (strategic merge); the patch carries UID and resource version.
     pub async fn patch_status(&self, key: &PodKey, patch: &Value) -> Result<PodDocument, WriteError> {
         let params = PatchParams { field_manager: Some("longshore".into()), ..PatchParams::default() };
         let written = self.namespace(key).patch_status(&key.name, &params, &Patch::Strategic(patch)).await;
-        written.and_then(readable).map(PodDocument::without_managed_fields).map_err(WriteError::from)
+        written.and_then(readable).map_err(WriteError::from)
     }
 
     /// Patches a proxy itself (RFC 6902); the patch tests what it changes, and fails with [`WriteError::Refused`] otherwise.
@@ -84,7 +84,7 @@ impl Host {
         let patch = serde_json::from_value(patch.clone()).map_err(|error| WriteError::Refused(error.to_string()))?;
         let params = PatchParams { field_manager: Some("longshore".into()), ..PatchParams::default() };
         let written = self.namespace(key).patch(&key.name, &params, &Patch::Json::<()>(patch)).await;
-        written.and_then(readable).map(PodDocument::without_managed_fields).map_err(WriteError::from)
+        written.and_then(readable).map_err(WriteError::from)
     }
 
     /// The value of an annotation of a namespace.

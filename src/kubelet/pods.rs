@@ -43,7 +43,7 @@ const DEBOUNCE: Duration = Duration::from_secs(1);
 const ANNOTATIONS: Duration = Duration::from_secs(10);
 
 /// How many notices may wait; a provider that is faster waits itself.
-const NOTICES: usize = 1024;
+const NOTICES: usize = 128;
 
 /// Actions in one go for one pod; whoever needs more is going in circles and gets a pause.
 const PATIENCE: usize = 32;
@@ -193,13 +193,13 @@ impl Shell {
         if pod.annotation(MIRROR).is_some() {
             return;
         }
-        let pod = tolerations::restored(pod.without_managed_fields());
-        self.queue.add(&self.take_in(pod));
+        let pod = tolerations::restored(pod);
+        self.queue.add(&self.take_in(&pod));
     }
 
     /// Takes in a proxy as the host shows it.
-    fn take_in(&self, pod: PodDocument) -> Uid {
-        let (want, site) = (self.sites.fingerprint(&pod), self.sites.of(&pod));
+    fn take_in(&self, pod: &PodDocument) -> Uid {
+        let (want, site) = (self.sites.fingerprint(pod), self.sites.of(pod));
         self.table.proxy_seen(pod, want, site)
     }
 

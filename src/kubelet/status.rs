@@ -10,8 +10,8 @@ use super::partition::{DISRUPTION, UNREACHABLE};
 use super::provider::Obstacle;
 use super::step::{Evidence, Phase};
 use super::view::{
-    CONTAINER_LISTS, Condition, Container, DELEGATED, FOREIGN_FIELDS, Home, OWNED_CONDITIONS, POD_SCHEDULED,
-    UP_TO_DATE, digest, items, text,
+    CONTAINER_LISTS, Container, DELEGATED, FOREIGN_FIELDS, Home, OWNED_CONDITIONS, POD_SCHEDULED, UP_TO_DATE, digest,
+    items, text,
 };
 
 mod containers;
@@ -51,6 +51,18 @@ pub fn needs_whole_status(evidence: &Evidence, home: &Home, instance: &Value) ->
     }
 }
 
+/// Whether the last that an instance has told is the end of all of its containers: then nobody has to be asked how far they
+/// had come.
+pub fn tells_its_end(home: &Home, instance: &Value) -> bool {
+    let ended = |container: &Container, field: &str| {
+        let status = items(instance, field).find(|status| text(status, "name") == &*container.name);
+        status.is_some_and(|status| killed(status).is_some())
+    };
+    let mut lists = CONTAINER_LISTS.iter().zip(&home.containers).take(2);
+    Phase::parse(text(instance, "phase")).terminal()
+        && lists.all(|((_, field), containers)| containers.iter().all(|container| ended(container, field)))
+}
+
 /// Whether a new instance has taken the place of one that had started, and tells nothing of its containers yet.
 fn restarts(home: &Home, instance: &Value) -> bool {
     home.started
@@ -62,10 +74,10 @@ fn restarts(home: &Home, instance: &Value) -> bool {
 /// that, and home should not: the init containers of a new instance run again, for the first time as far as it is concerned.
 fn undone<'a>(containers: &'a [Container], instance: &Value, field: &str) -> Vec<&'a str> {
     let ended = |known: &&Container| {
-        let status = items(instance, field).find(|status| text(status, "name") == known.name);
+        let status = items(instance, field).find(|status| text(status, "name") == &*known.name);
         status.is_some_and(|status| status.pointer("/state/terminated").is_some())
     };
-    containers.iter().filter(|known| known.done && !ended(known)).map(|known| known.name.as_str()).collect()
+    containers.iter().filter(|known| known.done && !ended(known)).map(|known| &*known.name).collect()
 }
 
 /// The status that home should show, in as far as it is ours. Conditions carry their transition times.
@@ -127,15 +139,15 @@ const PATIENT: [&str; 5] =
 /// that the pod's owner has to act on. All else may wait to be merged with the next change.
 pub fn pressing(home: &Home, desired: &Value) -> bool {
     let wanted = |kind: &str| items(desired, "conditions").find(|c| text(c, "type") == kind);
-    let shown = |kind: &str, field: fn(&Condition) -> &str| home.condition(kind).map(field).unwrap_or_default();
+    let shown = |kind: &str| home.condition(kind).unwrap_or_default();
     let ready = wanted("Ready").is_some_and(|c| {
         let is_true = |status: &str| status == "True";
-        is_true(text(c, "status")) != is_true(shown("Ready", |c| &c.status))
+        is_true(text(c, "status")) != is_true(shown("Ready").status)
     });
     let news = |kind: &str| {
         wanted(kind).is_some_and(|c| {
             let (status, reason) = (text(c, "status"), text(c, "reason"));
-            let known = shown(kind, |c| &c.status) == status && shown(kind, |c| &c.reason) == reason;
+            let known = (shown(kind).status, shown(kind).reason) == (status, reason);
             status == "False" && !reason.is_empty() && !PATIENT.contains(&reason) && !known
         })
     };
@@ -228,7 +240,7 @@ fn initialized(facts: &Facts<'_>, done: bool) -> Value {
     if done || init.is_empty() {
         return condition(facts, "Initialized", "True", "", "");
     }
-    let names: Vec<_> = init.iter().map(|c| c.name.as_str()).collect();
+    let names: Vec<_> = init.iter().map(|c| &*c.name).collect();
     let message = format!("containers with incomplete status: [{}]", names.join(" "));
     condition(facts, "Initialized", "False", "ContainersNotInitialized", &message)
 }
@@ -254,7 +266,7 @@ fn readiness(facts: &Facts<'_>, phase: Phase, theirs: Option<&Value>, status: &M
             list.into_iter().flatten().any(|c| text(c, "name") == name && c.get("ready") == Some(&Value::Bool(true)))
         };
         let unready: Vec<_> =
-            facts.home.containers[0].iter().map(|c| c.name.as_str()).filter(|name| !is_ready(name)).collect();
+            facts.home.containers[0].iter().map(|c| &*c.name).filter(|name| !is_ready(name)).collect();
         if !unready.is_empty() {
             let message = format!("containers with unready status: [{}]", unready.join(" "));
             return both("False", "ContainersNotReady", &message);
@@ -271,7 +283,7 @@ fn readiness(facts: &Facts<'_>, phase: Phase, theirs: Option<&Value>, status: &M
 /// What is said of readiness gates whose condition is not True at home (GeneratePodReadyCondition in
 /// pkg/kubelet/status).
 fn open_gates(home: &Home) -> Vec<String> {
-    let open = |gate: &String| match home.condition(gate) {
+    let open = |gate: &str| match home.condition(gate) {
         None => Some(format!("corresponding condition of pod readiness gate {gate:?} does not exist.")),
         Some(c) if c.status != "True" => {
             Some(format!("the status of pod readiness gate {gate:?} is not \"True\", but {}", c.status))
@@ -410,8 +422,8 @@ fn rejected(facts: &Facts<'_>, why: &Obstacle) -> Value {
 }
 
 fn set_start_time(status: &mut Map<String, Value>, facts: &Facts<'_>) {
-    if let Some(start) = &facts.home.start_time {
-        status.insert("startTime".into(), start.as_str().into());
+    if let Some(start) = facts.home.start_time.as_deref() {
+        status.insert("startTime".into(), start.into());
     }
 }
 
@@ -427,7 +439,7 @@ fn condition(facts: &Facts<'_>, kind: &str, status: &str, reason: &str, message:
         .home
         .condition(kind)
         .filter(|known| known.status == status)
-        .and_then(|known| known.since.as_deref())
+        .and_then(|known| known.since)
         .unwrap_or(facts.now);
     let mut condition = json!({"type": kind, "status": status, "lastTransitionTime": since, "lastProbeTime": null});
     if !reason.is_empty() {
@@ -467,12 +479,11 @@ pub fn patch(uid: &str, version: u64, home: &Home, desired: &Value) -> Value {
         }
     }
     if status_is_whole(desired) {
-        for field in &home.fields {
-            let ours =
-                !FOREIGN_FIELDS.contains(&field.as_str()) && field != "conditions" && field != "observedGeneration";
+        for field in home.fields.iter() {
+            let ours = !FOREIGN_FIELDS.contains(&field) && field != "conditions" && field != "observedGeneration";
             if ours && !status.contains_key(field) {
-                let replaced = matches!(field.as_str(), "podIPs" | "hostIPs");
-                status.insert(field.clone(), if replaced { json!([{"$patch": "replace"}]) } else { Value::Null });
+                let replaced = matches!(field, "podIPs" | "hostIPs");
+                status.insert(field.into(), if replaced { json!([{"$patch": "replace"}]) } else { Value::Null });
             }
         }
     }

@@ -17,6 +17,7 @@ use super::server::{Found, PodDirectory, Running};
 use super::sites::{Index, NOWHERE};
 use super::step::{Action, Answer, Event, InstanceView, Presence, ProxyView, Reach, Record, step};
 use super::view::{Home, instance_view, proxy_view};
+use word::{Word, Words};
 
 /// The UID of a proxy pod.
 pub type Uid = Arc<str>;
@@ -33,9 +34,10 @@ pub enum Side {
 /// The records, by the proxy's UID.
 #[derive(Debug)]
 pub struct Table {
-    entries: DashMap<Uid, Entry>,
-    /// The proxy that has this namespace and name now.
-    names: DashMap<(String, String), Uid>,
+    /// In boxes: a map has room for up to twice as many as there are, and copies all when it grows.
+    entries: DashMap<Uid, Box<Entry>>,
+    /// The proxy that has this namespace and name ([`full_name`]) now.
+    names: DashMap<Box<str>, Uid>,
     host: Listing,
     /// By their indexes; at least one.
     sites: Vec<SiteState>,
@@ -68,13 +70,9 @@ struct Entry {
     key: PodKey,
     record: Record,
     home: Home,
-    /// The proxy as a whole, until an instance has been made of it.
-    body: Option<Box<PodDocument>>,
-    /// The instance's last status, serialized: a parsed one takes several times as much.
-    status: Box<[u8]>,
-    /// The instance's annotations that the proxy may show, serialized; empty for none.
-    annotations: Box<[u8]>,
-    obstacle: Option<Obstacle>,
+    /// The proxy as a whole, serialized, until an instance has been made of it: in a burst there may be thousands that wait.
+    body: Option<Box<[u8]>>,
+    words: Words,
     /// What was last written, what the API server made of it, and for which generation: where it normalizes or drops
     /// fields, the two differ for good, and that is no reason to write again.
     accepted: Option<(u64, u64, Option<i64>)>,
@@ -90,8 +88,6 @@ struct Entry {
     gone: u32,
     /// When the record was made.
     since: Instant,
-    /// Since when its instance cannot be scheduled.
-    unschedulable: Option<Instant>,
 }
 
 /// A moment of the provider's side, as one pod has seen it.
@@ -224,7 +220,7 @@ impl Table {
         let here = |entry: &Entry| entry.record.instance.there().is_some_and(|instance| instance.site == site);
         let alive = |entry: &Entry| entry.record.proxy.there().is_some_and(|proxy| proxy.deleting.is_none());
         let stuck = self.entries.iter().filter_map(|entry| {
-            let waited = entry.unschedulable?.elapsed();
+            let waited = entry.word().unschedulable?.elapsed();
             let stuck = waited >= time && here(&entry) && alive(&entry) && !entry.record.memo.moving;
             stuck.then(|| (entry.key().clone(), waited))
         });
@@ -270,13 +266,13 @@ impl Table {
     }
 
     /// The host shows a proxy; `want` is the provider's fingerprint of it, and `site` where it runs.
-    pub fn proxy_seen(&self, pod: PodDocument, want: u64, site: Option<Index>) -> Uid {
-        let (uid, view) = (Uid::from(pod.uid()), proxy_view(&pod, want, site));
-        self.names.insert((pod.namespace().into(), pod.name().into()), uid.clone());
+    pub fn proxy_seen(&self, pod: &PodDocument, want: u64, site: Option<Index>) -> Uid {
+        let (uid, view) = (Uid::from(pod.uid()), proxy_view(pod, want, site));
+        self.names.insert(full_name(pod.namespace(), pod.name()), uid.clone());
         let mut entry = self.entry(&uid, || pod.key());
         if entry.key != pod.key() {
             // Somebody's pod at a site has claimed to be its instance.
-            *entry = Entry::new(pod.key());
+            **entry = Entry::new(pod.key());
             self.conclude(&mut entry.record);
         }
         entry.seen_host = self.host.epoch.load(Ordering::SeqCst);
@@ -393,11 +389,11 @@ impl Table {
     }
 
     /// The worker's report was written and has made the proxy this; `digest` and `generation` are of what was asked for.
-    pub fn reported(&self, uid: &Uid, pod: PodDocument, want: u64, asked: (u64, Option<i64>)) -> Vec<Action> {
+    pub fn reported(&self, uid: &Uid, pod: &PodDocument, want: u64, asked: (u64, Option<i64>)) -> Vec<Action> {
         let Some(mut entry) = self.known(uid) else { return vec![] };
         // A report changes no choice.
         let site = entry.record.proxy.there().and_then(|proxy| proxy.site);
-        let view = proxy_view(&pod, want, site);
+        let view = proxy_view(pod, want, site);
         let actions = entry.see_proxy(pod, view, |view| Event::Answer(Answer::Reported(view)));
         entry.accepted = Some((asked.0, entry.home.digest, asked.1));
         actions
@@ -407,12 +403,12 @@ impl Table {
     pub fn written(
         &self,
         uid: &Uid,
-        pod: PodDocument,
+        pod: &PodDocument,
         want: u64,
         site: Option<Index>,
         answer: fn(ProxyView) -> Answer,
     ) -> Vec<Action> {
-        let view = proxy_view(&pod, want, site);
+        let view = proxy_view(pod, want, site);
         let Some(mut entry) = self.known(uid) else { return vec![] };
         entry.see_proxy(pod, view, |view| Event::Answer(answer(view)))
     }
@@ -441,9 +437,9 @@ impl Table {
             key: entry.key.clone(),
             version: proxy.version,
             home: entry.home.clone(),
-            status: serde_json::from_slice(&entry.status).unwrap_or_default(),
-            annotations: serde_json::from_slice(&entry.annotations).unwrap_or_default(),
-            obstacle: entry.obstacle.clone(),
+            status: entry.word().status(),
+            annotations: entry.word().annotations(),
+            obstacle: entry.word().obstacle.clone(),
             update: sent.and_then(|_| entry.record.memo.obstacle.clone()),
             current: sent.is_none_or(|sent| sent == proxy.want),
             accepted: entry.accepted,
@@ -452,7 +448,7 @@ impl Table {
 
     /// The proxy as a whole, if it is still kept.
     pub fn body(&self, uid: &Uid) -> Option<PodDocument> {
-        Some(*self.entries.get(uid)?.body.clone()?)
+        serde_json::from_slice(self.entries.get(uid)?.body.as_ref()?).ok()
     }
 
     /// Whose record it is.
@@ -474,7 +470,7 @@ impl Table {
             version: view.version,
             sent: view.sent,
             deleting: view.deleting,
-            obstacle: entry.obstacle.clone(),
+            obstacle: entry.word().obstacle.clone(),
         })
     }
 
@@ -482,7 +478,7 @@ impl Table {
     pub fn forget(&self, uid: &Uid) {
         let over = |record: &Record| record.proxy == Presence::Absent && record.instance == Presence::Absent;
         if let Some((_, entry)) = self.entries.remove_if(uid, |_, entry| over(&entry.record)) {
-            let name = (entry.key.namespace, entry.key.name);
+            let name = full_name(&entry.key.namespace, &entry.key.name);
             self.names.remove_if(&name, |_, holder| holder == uid);
         }
     }
@@ -498,7 +494,7 @@ impl Table {
     }
 
     fn named(&self, namespace: &str, name: &str) -> Option<Uid> {
-        self.names.get(&(namespace.to_owned(), name.to_owned())).map(|uid| uid.clone())
+        self.names.get(&full_name(namespace, name)).map(|uid| uid.clone())
     }
 
     fn side(&self, side: Side) -> &Listing {
@@ -509,15 +505,17 @@ impl Table {
         }
     }
 
-    fn known(&self, uid: &Uid) -> Option<dashmap::mapref::one::RefMut<'_, Uid, Entry>> {
+    fn known(&self, uid: &Uid) -> Option<dashmap::mapref::one::RefMut<'_, Uid, Box<Entry>>> {
         let mut entry = self.entries.get_mut(uid)?;
         self.conclude(&mut entry.record);
+        entry.settle();
         Some(entry)
     }
 
-    fn entry(&self, uid: &Uid, key: impl FnOnce() -> PodKey) -> dashmap::mapref::one::RefMut<'_, Uid, Entry> {
-        let mut entry = self.entries.entry(uid.clone()).or_insert_with(|| Entry::new(key()));
+    fn entry(&self, uid: &Uid, key: impl FnOnce() -> PodKey) -> dashmap::mapref::one::RefMut<'_, Uid, Box<Entry>> {
+        let mut entry = self.entries.entry(uid.clone()).or_insert_with(|| Box::new(Entry::new(key())));
         self.conclude(&mut entry.record);
+        entry.settle();
         entry
     }
 
@@ -557,6 +555,11 @@ pub const UNSCHEDULABLE: &str = "Unschedulable";
 /// A listing of a site that does not exist.
 static NEVER: Listing = Listing { complete: AtomicBool::new(false), epoch: AtomicU32::new(0) };
 
+/// Namespace and name in one piece; neither can have a slash.
+fn full_name(namespace: &str, name: &str) -> Box<str> {
+    [namespace, "/", name].concat().into()
+}
+
 /// Where a pod's instance is, or will be.
 fn place_of(record: &Record) -> Option<Index> {
     let chosen = record.proxy.there().and_then(|proxy| proxy.site);
@@ -574,9 +577,9 @@ impl PodDirectory for Table {
     fn running(&self) -> Vec<Running> {
         let there = self.entries.iter().filter(|entry| entry.record.proxy.there().is_some());
         let running = there.filter(|entry| entry.record.instance.there().is_some());
-        let read = |entry: dashmap::mapref::multiple::RefMulti<'_, Uid, Entry>| Running {
+        let read = |entry: dashmap::mapref::multiple::RefMulti<'_, Uid, Box<Entry>>| Running {
             key: entry.key.clone(),
-            status: serde_json::from_slice(&entry.status).unwrap_or_default(),
+            status: entry.word().status(),
         };
         running.map(read).collect()
     }
@@ -589,9 +592,7 @@ impl Entry {
             record: Record::default(),
             home: Home::default(),
             body: None,
-            status: Box::default(),
-            annotations: Box::default(),
-            obstacle: None,
+            words: Words::default(),
             accepted: None,
             deferred: false,
             lingering: false,
@@ -599,17 +600,16 @@ impl Entry {
             seen_sites: [(NOWHERE, 0); 2],
             gone: 0,
             since: Instant::now(),
-            unschedulable: None,
         }
     }
 
-    fn see_proxy(&mut self, pod: PodDocument, view: ProxyView, event: impl Fn(ProxyView) -> Event) -> Vec<Action> {
+    fn see_proxy(&mut self, pod: &PodDocument, view: ProxyView, event: impl Fn(ProxyView) -> Event) -> Vec<Action> {
         let (version, want) = (view.version, view.want);
         let actions = step(&mut self.record, event(view));
         if self.record.proxy.there().is_some_and(|known| known.version == version) {
-            self.home = Home::of(&pod);
+            self.home = Home::of(pod);
             let made = self.record.instance.there().is_some_and(|instance| instance.sent == want);
-            self.body = (!made).then(|| Box::new(pod));
+            self.body = if made { None } else { serde_json::to_vec(pod).ok().map(Vec::into_boxed_slice) };
         }
         actions
     }
@@ -625,21 +625,28 @@ impl Entry {
     fn see_instance(&mut self, pod: ProviderPod, epoch: u32, view: &InstanceView, event: Event) -> Vec<Action> {
         let actions = step(&mut self.record, event);
         self.see_site(view.site, epoch);
+        self.words.keep(pod, view, &self.record);
         let known = self.record.instance.there();
-        if known.is_some_and(|known| known.uid == view.uid && known.version == view.version) {
-            self.status = serde_json::to_vec(&pod.status).unwrap_or_default().into();
-            let some = Some(&pod.annotations).filter(|all| !all.is_empty());
-            self.annotations = some.and_then(|all| serde_json::to_vec(all).ok()).unwrap_or_default().into();
-            let refused = pod.instance.obstacle.as_ref().is_some_and(|obstacle| obstacle.reason == UNSCHEDULABLE);
-            self.unschedulable = refused.then(|| self.unschedulable.unwrap_or_else(Instant::now));
-            self.obstacle = pod.instance.obstacle;
-            if self.record.proxy.there().is_some_and(|proxy| proxy.want == view.sent) {
-                self.body = None;
-            }
+        if known.is_some_and(|known| known.uid == view.uid && known.version == view.version)
+            && self.record.proxy.there().is_some_and(|proxy| proxy.want == view.sent)
+        {
+            self.body = None;
         }
         actions
     }
+
+    /// Before each step, since the one before may have changed which instance counts.
+    fn settle(&mut self) {
+        self.words.settle(&self.record);
+    }
+
+    /// What the instance that counts has last shown.
+    fn word(&self) -> &Word {
+        self.words.current(&self.record)
+    }
 }
+
+mod word;
 
 #[cfg(test)]
 mod tests;

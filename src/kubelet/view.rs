@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::annotations::Annotations;
 use super::document::PodDocument;
@@ -53,25 +53,97 @@ pub(super) const CONTAINER_LISTS: [(&str, &str); 3] = [
 const PATIENT_REASONS: [&str; 3] = ["ContainerCreating", "PodInitializing", ""];
 
 /// A condition of home, as far as the next report needs it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Condition {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Condition<'a> {
     /// `type`.
-    pub kind: String,
+    pub kind: &'a str,
     /// `True`, `False` or `Unknown`.
-    pub status: String,
+    pub status: &'a str,
     /// In a word, why; empty where nobody says.
-    pub reason: Box<str>,
+    pub reason: &'a str,
     /// When it got that status, RFC 3339.
-    pub since: Option<String>,
+    pub since: Option<&'a str>,
+}
+
+/// Between the parts of texts that are kept in one piece. Nobody has them in a name, a word or a time.
+const UNIT: char = '\u{1f}';
+const RECORD: char = '\u{1e}';
+
+/// Several texts in one piece: there are thousands of pods, and a piece of memory for each word costs more than the words.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Packed(Box<str>);
+
+impl Packed {
+    /// These texts. The two separators in them, which are control characters, are lost.
+    fn new<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut all = String::new();
+        for (index, text) in texts.into_iter().enumerate() {
+            if index > 0 {
+                all.push(RECORD);
+            }
+            all.extend(text.chars().filter(|c| ![RECORD, UNIT].contains(c)));
+        }
+        Self(all.into())
+    }
+
+    /// The texts in their order; empty ones at the only place are none.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.split(RECORD).filter(|_| !self.0.is_empty())
+    }
+}
+
+impl std::fmt::Debug for Packed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// Conditions in one piece.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Conditions(Packed);
+
+impl Conditions {
+    fn new<'a>(all: impl IntoIterator<Item = Condition<'a>>) -> Self {
+        let mut packed = String::new();
+        for (index, condition) in all.into_iter().enumerate() {
+            if index > 0 {
+                packed.push(RECORD);
+            }
+            let parts = [condition.kind, condition.status, condition.reason, condition.since.unwrap_or_default()];
+            for (index, part) in parts.into_iter().enumerate() {
+                if index > 0 {
+                    packed.push(UNIT);
+                }
+                packed.extend(part.chars().filter(|c| ![RECORD, UNIT].contains(c)));
+            }
+        }
+        Self(Packed(packed.into()))
+    }
+
+    /// All of them, in home's order.
+    pub fn iter(&self) -> impl Iterator<Item = Condition<'_>> {
+        self.0.iter().map(|packed| {
+            let mut parts = packed.split(UNIT);
+            let mut part = || parts.next().unwrap_or_default();
+            let (kind, status, reason, since) = (part(), part(), part(), part());
+            Condition { kind, status, reason, since: Some(since).filter(|since| !since.is_empty()) }
+        })
+    }
+}
+
+impl std::fmt::Debug for Conditions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
 }
 
 /// A container by name and image, in spec order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
     /// Its name.
-    pub name: String,
+    pub name: Box<str>,
     /// Its image, as the spec has it.
-    pub image: String,
+    pub image: Box<str>,
     /// Home shows that it has ended, and its restart policy would not start it again.
     pub done: bool,
 }
@@ -90,19 +162,19 @@ pub struct Home {
     /// See `reason`.
     pub message: Box<str>,
     /// `status.startTime`, which never changes once set.
-    pub start_time: Option<String>,
+    pub start_time: Option<Box<str>>,
     /// A container has started once.
     pub started: bool,
     /// Being deleted.
     pub deleting: bool,
     /// The readiness gates' condition types, in spec order.
-    pub gates: Vec<String>,
+    pub gates: Packed,
     /// The conditions that are ours, or a readiness gate.
-    pub conditions: Vec<Condition>,
+    pub conditions: Conditions,
     /// Regular, init and ephemeral containers.
-    pub containers: [Vec<Container>; 3],
+    pub containers: [Box<[Container]>; 3],
     /// The names of the fields that the status has.
-    pub fields: Vec<String>,
+    pub fields: Packed,
     /// [`digest`] of the status.
     pub digest: u64,
     /// The tolerations that would let the host evict it.
@@ -117,24 +189,21 @@ impl Home {
     /// The part of a proxy document that reports depend on.
     pub fn of(pod: &PodDocument) -> Self {
         let status = &pod.status;
-        let gates: Vec<String> = pod
-            .list("readinessGates")
-            .iter()
-            .filter_map(|gate| Some(gate.get("conditionType")?.as_str()?.to_owned()))
-            .collect();
+        let gates: Vec<&str> =
+            pod.list("readinessGates").iter().filter_map(|gate| gate.get("conditionType")?.as_str()).collect();
         let conditions = items(status, "conditions")
             .filter(|c| {
                 let kind = text(c, "type");
                 let ours = OWNED_CONDITIONS.contains(&kind) || SHARED_CONDITIONS.contains(&kind);
-                ours || gates.iter().any(|gate| gate == kind)
+                ours || gates.contains(&kind)
             })
             .map(|c| Condition {
-                kind: text(c, "type").into(),
-                status: text(c, "status").into(),
-                reason: text(c, "reason").into(),
-                since: c.get("lastTransitionTime").and_then(Value::as_str).map(Into::into),
-            })
-            .collect();
+                kind: text(c, "type"),
+                status: text(c, "status"),
+                reason: text(c, "reason"),
+                since: c.get("lastTransitionTime").and_then(Value::as_str),
+            });
+        let conditions = Conditions::new(conditions);
         Self {
             generation: pod.metadata.generation.unwrap_or_default(),
             observed: status.get("observedGeneration").and_then(Value::as_i64),
@@ -144,7 +213,7 @@ impl Home {
             start_time: status.get("startTime").and_then(Value::as_str).map(Into::into),
             started: started(status),
             deleting: pod.metadata.deletion_timestamp.is_some(),
-            gates,
+            gates: Packed::new(gates),
             conditions,
             containers: CONTAINER_LISTS.map(|(field, shown)| {
                 let done = |c: &Value| {
@@ -159,7 +228,7 @@ impl Home {
                 };
                 pod.list(field).iter().map(container).collect()
             }),
-            fields: status.as_object().map(|o| o.keys().cloned().collect()).unwrap_or_default(),
+            fields: Packed::new(status.as_object().into_iter().flat_map(Map::keys).map(String::as_str)),
             digest: digest(status),
             defaults: Defaults::of(pod),
             partition: pod.annotation(PARTITION).map(Into::into),
@@ -168,7 +237,7 @@ impl Home {
     }
 
     /// The status of one of our conditions or a readiness gate; `False` where it is absent.
-    pub fn condition(&self, kind: &str) -> Option<&Condition> {
+    pub fn condition(&self, kind: &str) -> Option<Condition<'_>> {
         self.conditions.iter().find(|c| c.kind == kind)
     }
 }

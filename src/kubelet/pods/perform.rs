@@ -11,7 +11,7 @@ use crate::kubelet::document::{PodDocument, PodKey};
 use crate::kubelet::host::WriteError;
 use crate::kubelet::provider::{Deletion, Obstacle, PodError, Provider};
 use crate::kubelet::sites::{CHOICE, Chosen, FENCE, Index};
-use crate::kubelet::status::{Facts, desired, needs_whole_status, patch, pressing, shows};
+use crate::kubelet::status::{Facts, desired, needs_whole_status, patch, pressing, shows, tells_its_end};
 use crate::kubelet::step::{Action, Answer, Event, Evidence, ProxyView};
 use crate::kubelet::table::{Side, Snapshot, UNSCHEDULABLE, Uid};
 use crate::kubelet::tolerations;
@@ -52,7 +52,7 @@ impl Shell {
     fn written(&self, uid: &Uid, pod: PodDocument, answer: fn(ProxyView) -> Answer) -> Vec<Action> {
         let pod = tolerations::restored(pod);
         let (want, site) = (self.sites.fingerprint(&pod), self.sites.of(&pod));
-        self.table.written(uid, pod, want, site, answer)
+        self.table.written(uid, &pod, want, site, answer)
     }
 
     /// Writes where a pod that runs already is.
@@ -170,6 +170,9 @@ impl Shell {
 
     async fn report(self: &Arc<Self>, uid: &Uid, evidence: &Evidence, urgent: bool) -> Option<Vec<Action>> {
         let Some(snapshot) = self.table.snapshot(uid) else { return Some(vec![]) };
+        // What it has told itself is more than what can be concluded, and takes no request.
+        let told = *evidence == Evidence::Ended && tells_its_end(&snapshot.home, &snapshot.status);
+        let evidence = if told { &Evidence::Instance } else { evidence };
         let home_status = if needs_whole_status(evidence, &snapshot.home, &snapshot.status) {
             match self.host.pod(&snapshot.key).await {
                 Ok(Some(pod)) => pod.status,
@@ -229,7 +232,7 @@ impl Shell {
         let Some(obstacle) = snapshot.obstacle.as_ref().filter(|obstacle| obstacle.reason == UNSCHEDULABLE) else {
             return;
         };
-        if snapshot.home.condition(DELEGATED).is_none_or(|shown| *shown.reason != *obstacle.reason) {
+        if snapshot.home.condition(DELEGATED).is_none_or(|shown| shown.reason != obstacle.reason) {
             let reason = "DelegateUnschedulable".into();
             self.events.warn(&snapshot.key, Obstacle { reason, message: obstacle.message.clone() });
         }
@@ -266,7 +269,7 @@ impl Shell {
                 let phase = wanted.get("phase").and_then(Value::as_str);
                 tracing::debug!(node = self.node, pod = %was.key, phase, "reported");
                 let want = self.sites.fingerprint(&pod);
-                self.table.reported(uid, pod, want, asked)
+                self.table.reported(uid, &pod, want, asked)
             }
             Err(WriteError::Outdated) => self.table.step(uid, Event::Answer(Answer::Conflict(was.version))),
             Err(error) => {
@@ -306,7 +309,7 @@ impl Shell {
             Ok(Some(_)) if asked != self.table.epoch(Side::Host) => self.table.step(uid, Event::Look),
             Ok(Some(pod)) if pod.spec.get("nodeName").and_then(Value::as_str) == Some(&self.node) => {
                 let pod = tolerations::restored(pod);
-                self.take_in(pod);
+                self.take_in(&pod);
                 self.table.step(uid, Event::Look)
             }
             Ok(_) => {

@@ -42,7 +42,7 @@ pub(super) fn complete(status: &mut Map<String, Value>, facts: &Facts<'_>, phase
         let list = status.remove(*field);
         let theirs = list.as_ref().and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         let all = sorted(facts.home, kind).into_iter().filter_map(|container| {
-            let known = theirs.iter().find(|c| text(c, "name") == container.name).cloned();
+            let known = theirs.iter().find(|c| text(c, "name") == &*container.name).cloned();
             // What never started in a pod that has ended is told as the instance tells it, as is what is added later.
             let complete = kind <= INIT && !phase.terminal();
             known.or_else(|| complete.then(|| blank(container, &waiting)))
@@ -64,7 +64,7 @@ pub(super) fn ended(facts: &Facts<'_>, kind: usize) -> Vec<Value> {
     let known: Vec<Value> = sorted(facts.home, kind)
         .into_iter()
         .map(|container| {
-            let known = items(home, CONTAINER_LISTS[kind].1).find(|c| text(c, "name") == container.name);
+            let known = items(home, CONTAINER_LISTS[kind].1).find(|c| text(c, "name") == &*container.name);
             known.cloned().unwrap_or_else(|| blank(container, &json!({"waiting": {"reason": "PodInitializing"}})))
         })
         .collect();
@@ -99,7 +99,7 @@ fn initialized(facts: &Facts<'_>) -> bool {
     let [_, init, _] = &facts.home.containers;
     let Some(last) = init.last() else { return true };
     let is_done = |c: &Value| {
-        text(c, "name") == last.name && (super::killed(c) == Some(0) || c.get("started") == Some(&Value::Bool(true)))
+        text(c, "name") == &*last.name && (super::killed(c) == Some(0) || c.get("started") == Some(&Value::Bool(true)))
     };
     items(facts.home_status, "containerStatuses").any(has_begun)
         || items(facts.home_status, "initContainerStatuses").any(is_done)

@@ -343,3 +343,20 @@ fn a_new_instance_that_tells_nothing_yet_takes_nothing_back() {
     let status = desired(&Evidence::Instance, &facts(&unstarted, &Value::Null, &json!({"phase": "Pending"})));
     assert_eq!(status["phase"], "Pending");
 }
+
+#[test]
+fn an_instance_tells_its_end_when_all_of_it_has_ended() {
+    let spec = json!({"containers": [{"name": "c", "image": "i"}], "initContainers": [{"name": "i", "image": "i"}]});
+    let home = Home::of(&proxy(spec, json!({"phase": "Running"})));
+    let ended = json!({"terminated": {"exitCode": 0}});
+    let told = |phase: &str, init: &Value, main: &Value| {
+        let status = json!({"phase": phase, "initContainerStatuses": [{"name": "i", "state": init}],
+            "containerStatuses": [{"name": "c", "state": main}, {"name": "mesh", "state": {"running": {}}}]});
+        tells_its_end(&home, &status)
+    };
+    assert!(told("Succeeded", &ended, &ended) && told("Failed", &ended, &ended));
+    assert!(!told("Running", &ended, &ended), "it may start again");
+    assert!(!told("Failed", &ended, &json!({"running": {}})), "nobody knows how it ended");
+    assert!(!told("Failed", &json!({"waiting": {}}), &ended));
+    assert!(!tells_its_end(&home, &Value::Null) && !tells_its_end(&home, &json!({"phase": "Failed"})));
+}

@@ -33,7 +33,7 @@ fn listed() -> Table {
 fn a_pod_that_came_between_the_lists_is_decided_when_both_are_complete() {
     let table = Table::default();
     table.listing(Side::Host);
-    table.proxy_seen(pod("a", 1), 0, Some(0));
+    table.proxy_seen(&pod("a", 1), 0, Some(0));
     table.listed(Side::Host);
     assert!(!table.step(&uid("a"), Event::Look).contains(&Action::Create));
     table.listing(Side::Site(0));
@@ -53,7 +53,7 @@ fn what_a_new_list_does_not_show_is_gone() {
 #[test]
 fn what_was_made_during_a_list_is_not_gone_with_it() {
     let table = listed();
-    table.proxy_seen(pod("a", 1), 0, Some(0));
+    table.proxy_seen(&pod("a", 1), 0, Some(0));
     table.listing(Side::Site(0));
     table.made(&uid("a"), instance("a", "i"), table.asking(&uid("a")), Answer::Created);
     table.listed(Side::Site(0));
@@ -63,7 +63,7 @@ fn what_was_made_during_a_list_is_not_gone_with_it() {
 #[test]
 fn what_was_asked_for_before_a_list_may_have_gone_with_it() {
     let table = listed();
-    table.proxy_seen(pod("a", 1), 0, Some(0));
+    table.proxy_seen(&pod("a", 1), 0, Some(0));
     let asked = table.asking(&uid("a"));
     table.listing(Side::Site(0));
     table.made(&uid("a"), instance("a", "i"), asked, Answer::Created);
@@ -105,7 +105,7 @@ fn an_empty_list_of_the_host_does_not_hide_an_unfinished_one() {
 fn the_namesake_of_what_went_is_told() {
     let table = listed();
     table.instance_seen(0, instance("old", "i"));
-    table.proxy_seen(pod("new", 2), 0, Some(0));
+    table.proxy_seen(&pod("new", 2), 0, Some(0));
     let (gone, namesake, _) = table.instance_gone(&instance("old", "i").key, &"i".into());
     assert_eq!((gone, namesake), (uid("old"), Some(uid("new"))));
 }
@@ -113,19 +113,19 @@ fn the_namesake_of_what_went_is_told() {
 #[test]
 fn the_document_is_kept_only_until_an_instance_is_made_of_it() {
     let table = listed();
-    table.proxy_seen(pod("a", 1), 0, Some(0));
+    table.proxy_seen(&pod("a", 1), 0, Some(0));
     assert!(table.body(&uid("a")).is_some());
     table.made(&uid("a"), instance("a", "i"), table.asking(&uid("a")), Answer::Created);
     assert!(table.body(&uid("a")).is_none());
-    table.proxy_seen(pod("a", 2), 5, Some(0));
+    table.proxy_seen(&pod("a", 2), 5, Some(0));
     assert!(table.body(&uid("a")).is_some(), "an update will need it");
 }
 
 #[test]
 fn forgetting_does_not_take_the_name_from_a_successor() {
     let table = listed();
-    table.proxy_seen(pod("old", 1), 0, Some(0));
-    table.proxy_seen(pod("new", 2), 0, Some(0));
+    table.proxy_seen(&pod("old", 1), 0, Some(0));
+    table.proxy_seen(&pod("new", 2), 0, Some(0));
     table.proxy_gone(&pod("old", 1).key());
     table.forget(&uid("old"));
     assert_eq!(table.find("ns", "web-0").unwrap().key.uid, "new");
@@ -154,7 +154,7 @@ fn a_choice_says_whose_list_counts() {
     let table = Table::new(2, false);
     table.listing(Side::Host);
     for (name, site) in [("a", Some(0)), ("b", Some(1)), ("new", None)] {
-        table.proxy_seen(pod(name, 1), 0, site);
+        table.proxy_seen(&pod(name, 1), 0, site);
     }
     table.listed(Side::Host);
     table.listing(Side::Site(0));
@@ -168,7 +168,7 @@ fn a_choice_says_whose_list_counts() {
 fn a_pod_of_a_time_without_choices_is_looked_for_everywhere() {
     let table = Table::new(2, true);
     table.listing(Side::Host);
-    table.proxy_seen(pod("a", 1), 0, None);
+    table.proxy_seen(&pod("a", 1), 0, None);
     table.listed(Side::Host);
     table.listing(Side::Site(0));
     table.listed(Side::Site(0));
@@ -183,7 +183,7 @@ fn a_silent_site_is_silent_for_its_own_pods_only() {
     let table = Table::new(2, false);
     table.listing(Side::Host);
     for (name, site) in [("a", 0), ("b", 1)] {
-        table.proxy_seen(pod(name, 1), 0, Some(site));
+        table.proxy_seen(&pod(name, 1), 0, Some(site));
     }
     table.listed(Side::Host);
     for site in [0, 1] {
@@ -199,7 +199,7 @@ fn a_silent_site_is_silent_for_its_own_pods_only() {
 fn the_list_of_a_site_says_nothing_of_another() {
     let table = Table::new(2, false);
     table.listing(Side::Host);
-    table.proxy_seen(pod("a", 1), 0, Some(1));
+    table.proxy_seen(&pod("a", 1), 0, Some(1));
     table.listed(Side::Host);
     table.listing(Side::Site(1));
     table.instance_seen(1, instance("a", "i"));
@@ -213,7 +213,7 @@ fn the_list_of_a_site_says_nothing_of_another() {
 #[test]
 fn what_cannot_be_read_is_not_gone() {
     let table = listed();
-    table.proxy_seen(pod("a", 1), 0, Some(0));
+    table.proxy_seen(&pod("a", 1), 0, Some(0));
     table.instance_seen(0, instance("a", "i"));
     for side in [Side::Host, Side::Site(0)] {
         table.listing(side);
@@ -234,7 +234,7 @@ fn a_list_of_one_site_says_nothing_of_an_instance_at_another() {
         table.listing(side);
         table.listed(side);
     }
-    table.proxy_seen(pod("a", 1), 0, Some(1));
+    table.proxy_seen(&pod("a", 1), 0, Some(1));
     table.instance_seen(1, instance("a", "new"));
     table.instance_seen(0, instance("a", "old"));
     table.listing(Side::Site(0));
@@ -246,6 +246,37 @@ fn a_list_of_one_site_says_nothing_of_an_instance_at_another() {
     assert_eq!(table.instance(&uid("a")).map(|known| known.uid), Some("late".into()), "and now only the new one");
 }
 
+/// An instance with this phase.
+fn said(name: &str, phase: &str) -> ProviderPod {
+    ProviderPod { status: json!({"phase": phase}), ..instance("a", name) }
+}
+
+#[test]
+fn the_instance_that_comes_to_count_speaks_for_itself() {
+    let table = Table::new(2, false);
+    for side in [Side::Host, Side::Site(0), Side::Site(1)] {
+        table.listing(side);
+        table.listed(side);
+    }
+    let phase = || table.snapshot(&uid("a")).unwrap().status["phase"].clone();
+    table.proxy_seen(&pod("a", 1), 0, None);
+    table.instance_seen(1, said("old", "Pending"));
+    table.instance_seen(0, said("new", "Running"));
+    assert_eq!(phase(), "Pending", "nothing says yet which of them counts");
+    let changed = |phase| ProviderPod {
+        instance: Instance { version: 2, ..instance("a", "old").instance },
+        ..said("old", phase)
+    };
+    table.instance_seen(1, changed("Unknown"));
+    assert_eq!(phase(), "Unknown");
+    table.proxy_seen(&pod("a", 2), 0, Some(0));
+    assert_eq!(phase(), "Running", "the proxy says so");
+    table.instance_gone(&instance("a", "new").key, &"new".into());
+    assert_eq!(phase(), "Unknown", "it is the only one");
+    table.instance_gone(&instance("a", "old").key, &"old".into());
+    assert_eq!(phase(), "Unknown", "its last word");
+}
+
 #[test]
 fn what_was_made_where_the_pod_no_longer_belongs_is_stopped_before_anything_is_made_elsewhere() {
     let table = Table::new(2, false);
@@ -253,9 +284,9 @@ fn what_was_made_where_the_pod_no_longer_belongs_is_stopped_before_anything_is_m
         table.listing(side);
         table.listed(side);
     }
-    table.proxy_seen(pod("a", 1), 0, Some(0));
+    table.proxy_seen(&pod("a", 1), 0, Some(0));
     let asked = table.asking(&uid("a"));
-    table.proxy_seen(pod("a", 2), 0, Some(1));
+    table.proxy_seen(&pod("a", 2), 0, Some(1));
     let actions = table.made(&uid("a"), instance("a", "i"), asked, Answer::Created);
     assert_eq!(actions[0], Action::Delete { instance: "i".into(), site: 0, grace: None });
 }
@@ -269,11 +300,11 @@ fn that_one_site_has_nothing_says_nothing_of_another() {
     }
     let mut leaving = pod("a", 1);
     leaving.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
-    table.proxy_seen(leaving.clone(), 0, Some(0));
+    table.proxy_seen(&leaving, 0, Some(0));
     assert_eq!(table.step(&uid("a"), Event::Look), [Action::FindInstance]);
     let asked = table.asking(&uid("a"));
     leaving.metadata.resource_version = Some("2".into());
-    table.proxy_seen(leaving, 0, Some(1));
+    table.proxy_seen(&leaving, 0, Some(1));
     assert_eq!(table.missing(&uid("a"), asked), [Action::FindInstance], "now the other one");
 }
 
@@ -286,7 +317,7 @@ fn forged(uid: &str) -> ProviderPod {
 #[test]
 fn a_pod_elsewhere_with_the_uid_of_a_proxy_is_nothing_to_it() {
     let table = listed();
-    table.proxy_seen(pod("a", 1), 0, Some(0));
+    table.proxy_seen(&pod("a", 1), 0, Some(0));
     table.instance_seen(0, instance("a", "i"));
     table.instance_seen(0, forged("a"));
     assert_eq!(&*table.instance(&uid("a")).unwrap().uid, "i");
@@ -294,7 +325,7 @@ fn a_pod_elsewhere_with_the_uid_of_a_proxy_is_nothing_to_it() {
     assert!(table.instance(&uid("a")).is_some(), "nor can it take it away");
 
     table.instance_seen(0, forged("b"));
-    table.proxy_seen(pod("b", 1), 0, Some(0));
+    table.proxy_seen(&pod("b", 1), 0, Some(0));
     assert_eq!(table.key(&uid("b")).unwrap().namespace, "ns");
     assert!(table.instance(&uid("b")).is_none());
     assert_eq!(table.step(&uid("b"), Event::Look), [Action::Create]);

@@ -235,6 +235,9 @@ fn tidy(entry: &mut Entry, complete: [bool; SIDES], begun: [bool; SIDES], eager:
     if record.instance.there().is_none() && memo.ended.is_none() {
         entry.last = <_>::default();
     }
+    if record.elsewhere.is_none() {
+        entry.other = <_>::default();
+    }
     if let Some(flight) = flight {
         // Whatever an answer leads to is decided as if the worker looked again.
         entry.dirty &= !eager;

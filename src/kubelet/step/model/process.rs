@@ -379,9 +379,16 @@ impl Shell<'_> {
             let known = entry.record.instance.there();
             if known.is_some_and(|known| known.uid == view.uid && known.version == view.version) {
                 entry.last = (inst.phase, inst.started);
-                if entry.record.proxy.there().is_some_and(|proxy| proxy.want == view.sent) {
-                    entry.body = None;
-                }
+            }
+            let elsewhere = entry.record.elsewhere.as_deref();
+            if elsewhere.is_some_and(|known| known.uid == view.uid && known.version == view.version) {
+                entry.other = (inst.phase, inst.started);
+            }
+            let known = entry.record.instance.there();
+            if known.is_some_and(|known| known.uid == view.uid && known.version == view.version)
+                && entry.record.proxy.there().is_some_and(|proxy| proxy.want == view.sent)
+            {
+                entry.body = None;
             }
         });
         actions
@@ -486,7 +493,20 @@ impl Shell<'_> {
 
     fn raw_step(&mut self, id: Id, event: Event) -> Vec<Action> {
         let mutant = self.mutant;
-        entry(self.process, id).map_or_else(Vec::new, |entry| super::mutants::step(mutant, &mut entry.record, event))
+        entry(self.process, id).map_or_else(Vec::new, |entry| {
+            let uids = |record: &Record| {
+                let (here, there) = (record.instance.there(), record.elsewhere.as_deref());
+                (here.map(|one| one.uid.clone()), there.map(|one| one.uid.clone()))
+            };
+            let (first, second) = uids(&entry.record);
+            let actions = super::mutants::step(mutant, &mut entry.record, event);
+            let (now_first, now_second) = uids(&entry.record);
+            // What was second counts now, or what counted is second.
+            if (second.is_some() && now_first == second) || (first.is_some() && now_second == first) {
+                std::mem::swap(&mut entry.last, &mut entry.other);
+            }
+            actions
+        })
     }
 }
 

@@ -266,6 +266,8 @@ pub(super) struct Entry {
     pub(super) body: Option<u8>,
     /// The phase that the last status of an instance shows, and whether a container has started.
     pub(super) last: (Phase, bool),
+    /// The same of the instance elsewhere.
+    pub(super) other: (Phase, bool),
     /// Seen since the last list of each side began.
     pub(super) seen: [bool; SIDES],
     /// Timers that run.
@@ -284,7 +286,8 @@ impl Entry {
             record: Record::default(),
             home: None,
             body: None,
-            last: (Phase::Pending, false),
+            last: <_>::default(),
+            other: <_>::default(),
             seen: [false; SIDES],
             due: false,
             retry: false,
