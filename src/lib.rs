@@ -9,6 +9,7 @@ pub mod kubelet;
 pub mod leader;
 pub mod leftovers;
 pub mod memory;
+pub mod metrics;
 pub mod provider;
 pub mod registry;
 mod relist;

@@ -21,10 +21,12 @@ use crate::kubelet::host::Host;
 use crate::kubelet::node::NodeError;
 use crate::kubelet::server::{ClientTrust, ServerError, TlsError, TrustError};
 use crate::leader::Replica;
+use crate::metrics::Metrics;
 use crate::provider::part::Part;
 
 mod board;
 pub(crate) mod drain;
+mod gauges;
 mod keeper;
 pub mod node_ip;
 mod other;
@@ -36,10 +38,13 @@ mod targets;
 mod unit;
 mod verdict;
 mod watches;
+mod ways;
 
 use board::Board;
+use gauges::{Gauges, Leaders};
 use keeper::{CertificateSlot, keep};
 pub use other::{OtherError, Sharing, keep_other};
+use ways::Ways;
 
 /// Everything that a run needs, resolved and checked. It has no `Debug` because that would show credentials.
 #[derive(Clone)]
@@ -71,6 +76,8 @@ pub struct Setup {
     pub identity: String,
     /// The webhook for pods that ask to be offloaded, if there is one.
     pub admission: Option<AdmissionSetup>,
+    /// What is told to Prometheus.
+    pub metrics: Metrics,
 }
 
 /// Which resources of the host are served.
@@ -172,6 +179,7 @@ struct Shared {
     trust: Arc<ClientTrust>,
     replica: Replica,
     board: Board,
+    ways: Ways,
     /// Where pods may be sent to; `None` as long as that is not known.
     roster: watch::Sender<Option<Arc<Roster>>>,
 }
@@ -202,7 +210,10 @@ pub async fn start(mut setup: Setup, shutdown: CancellationToken) -> Result<(), 
     let (watch, view) = (setup.watch.take(), Host::new(host.clone()));
     let roster = watch::Sender::new(watch.is_none().then(|| Arc::new(roster(&setup.nodes))));
     let (mover, address) = watch::channel(setup.node_ip);
-    let shared = Arc::new(Shared { setup, host, address, view, trust, replica, board: Board::default(), roster });
+    let (board, ways) = (Board::default(), Ways::of(&setup.metrics));
+    setup.metrics.register(Leaders(replica.clone()));
+    setup.metrics.register(Gauges(board.clone()));
+    let shared = Arc::new(Shared { setup, host, address, view, trust, replica, board, ways, roster });
     let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
     if shared.setup.follow_address {
         let (server, stop) = (shared.setup.host.cluster_url.clone(), shutdown.clone());

@@ -30,6 +30,7 @@ mod injector;
 mod longshore;
 mod meddler;
 mod pod;
+mod prometheus;
 mod report;
 mod resource;
 mod runtime;
@@ -57,6 +58,7 @@ pub use crate::{
     longshore::{Frozen, Longshore, Options},
     meddler::{Asked, Fault, Meddler},
     pod::{IDLE, IMAGE, Pod, container},
+    prometheus::Prometheus,
     solo::Solo,
     stories::{deployment, job, stateful_set},
     terminal::Terminal,

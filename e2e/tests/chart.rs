@@ -21,7 +21,7 @@ const CASES: &[(&str, &[&str])] = &[
             "--set",
             "hostNetwork=true,kubeletPort=10350,selector=team=shop,logLevel=debug,replicas=3,priorityClassName=high",
             "--set",
-            "serviceMonitor.enabled=true,dashboards.enabled=true,podLabels.team=shop,nodeSelector.pool=system",
+            "serviceMonitor.enabled=true,dashboards.enabled=true,alerts.enabled=true,alerts.labels.release=prom,podLabels.team=shop,nodeSelector.pool=system",
             "--set",
             "image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000",
             "--set",

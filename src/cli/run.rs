@@ -20,6 +20,7 @@ use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
 
 use crate::kubelet::certificate::CertificateSource;
+use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::run::node_ip::{self, NodeIpError};
 use crate::run::rules::own_labels;
@@ -146,10 +147,11 @@ pub(super) struct Place {
     pub(super) relist_after: Option<Duration>,
     pub(super) lease_namespace: String,
     pub(super) identity: String,
+    pub(super) metrics: Metrics,
 }
 
 impl Place {
-    async fn find(args: &RunArgs, host: Access) -> Result<Self, RunError> {
+    async fn find(args: &RunArgs, host: Access, metrics: Metrics) -> Result<Self, RunError> {
         let node_ip = match args.node_ip {
             Some(address) => address,
             None => node_ip::towards(&host.cluster_url).await?,
@@ -163,7 +165,18 @@ impl Place {
         let lease_namespace = args.lease_namespace.clone();
         let identity = args.identity.clone().unwrap_or_else(|| identity(node_ip, bind_address, port));
         let certificate = args.serving.source()?;
-        Ok(Self { host, node_ip, certificate, bind_address, port, workers, relist_after, lease_namespace, identity })
+        Ok(Self {
+            host,
+            node_ip,
+            certificate,
+            bind_address,
+            port,
+            workers,
+            relist_after,
+            lease_namespace,
+            identity,
+            metrics,
+        })
     }
 }
 
@@ -172,11 +185,12 @@ pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliErr
     args.serving.source().map_err(RunError::from)?;
     let other = args.provider.other(registry).map_err(RunError::from)?;
     signals::listen(&shutdown).map_err(RunError::Listen)?;
-    let ready = http::serve(args.http_port.map(|port| (args.bind_address, port).into()), &shutdown).await?;
+    let metrics = Metrics::default();
+    let ready = http::serve(args.http_port.map(|port| (args.bind_address, port).into()), &metrics, &shutdown).await?;
     if let Some(other) = other {
         let host = args.host.load().await?;
         let place = tokio::select! {
-            place = prepare_other(&args, host) => place?,
+            place = prepare_other(&args, host, metrics) => place?,
             () = shutdown.cancelled() => return Ok(()),
         };
         ready.now();
@@ -192,17 +206,19 @@ pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliErr
         },
     };
     let setup = tokio::select! {
-        setup = prepare(&args, clusters) => setup?,
+        setup = prepare(&args, clusters, metrics) => setup?,
         () = shutdown.cancelled() => return Ok(()),
     };
     ready.now();
     run::start(setup, shutdown).await.map_err(|error| RunError::Run(Box::new(error)).into())
 }
 
-async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> {
+async fn prepare(args: &RunArgs, clusters: Clusters, metrics: Metrics) -> Result<Setup, RunError> {
     let Clusters { configuration, host, targets, .. } = clusters;
+    let host = host.metered(metrics.home());
     // A file with a target that has no kubeconfig was refused.
-    let targets: Vec<Access> = targets.into_iter().flatten().collect();
+    let targets = configuration.targets.iter().zip(targets.into_iter().flatten());
+    let targets: Vec<Access> = targets.map(|(target, access)| access.metered(metrics.target(&target.name))).collect();
     let ports = assign_ports(&configuration.nodes, args.port)?;
     let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
     // Beside everything else: a target that is down would delay the start by its whole deadline.
@@ -218,8 +234,18 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     check_host(&client, &host, features, watch.is_some(), more).await?;
     let host_id = identify(&client, &clients::address(&host)).await?;
     let nodes = assemble(&configuration, &targets, &ports);
-    let Place { host, node_ip, certificate, bind_address, workers, relist_after, lease_namespace, identity, .. } =
-        Place::find(args, host).await?;
+    let Place {
+        host,
+        node_ip,
+        certificate,
+        bind_address,
+        workers,
+        relist_after,
+        lease_namespace,
+        identity,
+        metrics,
+        ..
+    } = Place::find(args, host, metrics).await?;
     let follow_address = args.node_ip.is_none();
     Ok(Setup {
         host,
@@ -235,14 +261,16 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
         lease_namespace,
         identity,
         admission,
+        metrics,
     })
 }
 
 /// The host can be used by a node on another provider, and where that is.
-async fn prepare_other(args: &RunArgs, host: Access) -> Result<Place, RunError> {
+async fn prepare_other(args: &RunArgs, host: Access, metrics: Metrics) -> Result<Place, RunError> {
+    let host = host.metered(metrics.home());
     let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
     check_host(&client, &host, Features::default(), false, args.serving.rights()?).await?;
-    Place::find(args, host).await
+    Place::find(args, host, metrics).await
 }
 
 /// Where this replica runs. No other one has it at the same time, since it could not listen on the same port; and one that

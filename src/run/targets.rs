@@ -16,6 +16,7 @@ use crate::api::clients::{self, Access, ClientsError, Link};
 use crate::api::resource;
 use crate::api::target::{KubeconfigSource, TargetSpec};
 use crate::errors::chain;
+use crate::metrics::Metrics;
 
 /// How long a credential plugin of a kubeconfig file may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,6 +30,7 @@ pub(super) struct Targets {
     /// Where Secrets are that have no namespace.
     namespace: String,
     news: mpsc::Sender<News>,
+    metrics: Metrics,
     declared: BTreeMap<String, Resource>,
     secrets: BTreeMap<SecretKey, Watched>,
     linked: BTreeMap<String, Linked>,
@@ -77,11 +79,12 @@ impl Found {
 }
 
 impl Targets {
-    pub(super) fn new(host: Client, namespace: String, news: mpsc::Sender<News>) -> Self {
+    pub(super) fn new(host: Client, namespace: String, news: mpsc::Sender<News>, metrics: Metrics) -> Self {
         Self {
             host,
             namespace,
             news,
+            metrics,
             declared: BTreeMap::new(),
             secrets: BTreeMap::new(),
             linked: BTreeMap::new(),
@@ -285,6 +288,7 @@ impl Targets {
                 clients::secret(&origin, &text, spec.kubeconfig.context.as_deref()).await?
             }
         };
+        let config = config.metered(self.metrics.target(name));
         let address = format!("{}{}", clients::address(&config), config.cluster_url.path().trim_end_matches('/'));
         let same = self.linked.get(name).filter(|linked| linked.address == address);
         let link = match same {

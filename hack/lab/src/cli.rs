@@ -43,6 +43,9 @@ enum Action {
         /// Build helm too, and print its path
         #[arg(long)]
         helm: bool,
+        /// Fetch Prometheus too, and print its path
+        #[arg(long)]
+        prometheus: bool,
     },
     /// Bring clusters up, or repair them
     Up(Up),
@@ -209,7 +212,7 @@ impl Cli {
                 let said = if installed.is_empty() { "nothing is missing".into() } else { installed.join(" ") };
                 writeln!(out, "{}{said}", if installed.is_empty() { "" } else { "installed: " })?;
             }
-            Action::Build { agnhost, helm } => {
+            Action::Build { agnhost, helm, prometheus } => {
                 lab.toolchain().ensure()?;
                 writeln!(out, "{}", lab.kubectl_path().display())?;
                 if agnhost {
@@ -217,6 +220,9 @@ impl Cli {
                 }
                 if helm {
                     writeln!(out, "{}", lab.toolchain().ensure_helm()?.display())?;
+                }
+                if prometheus {
+                    writeln!(out, "{}", lab.toolchain().ensure_prometheus()?.server.display())?;
                 }
             }
             Action::Up(up) => up.run(&lab)?,
