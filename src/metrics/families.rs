@@ -257,6 +257,7 @@ mod tests {
         if std::env::var_os("UPDATE_DOCS").is_some() {
             std::fs::write(PAGE, &now).unwrap();
         }
+        let page = std::fs::read_to_string(PAGE).unwrap();
         assert!(page == now, "docs/observability.md is out of date; run this test with UPDATE_DOCS=1");
     }
 
