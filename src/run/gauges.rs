@@ -186,7 +186,8 @@ fn allocatable(kept: &Kept) -> Requests {
 }
 
 fn requested(kept: &Kept) -> Requests {
-    let mut sum = Requests::new();
+    // What nobody asks for is asked for nothing.
+    let mut sum: Requests = allocatable(kept).into_keys().map(|name| (name, Quantity::ZERO)).collect();
     for served in kept.targets.values() {
         requests::add(&mut sum, &served.provider.committed());
     }
