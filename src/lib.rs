@@ -14,3 +14,4 @@ pub mod provider;
 pub mod registry;
 mod relist;
 pub mod run;
+pub mod traces;

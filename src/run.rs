@@ -23,6 +23,7 @@ use crate::kubelet::server::{ClientTrust, ServerError, TlsError, TrustError};
 use crate::leader::Replica;
 use crate::metrics::Metrics;
 use crate::provider::part::Part;
+use crate::traces::Traces;
 
 mod board;
 pub(crate) mod drain;
@@ -78,6 +79,8 @@ pub struct Setup {
     pub admission: Option<AdmissionSetup>,
     /// What is told to Prometheus.
     pub metrics: Metrics,
+    /// Where traces of pods go, if anywhere.
+    pub traces: Option<Traces>,
 }
 
 /// Which resources of the host are served.
@@ -210,7 +213,7 @@ pub async fn start(mut setup: Setup, shutdown: CancellationToken) -> Result<(), 
     let (watch, view) = (setup.watch.take(), Host::new(host.clone()));
     let roster = watch::Sender::new(watch.is_none().then(|| Arc::new(roster(&setup.nodes))));
     let (mover, address) = watch::channel(setup.node_ip);
-    let (board, ways) = (Board::default(), Ways::of(&setup.metrics));
+    let (board, ways) = (Board::default(), Ways::of(&setup.metrics, setup.traces.clone()));
     setup.metrics.register(Leaders(replica.clone()));
     setup.metrics.register(Gauges(board.clone()));
     let shared = Arc::new(Shared { setup, host, address, view, trust, replica, board, ways, roster });

@@ -20,6 +20,7 @@
 mod berth;
 mod bespoke;
 mod cluster;
+mod collector;
 mod command;
 mod declared;
 mod helm;
@@ -49,6 +50,7 @@ pub use crate::{
     berth::{Berth, Cut},
     bespoke::{Bespoke, write_json},
     cluster::Cluster,
+    collector::{Collector, Span},
     command::{Background, Output, run},
     declared::Declared,
     helm::{helm, image},

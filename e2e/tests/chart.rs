@@ -21,7 +21,7 @@ const CASES: &[(&str, &[&str])] = &[
             "--set",
             "hostNetwork=true,kubeletPort=10350,selector=team=shop,logLevel=debug,replicas=3,priorityClassName=high",
             "--set",
-            "serviceMonitor.enabled=true,alerts.enabled=true,alerts.labels.release=prom,podLabels.team=shop,nodeSelector.pool=system",
+            "serviceMonitor.enabled=true,traces.otlpEndpoint=http://otel:4318,alerts.enabled=true,alerts.labels.release=prom,podLabels.team=shop,nodeSelector.pool=system",
             "--set",
             "image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000",
             "--set",
@@ -102,6 +102,7 @@ fn values_that_mean_nothing_are_refused() -> Result<()> {
         ("replicas=0", "replicas"),
         ("webhook.port=0", "webhook"),
         ("hostNetwork=true", "kubeletPort"),
+        ("traces.otlpEndpoint=otel:4318", "otlpEndpoint"),
         ("image.digest=latest", "digest"),
     ] {
         let output = template(&["--set", values])?;

@@ -33,9 +33,8 @@ fn queries(dashboard: &Value) -> Vec<String> {
     let panels = dashboard["panels"].as_array().into_iter().flatten();
     let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
     let queries = targets.filter_map(|target| target["expr"].as_str());
-    let replaced = |query: &str| {
-        query.replace("$__rate_interval", "1m").replace("$virtual_node", ".*").replace("$target", ".*")
-    };
+    let replaced =
+        |query: &str| query.replace("$__rate_interval", "1m").replace("$virtual_node", ".*").replace("$target", ".*");
     queries.map(replaced).collect()
 }
 
@@ -176,7 +175,8 @@ fn everything_exists(prometheus: &Prometheus) -> Result<()> {
     }
     for variable in dashboard["templating"]["list"].as_array().context("no variables")? {
         let Some(query) = variable["query"]["query"].as_str() else { continue };
-        let inner = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')')).context("what is it")?;
+        let inner =
+            query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')')).context("what is it")?;
         let (metric, label) = inner.split_once(", ").context("no label")?;
         ensure!(!prometheus.query(&format!("count by ({label}) ({metric})"))?.is_empty(), "{query} finds nothing");
     }

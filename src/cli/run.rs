@@ -25,6 +25,7 @@ use crate::registry::Registry;
 use crate::run::node_ip::{self, NodeIpError};
 use crate::run::rules::own_labels;
 use crate::run::{self, NodeSetup, NodeTarget, Setup, WatchSetup};
+use crate::traces::{self, Traces, TracesError};
 
 use super::provider::{self, ProviderArgs, ProviderError};
 use super::serving::{ServingArgs, ServingError};
@@ -66,6 +67,9 @@ pub struct RunArgs {
     /// The port on which the state of this process is told over plain HTTP: /livez, /readyz and /metrics [default: none]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     http_port: Option<u16>,
+    /// The OpenTelemetry collector that gets a trace of each pod's start, by OTLP over HTTP: http://HOST:4318
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
     #[command(flatten)]
     serving: ServingArgs,
     /// How many pods of each target are worked on at the same time
@@ -125,6 +129,9 @@ pub enum RunError {
     /// The webhook is not complete.
     #[error(transparent)]
     Webhook(#[from] WebhookError),
+    /// No traces can be sent.
+    #[error(transparent)]
+    Trace(#[from] TracesError),
     /// The provider that was asked for cannot run.
     #[error(transparent)]
     Provider(#[from] ProviderError),
@@ -134,6 +141,13 @@ pub enum RunError {
     /// What runs has failed.
     #[error("failed to run")]
     Run(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl RunArgs {
+    /// Where traces go; a variable that is empty names nothing.
+    fn collector(&self) -> Option<&str> {
+        self.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty())
+    }
 }
 
 /// Where nodes are, and who shares them: what is the same for every provider.
@@ -148,6 +162,7 @@ pub(super) struct Place {
     pub(super) lease_namespace: String,
     pub(super) identity: String,
     pub(super) metrics: Metrics,
+    pub(super) traces: Option<Traces>,
 }
 
 impl Place {
@@ -165,6 +180,7 @@ impl Place {
         let lease_namespace = args.lease_namespace.clone();
         let identity = args.identity.clone().unwrap_or_else(|| identity(node_ip, bind_address, port));
         let certificate = args.serving.source()?;
+        let traces = args.collector().map(|endpoint| Traces::start(endpoint, &identity)).transpose()?;
         Ok(Self {
             host,
             node_ip,
@@ -176,6 +192,7 @@ impl Place {
             lease_namespace,
             identity,
             metrics,
+            traces,
         })
     }
 }
@@ -183,6 +200,7 @@ impl Place {
 pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliError> {
     let shutdown = CancellationToken::new();
     args.serving.source().map_err(RunError::from)?;
+    args.collector().map(traces::check).transpose().map_err(RunError::from)?;
     let other = args.provider.other(registry).map_err(RunError::from)?;
     signals::listen(&shutdown).map_err(RunError::Listen)?;
     let metrics = Metrics::default();
@@ -194,7 +212,10 @@ pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliErr
             () = shutdown.cancelled() => return Ok(()),
         };
         ready.now();
-        return Ok(Box::pin(provider::run(other, registry, place, shutdown)).await?);
+        let traces = place.traces.clone();
+        let ran = Box::pin(provider::run(other, registry, place, shutdown)).await;
+        flush(traces).await;
+        return Ok(ran?);
     }
     let clusters = match &args.provider_config {
         Some(file) => ConfigurationArgs { provider_config: Some(file.clone()), host: args.host.clone() }.load().await?,
@@ -210,7 +231,17 @@ pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliErr
         () = shutdown.cancelled() => return Ok(()),
     };
     ready.now();
-    run::start(setup, shutdown).await.map_err(|error| RunError::Run(Box::new(error)).into())
+    let traces = setup.traces.clone();
+    let ran = run::start(setup, shutdown).await;
+    flush(traces).await;
+    ran.map_err(|error| RunError::Run(Box::new(error)).into())
+}
+
+/// The last steps are told as well.
+async fn flush(traces: Option<Traces>) {
+    if let Some(traces) = traces {
+        traces.flush().await;
+    }
 }
 
 async fn prepare(args: &RunArgs, clusters: Clusters, metrics: Metrics) -> Result<Setup, RunError> {
@@ -244,6 +275,7 @@ async fn prepare(args: &RunArgs, clusters: Clusters, metrics: Metrics) -> Result
         lease_namespace,
         identity,
         metrics,
+        traces,
         ..
     } = Place::find(args, host, metrics).await?;
     let follow_address = args.node_ip.is_none();
@@ -262,6 +294,7 @@ async fn prepare(args: &RunArgs, clusters: Clusters, metrics: Metrics) -> Result
         identity,
         admission,
         metrics,
+        traces,
     })
 }
 

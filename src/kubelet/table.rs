@@ -348,6 +348,9 @@ impl Table {
         let mut entry = self.entry(&uid, || pod.key.clone());
         if entry.key == pod.key {
             entry.see_instance(pod, epoch, &view.clone(), Event::InstanceSeen(view));
+            if !self.is_listed(Side::Site(site)) {
+                self.mark(&mut entry, Mark::Found(site));
+            }
             if entry.record.instance.there().is_some_and(|instance| instance.health.ready) {
                 self.mark(&mut entry, Mark::ReadyThere);
             }

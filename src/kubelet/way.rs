@@ -71,6 +71,8 @@ pub(super) enum Mark {
     Bound(Option<Duration>),
     /// Its instance was created at this site.
     Created(Index),
+    /// A list has shown its instance at this site, which another process may have made.
+    Found(Index),
     /// Its instance is ready.
     ReadyThere,
     /// Home shows that.
@@ -90,6 +92,8 @@ enum Stage {
     #[default]
     Unseen,
     Bound,
+    /// Its instance is there, and nobody knows since when.
+    Found,
     Created,
     Ready,
     /// It has come.
@@ -136,7 +140,16 @@ impl Way {
                 self.begin(now);
                 return None;
             }
-            (Stage::Bound, Mark::Created(site)) => {
+            (Stage::Bound, Mark::Found(site)) => {
+                (self.stage, self.site) = (Stage::Found, site);
+                return None;
+            }
+            // How long it took until then is not known, but how long all of it will have taken is.
+            (Stage::Found, Mark::ReadyThere) => {
+                (self.stage, self.last) = (Stage::Ready, now);
+                return None;
+            }
+            (Stage::Bound | Stage::Found, Mark::Created(site)) => {
                 self.site = site;
                 (Stage::Created, Step::Create)
             }
@@ -198,6 +211,19 @@ mod tests {
         let mut seen_leaving = Way::default();
         assert_eq!(seen_leaving.pass(Mark::Leaving(0), 1), None);
         assert!(seen_leaving.is_new(), "nobody knows since when");
+    }
+
+    #[test]
+    fn a_pod_that_was_taken_over_has_its_last_step_and_the_whole() {
+        let mut way = Way::default();
+        way.pass(Mark::Bound(Some(ms(900))), 1000);
+        assert_eq!(way.pass(Mark::Found(1), 1010), None);
+        assert_eq!(way.pass(Mark::ReadyThere, 1200), None);
+        assert_eq!(way.pass(Mark::ReadyHome, 1205), Some((1, Step::Report, ms(5), ms(1105))));
+        let mut ours = Way::default();
+        ours.pass(Mark::Bound(NOW), 0);
+        ours.pass(Mark::Found(1), 10);
+        assert_eq!(ours.pass(Mark::Created(1), 12), Some((1, Step::Create, ms(12), ms(12))), "a list was faster");
     }
 
     #[test]

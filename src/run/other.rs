@@ -13,6 +13,7 @@ use crate::kubelet::builder::{BuildError, NodeBuilder};
 use crate::kubelet::node::{Connect, NodeError};
 use crate::leader::Replica;
 use crate::metrics::Metrics;
+use crate::traces::Traces;
 
 /// How long a node rests that was lost.
 const REST: Duration = Duration::from_secs(1);
@@ -48,16 +49,16 @@ pub async fn keep_other(
     client: Client,
     name: &str,
     sharing: Sharing,
-    metrics: &Metrics,
+    (metrics, traces): (&Metrics, Option<Traces>),
     build: impl Fn() -> NodeBuilder,
     shutdown: CancellationToken,
 ) -> Result<(), OtherError> {
     let replica = Replica::new(&host, &sharing.namespace, sharing.identity).await?;
-    let ways = Ways::of(metrics);
+    let ways = Ways::of(metrics, traces);
     metrics.register(Leaders(replica.clone()));
     while let Some(mut term) = replica.claim(name, &shutdown).await {
         let stop = shutdown.child_token();
-        let node = build().observer(ways.clerk(name, &[String::new()]));
+        let node = build().observer(ways.clerk(name, name, &[String::new()]));
         let node = node.connections(client.clone(), lease_client(host.clone())).build().await?;
         let running = tokio::spawn(node.run(stop.clone()));
         term.hold_while(running, &stop).await?;

@@ -122,7 +122,7 @@ impl Unit {
             relist_after: setup.relist_after,
             move_after: patience(node.placement.move_after_seconds),
             evict_after: patience(node.placement.evict_after_seconds),
-            observer: Some(shared.ways.clerk(whole_name.as_deref().unwrap_or(&node.name), &site_names)),
+            observer: Some(shared.ways.clerk(&node.name, whole_name.as_deref().unwrap_or(&node.name), &site_names)),
         });
         let shown = shared.board.show(
             &node.name,

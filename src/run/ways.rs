@@ -11,6 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use crate::kubelet::way::{Observer, Passed, Step};
 use crate::metrics::Metrics;
 use crate::metrics::families::{POD_START, POD_START_STEP, POD_STOP, POD_STOP_STEP};
+use crate::traces::Traces;
 
 /// A pod of a warm image is there within a second; one that waits for room or an image may take some minutes.
 const BUCKETS: [f64; 15] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
@@ -20,7 +21,10 @@ const STOP: [Step; 3] = [Step::Request, Step::Terminate, Step::Remove];
 
 /// All of them, by virtual node and target.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ways(Arc<Mutex<Known>>);
+pub(super) struct Ways {
+    known: Arc<Mutex<Known>>,
+    traces: Option<Traces>,
+}
 
 type Known = BTreeMap<(String, String), Weak<Times>>;
 
@@ -33,37 +37,44 @@ struct Times {
     stop_steps: [Histogram; 3],
 }
 
-/// Counts the steps of one node's pods, whose sites have the targets' order.
+/// Counts the steps of one node's pods, and tells them to whoever keeps traces.
 #[derive(Debug)]
-struct Clerk(Vec<Arc<Times>>);
+struct Clerk {
+    node: String,
+    /// Names and times in the order of the node's sites.
+    targets: Vec<(String, Arc<Times>)>,
+    traces: Option<Traces>,
+}
 
 impl Ways {
-    /// They are a part of these metrics from now on.
-    pub(super) fn of(metrics: &Metrics) -> Self {
-        let ways = Self::default();
+    /// They are a part of these metrics from now on, and of traces, if somebody keeps any.
+    pub(super) fn of(metrics: &Metrics, traces: Option<Traces>) -> Self {
+        let ways = Self { traces, ..Self::default() };
         metrics.register(ways.clone());
         ways
     }
 
-    /// Who counts for a node: of this virtual node, with these targets in the order of its sites.
-    pub(super) fn clerk(&self, whole: &str, targets: &[String]) -> Arc<dyn Observer> {
+    /// Who counts for a node, which may be a part of a virtual node, with these targets in the order of its sites.
+    pub(super) fn clerk(&self, node: &str, whole: &str, targets: &[String]) -> Arc<dyn Observer> {
         let mut known = self.lock();
         known.retain(|_, times| times.strong_count() > 0);
         let mut times = |target: &String| {
             let key = (whole.to_owned(), target.clone());
             let there = known.get(&key).and_then(Weak::upgrade);
-            there.unwrap_or_else(|| {
+            let times = there.unwrap_or_else(|| {
                 let new = Arc::new(Times::new());
                 known.insert(key, Arc::downgrade(&new));
                 new
-            })
+            });
+            (target.clone(), times)
         };
-        Arc::new(Clerk(targets.iter().map(&mut times).collect()))
+        let targets = targets.iter().map(&mut times).collect();
+        Arc::new(Clerk { node: node.to_owned(), targets, traces: self.traces.clone() })
     }
 
     /// No code panics while it holds the lock.
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -76,7 +87,7 @@ impl Times {
 
 impl Observer for Clerk {
     fn passed(&self, passed: &Passed<'_>) {
-        let Some(times) = self.0.get(usize::from(passed.site)) else { return };
+        let Some((target, times)) = self.targets.get(usize::from(passed.site)) else { return };
         let (steps, all, whole) = match START.iter().position(|step| *step == passed.step) {
             Some(_) => (&times.start_steps, START, &times.start),
             None => (&times.stop_steps, STOP, &times.stop),
@@ -88,6 +99,9 @@ impl Observer for Clerk {
         }
         if passed.step == all[2] {
             whole.observe(passed.whole.as_secs_f64());
+        }
+        if let Some(traces) = &self.traces {
+            traces.passed(&self.node, target, passed);
         }
     }
 }
@@ -126,8 +140,8 @@ mod tests {
     #[test]
     fn steps_count_for_their_target_and_the_last_one_for_the_whole() {
         let metrics = Metrics::default();
-        let ways = Ways::of(&metrics);
-        let clerk = ways.clerk("both", &["east".into(), "west".into()]);
+        let ways = Ways::of(&metrics, None);
+        let clerk = ways.clerk("both", "both", &["east".into(), "west".into()]);
         let key = PodKey { namespace: "ns".into(), name: "a".into(), uid: "u".into() };
         let second = Duration::from_secs(1);
         for (step, whole) in [(Step::Create, 1), (Step::Run, 2), (Step::Report, 3), (Step::Request, 1)] {
