@@ -199,12 +199,12 @@ fn no_label_names_a_pod(world: &World, prometheus: &Prometheus) -> Result<()> {
 /// A target that does not answer is seen, and its alert is about to be raised.
 fn silence(world: &World, berth: &Berth, prometheus: &Prometheus) -> Result<()> {
     let silent = "max(longshore_target_silence_seconds)";
-    ensure!(prometheus.value(silent)? == 0.0, "it is silent before the link is cut");
+    ensure!(prometheus.value(silent)? < 0.5, "it is silent before the link is cut");
     berth.cut(&world.east.address()?, Cut::Both)?;
     prometheus.wait("the target to be silent", secs(90), |prometheus| {
         let silence = prometheus.value(silent)?;
         ensure!(silence > 0.0, "{silence}");
-        ensure!(prometheus.value("max(longshore_target_answers)")? == 0.0, "it answers");
+        ensure!(prometheus.value("max(longshore_target_answers)")? < 0.5, "it answers");
         let alerts = prometheus.query(r#"ALERTS{alertname="LongshoreTargetSilent",target="east"}"#)?;
         ensure!(alerts.len() == 1, "{alerts:?}");
         let broken = prometheus.value(r#"sum(longshore_watch_ends_total{target="east",how="broken"})"#)?;
@@ -215,8 +215,8 @@ fn silence(world: &World, berth: &Berth, prometheus: &Prometheus) -> Result<()> 
     })?;
     berth.heal()?;
     prometheus.wait("the target to answer again", secs(90), |prometheus| {
-        ensure!(prometheus.value(silent)? == 0.0, "silent");
-        ensure!(prometheus.value("min(longshore_target_answers)")? == 1.0, "no answer");
+        ensure!(prometheus.value(silent)? < 0.5, "silent");
+        ensure!(prometheus.value("min(longshore_target_answers)")? > 0.5, "no answer");
         Ok(())
     })?;
     world.longshore().check()

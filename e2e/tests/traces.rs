@@ -57,7 +57,7 @@ fn each_pod_has_one_trace_from_its_binding_until_it_is_ready() -> Result<()> {
     // A pod that has waited while nobody was there: from its binding all the same. The last spans come before the end.
     world.longshore().stop()?;
     world.host.create(world.pod("waits", &[container("main", IDLE)]))?;
-    let bound = world.host.wait_for_pod("waits", "bound", |pod| !pod.node().is_empty())?;
+    let bound = world.host.wait_for_pod("waits", "bound", |pod| !pod.text("/spec/nodeName").is_empty())?;
     std::thread::sleep(secs(3));
     world.longshore().restart()?;
     world.host.wait_for_ready("waits")?;

@@ -55,15 +55,15 @@ impl Collector for Gauges {
             sums.add(kept.whole.as_deref().unwrap_or(node), kept, &kept.pulse.beat());
         }
         sums.encode(&mut encoder)?;
-        let resources = |pick: fn(&Kept) -> Requests| move |(node, kept): &(String, Kept)| (node.clone(), pick(kept));
         for (family, pick) in [
             (&NODE_CAPACITY, capacity as fn(&Kept) -> Requests),
             (&NODE_ALLOCATABLE, allocatable),
             (&NODE_REQUESTED, requested),
         ] {
             family.encode(&mut encoder, |samples| {
-                kept.iter().map(resources(pick)).try_for_each(|(node, amounts)| {
-                    amounts.iter().try_for_each(|(name, amount)| samples.gauge([&node, name], units(*amount)))
+                kept.iter().try_for_each(|(node, kept)| {
+                    let mut each = pick(kept).into_iter();
+                    each.try_for_each(|(name, amount)| samples.gauge([node, &name], units(amount)))
                 })
             })?;
         }
