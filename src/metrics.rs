@@ -36,7 +36,9 @@ pub struct Metrics {
 
 /// The requests to each cluster that somebody still sends to.
 #[derive(Clone, Debug, Default)]
-struct Clusters(Arc<Mutex<BTreeMap<(Side, String), Weak<Requests>>>>);
+struct Clusters(Arc<Mutex<ByName>>);
+
+type ByName = BTreeMap<(Side, String), Weak<Requests>>;
 
 impl Default for Metrics {
     fn default() -> Self {

@@ -126,5 +126,5 @@ fn texts(attributes: &[KeyValue]) -> impl Iterator<Item = (String, String)> {
 }
 
 fn digits(id: &[u8]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
+    id.iter().fold(String::new(), |digits, byte| digits + &format!("{byte:02x}"))
 }

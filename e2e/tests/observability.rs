@@ -49,7 +49,8 @@ fn alerts(rules: &str) -> Result<Vec<(String, String)>> {
             let query = &mut alerts.last_mut().context("a query before its alert")?.1;
             *query = first.replace(">-", "");
             while let Some(more) = lines.next_if(|line| line.starts_with("          ")) {
-                *query += &format!(" {}", more.trim());
+                query.push(' ');
+                query.push_str(more.trim());
             }
         }
     }

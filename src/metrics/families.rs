@@ -239,12 +239,12 @@ mod tests {
     const MARKS: [&str; 2] = ["<!-- metrics: generated -->\n", "<!-- end of metrics -->\n"];
 
     fn table() -> String {
-        let mut text = "| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n".to_owned();
-        for Description { name, kind, labels, help, .. } in all() {
+        let head = "| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n".to_owned();
+        let row = |Description { name, kind, labels, help, .. }: Description| {
             let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
-            text += &format!("| `{name}` | {} | {} | {help} |\n", kind.name(), labels.join(" "));
-        }
-        text
+            format!("| `{name}` | {} | {} | {help} |\n", kind.name(), labels.join(" "))
+        };
+        std::iter::once(head).chain(all().into_iter().map(row)).collect()
     }
 
     /// `UPDATE_DOCS=1` writes the table anew.

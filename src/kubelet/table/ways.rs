@@ -95,8 +95,8 @@ impl Table {
 /// How long ago the pod was bound, by its condition.
 fn since_bound(pod: &PodDocument) -> Duration {
     let conditions = pod.status.get("conditions").and_then(Value::as_array).into_iter().flatten();
-    let bound = conditions.filter(|one| one["type"] == POD_SCHEDULED && one["status"] == "True");
-    let time = bound.filter_map(|one| one["lastTransitionTime"].as_str()?.parse::<Timestamp>().ok()).next();
+    let mut bound = conditions.filter(|one| one["type"] == POD_SCHEDULED && one["status"] == "True");
+    let time = bound.find_map(|one| one["lastTransitionTime"].as_str()?.parse::<Timestamp>().ok());
     time.and_then(|time| Duration::try_from(Timestamp::now().duration_since(time)).ok()).unwrap_or_default()
 }
 
