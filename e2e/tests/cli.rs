@@ -284,7 +284,8 @@ fn a_dead_target_leaves_in_time_and_says_what_is_left() -> Result<()> {
     let lost = line.leave(&["--yes", "--lost"])?;
     assert!(lost.code == 3 && lost.stdout.contains("left: whatever is in the target"), "{lost:?}");
     world.host.wait_for_gone(&proxy)?;
-    assert!(world.host.find("nodes", &line.name)?.is_none(), "{lost:?}");
+    let node = world.host.find("nodes", &line.name)?;
+    assert!(node.is_none(), "{node:?}\n{lost:?}\n{}", world.log());
     wait_for_nothing(&world.host, &line)?;
 
     // It is back, and what was left goes.

@@ -437,7 +437,8 @@ impl Leave<'_> {
     async fn remove_node(&self, node: &str, left: &mut Vec<String>) -> Result<(), LeaveError> {
         let nodes: Api<Node> = Api::all(self.host.clone());
         let begun = Instant::now();
-        while begun.elapsed() < LETS_GO && self.stops() {
+        // One that is deleted before Longshore has let go of it is registered again.
+        while begun.elapsed() < LETS_GO && self.args.pods != Pods::Abandon {
             if ask_opt(format!("look at the node {node}"), nodes.get_metadata(node)).await?.is_none() {
                 return Ok(());
             }
