@@ -6,7 +6,7 @@ DENY := $(CACHE)/tools/bin/cargo-deny
 DENY_VERSION := 0.20.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test fmt lint deny unit mutants e2e image isolation test-vk chaos chaos-short clusters-down
+.PHONY: help demo demo-down test fmt lint deny unit mutants e2e image isolation test-vk conformance bench chaos chaos-short clusters-down
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +41,7 @@ mutants: ## Shows that the checkers can fail: each mistake in hack/mutants is fo
 
 e2e: ## End-to-end tests on real clusters of this machine (brings up `host` and `east`; needs root)
 	hack/clusters deps
-	hack/clusters build --helm
+	hack/clusters build --helm --prometheus
 	hack/image
 	$(CARGO) build --bin longshore --example memory --features crash-points
 	hack/clusters up host east
@@ -57,6 +57,15 @@ isolation: ## How much a sick target costs the pods of the others; minutes, on a
 test-vk: ## The virtual-kubelet project's own end-to-end suite, against both providers (a part of e2e; needs root)
 	hack/clusters up host east
 	$(CARGO) test --package e2e --test vk
+
+conformance: ## Kubernetes' own node, pod and storage suites against a virtual node; hours (needs root; GROUPS=…)
+	hack/conformance/run $(GROUPS)
+
+bench: ## Measures from outside, beside plain Kubernetes and an offloader without logic: docs/performance.md (needs root)
+	hack/clusters deps
+	hack/clusters build
+	$(CARGO) build --release --bin longshore
+	$(CARGO) run --quiet --profile measure --package bench
 
 chaos: ## Breaks everything at random and judges: SEED=7 DURATION=120 PODS=200 TARGETS=2 REAL=1 make chaos
 	hack/clusters deps

@@ -206,7 +206,7 @@ impl CliError {
             Self::Join(error) => ExitCode::from(error.code()),
             Self::Leave(error) => ExitCode::from(error.code()),
             Self::Test(error) => ExitCode::from(error.code()),
-            Self::Run(RunError::Serving(_))
+            Self::Run(RunError::Serving(_) | RunError::Trace(_))
             | Self::Serving(_)
             | Self::Log(_)
             | Self::Configure(_)

@@ -26,3 +26,4 @@ pub mod table;
 pub(crate) mod tasks;
 pub mod tolerations;
 pub mod view;
+pub mod way;

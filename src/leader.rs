@@ -7,8 +7,8 @@
 //! Semantics follow client-go's leader election: the age of a foreign claim is measured by our own clock from when it was
 //! last seen to change, so that clocks need not agree.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -53,7 +53,41 @@ pub struct Replica {
     /// Where the owners of leases are; `None` where these need none.
     nodes: Option<Api<Node>>,
     identity: String,
-    held: Arc<AtomicUsize>,
+    stands: Stands,
+}
+
+/// The nodes that this replica keeps, or would like to: `true` for those that it keeps.
+#[derive(Clone, Default)]
+struct Stands(Arc<Mutex<BTreeMap<String, bool>>>);
+
+impl Stands {
+    /// No code panics while it holds the lock.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, bool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many it keeps.
+    fn held(&self) -> usize {
+        self.lock().values().filter(|ours| **ours).count()
+    }
+}
+
+/// One of them, until this is dropped.
+struct Stand {
+    stands: Stands,
+    node: String,
+}
+
+impl Stand {
+    fn set(&self, ours: bool) {
+        self.stands.lock().insert(self.node.clone(), ours);
+    }
+}
+
+impl Drop for Stand {
+    fn drop(&mut self) {
+        self.stands.lock().remove(&self.node);
+    }
 }
 
 impl Replica {
@@ -65,7 +99,12 @@ impl Replica {
     pub async fn new(access: &Access, namespace: &str, identity: String) -> Result<Self, ClientsError> {
         let client: Client = clients::streaming_client(access).await?;
         let nodes = (namespace == OF_NODES).then(|| Api::all(client.clone()));
-        Ok(Self { leases: Api::namespaced(client, namespace), nodes, identity, held: Arc::default() })
+        Ok(Self { leases: Api::namespaced(client, namespace), nodes, identity, stands: Stands::default() })
+    }
+
+    /// The nodes that this replica keeps or would like to, by name, and whether it keeps them.
+    pub fn nodes(&self) -> Vec<(String, bool)> {
+        self.stands.lock().iter().map(|(node, ours)| (node.clone(), *ours)).collect()
     }
 
     /// Waits for the leadership of a node; `None` if it is told to stop before.
@@ -76,12 +115,14 @@ impl Replica {
     async fn campaign(&self, node: &str) -> Term {
         let name = lease_name(node);
         let mut foreign: Option<Foreign> = None;
+        let stand = Stand { stands: self.stands.clone(), node: node.into() };
+        stand.set(false);
         loop {
             match self.look(&name, &mut foreign).await {
                 Ok(Look::Ours(lease)) => {
                     tracing::info!(node, identity = self.identity, "keeping this node");
-                    self.held.fetch_add(1, Ordering::SeqCst);
-                    return Term { replica: self.clone(), node: node.into(), lease: *lease };
+                    stand.set(true);
+                    return Term { replica: self.clone(), node: node.into(), lease: *lease, _stand: stand };
                 }
                 Ok(Look::Theirs(holder)) => {
                     tracing::debug!(node, holder, "another replica keeps this node");
@@ -120,7 +161,7 @@ impl Replica {
             }
             // Whoever has fewer nodes comes first.
             Verdict::Claim if foreign.is_some() || found.is_none() => {
-                let held = u32::try_from(self.held.load(Ordering::SeqCst)).unwrap_or(u32::MAX);
+                let held = u32::try_from(self.stands.held()).unwrap_or(u32::MAX);
                 sleep(MODESTY.saturating_mul(held).min(MODESTY_LIMIT)).await;
             }
             Verdict::Claim => {}
@@ -221,6 +262,7 @@ pub struct Term {
     replica: Replica,
     node: String,
     lease: Lease,
+    _stand: Stand,
 }
 
 impl Term {
@@ -303,12 +345,6 @@ impl Term {
         if let Err(error) = within(self.replica.leases.replace(&name, &PostParams::default(), &lease)).await {
             tracing::debug!(node = self.node, error, "the leadership was not given back; it will run out");
         }
-    }
-}
-
-impl Drop for Term {
-    fn drop(&mut self) {
-        self.replica.held.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

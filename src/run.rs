@@ -22,10 +22,13 @@ use crate::kubelet::host::Host;
 use crate::kubelet::node::NodeError;
 use crate::kubelet::server::{ClientTrust, ServerError, TlsError, TrustError};
 use crate::leader::Replica;
+use crate::metrics::Metrics;
 use crate::provider::part::Part;
+use crate::traces::Traces;
 
 mod board;
 pub(crate) mod drain;
+mod gauges;
 mod keeper;
 pub mod node_ip;
 mod other;
@@ -37,10 +40,13 @@ mod targets;
 mod unit;
 mod verdict;
 mod watches;
+mod ways;
 
 use board::Board;
+use gauges::{Gauges, Leaders};
 use keeper::{CertificateSlot, keep};
 pub use other::{OtherError, Sharing, keep_other};
+use ways::Ways;
 
 /// Everything that a run needs, resolved and checked. It has no `Debug` because that would show credentials.
 #[derive(Clone)]
@@ -72,6 +78,10 @@ pub struct Setup {
     pub identity: String,
     /// The webhook for pods that ask to be offloaded, if there is one.
     pub admission: Option<AdmissionSetup>,
+    /// What is told to Prometheus.
+    pub metrics: Metrics,
+    /// Where traces of pods go, if anywhere.
+    pub traces: Option<Traces>,
 }
 
 /// Which resources of the host are served.
@@ -175,6 +185,7 @@ struct Shared {
     trust: Arc<ClientTrust>,
     replica: Replica,
     board: Board,
+    ways: Ways,
     /// Where pods may be sent to; `None` as long as that is not known.
     roster: watch::Sender<Option<Arc<Roster>>>,
 }
@@ -205,7 +216,10 @@ pub async fn start(mut setup: Setup, shutdown: CancellationToken) -> Result<(), 
     let (watch, view) = (setup.watch.take(), Host::new(host.clone()));
     let roster = watch::Sender::new(watch.is_none().then(|| Arc::new(roster(&setup.nodes))));
     let (mover, address) = watch::channel(setup.node_ip);
-    let shared = Arc::new(Shared { setup, host, address, view, trust, replica, board: Board::default(), roster });
+    let (board, ways) = (Board::default(), Ways::of(&setup.metrics, setup.traces.clone()));
+    setup.metrics.register(Leaders(replica.clone()));
+    setup.metrics.register(Gauges(board.clone()));
+    let shared = Arc::new(Shared { setup, host, address, view, trust, replica, board, ways, roster });
     let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
     if shared.setup.follow_address {
         let (server, stop) = (shared.setup.host.cluster_url.clone(), shutdown.clone());

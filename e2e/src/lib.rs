@@ -20,6 +20,7 @@
 mod berth;
 mod bespoke;
 mod cluster;
+mod collector;
 mod command;
 mod declared;
 mod helm;
@@ -30,6 +31,7 @@ mod injector;
 mod longshore;
 mod meddler;
 mod pod;
+mod prometheus;
 mod report;
 mod resource;
 mod runtime;
@@ -48,6 +50,7 @@ pub use crate::{
     berth::{Berth, Cut},
     bespoke::{Bespoke, write_json},
     cluster::Cluster,
+    collector::{Collector, Span},
     command::{Background, Output, run},
     declared::Declared,
     helm::{helm, image},
@@ -57,6 +60,7 @@ pub use crate::{
     longshore::{Frozen, Longshore, Options},
     meddler::{Asked, Fault, Meddler},
     pod::{IDLE, IMAGE, Pod, container},
+    prometheus::Prometheus,
     solo::Solo,
     stories::{deployment, job, stateful_set},
     terminal::Terminal,

@@ -21,7 +21,7 @@ const CASES: &[(&str, &[&str])] = &[
             "--set",
             "hostNetwork=true,kubeletPort=10350,selector=team=shop,logLevel=debug,replicas=3,priorityClassName=high",
             "--set",
-            "serviceMonitor.enabled=true,dashboards.enabled=true,podLabels.team=shop,nodeSelector.pool=system",
+            "serviceMonitor.enabled=true,traces.otlpEndpoint=http://otel:4318,alerts.enabled=true,alerts.labels.release=prom,podLabels.team=shop,nodeSelector.pool=system",
             "--set",
             "image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000",
             "--set",
@@ -77,6 +77,23 @@ fn definitions_are_there_unless_somebody_else_has_them() -> Result<()> {
     Ok(())
 }
 
+/// A file of the chart, as deep as it is in what was rendered.
+fn indented(file: &str, spaces: usize) -> Result<String> {
+    let text = fs::read_to_string(root().join("charts/longshore").join(file))?;
+    let indent = " ".repeat(spaces);
+    Ok(text.trim_end().lines().map(|line| format!("{indent}{line}").trim_end().to_owned() + "\n").collect())
+}
+
+#[test]
+fn dashboards_and_alerts_are_the_files_as_they_are() -> Result<()> {
+    let rendered = template(&["--set", "dashboards.enabled=true,alerts.enabled=true"])?.ok()?;
+    for (file, spaces) in [("dashboards/longshore.json", 4), ("rules/longshore.yaml", 2)] {
+        ensure!(rendered.contains(&indented(file, spaces)?), "{file} is not in it, or is changed");
+    }
+    ensure!(rendered.contains("grafana_dashboard: \"1\""), "Grafana's sidecar does not find it");
+    Ok(())
+}
+
 #[test]
 fn values_that_mean_nothing_are_refused() -> Result<()> {
     for (values, word) in [
@@ -85,6 +102,7 @@ fn values_that_mean_nothing_are_refused() -> Result<()> {
         ("replicas=0", "replicas"),
         ("webhook.port=0", "webhook"),
         ("hostNetwork=true", "kubeletPort"),
+        ("traces.otlpEndpoint=otel:4318", "otlpEndpoint"),
         ("image.digest=latest", "digest"),
     ] {
         let output = template(&["--set", values])?;

@@ -15,6 +15,7 @@ mod connect;
 mod crash;
 mod follow;
 mod link;
+mod meter;
 
 pub use follow::Access;
 use follow::{Files, Origin};
@@ -214,10 +215,10 @@ const SILENCE: Duration = Duration::from_secs(150);
 
 /// A client for requests and watches. None of them waits for ever for an API server that has vanished without a word.
 pub async fn client(access: &Access) -> Result<Client, ClientsError> {
-    follow::client(access, |mut config| {
+    follow::client(access, |mut config, meter| {
         config.read_timeout = Some(SILENCE);
         config.reset_reader_on_write = true;
-        let builder = connect::builder(config)?.with_layer(&TimeoutLayer::new(ANSWER));
+        let builder = connect::builder(config, meter)?.with_layer(&TimeoutLayer::new(ANSWER));
         #[cfg(feature = "crash-points")]
         let builder = builder.with_layer(&crash::CrashLayer);
         Ok(builder.build())
@@ -229,9 +230,9 @@ pub async fn client(access: &Access) -> Result<Client, ClientsError> {
 ///
 /// It never repeats a request: what it carries is a conversation, and the other end may have heard the beginning.
 pub async fn streaming_client(access: &Access) -> Result<Client, ClientsError> {
-    follow::client(access, |mut config| {
+    follow::client(access, |mut config, meter| {
         config.default_retry = false;
-        Ok(connect::builder(config)?.build())
+        Ok(connect::builder(config, meter)?.build())
     })
     .await
 }
@@ -249,15 +250,19 @@ pub fn address(config: &Config) -> String {
     format!("{}://{host}", url.scheme_str().unwrap_or("https"))
 }
 
-async fn build(
-    config: Config,
-    make: impl FnOnce(Config) -> kube::Result<Client> + Send + 'static,
-) -> Result<Client, ClientsError> {
-    let address = address(&config);
+async fn build(access: &Access, make: follow::Make) -> Result<Client, ClientsError> {
+    let (config, meter) = (Config::clone(access), access.meter().cloned());
+    let (address, end) = (address(&config), certificate_end(&config));
+    let counted = meter.clone();
     // Credential plugins run here, and may take their time.
-    let built = tokio::task::spawn_blocking(move || make(config)).await;
+    let built = tokio::task::spawn_blocking(move || make(config, counted)).await;
     match built {
-        Ok(Ok(client)) => Ok(client),
+        Ok(Ok(client)) => {
+            if let Some(meter) = meter {
+                meter.certificate(end);
+            }
+            Ok(client)
+        }
         Ok(Err(error)) => Err(ClientsError::Build { address, reason: without_credentials(&error) }),
         Err(error) => Err(ClientsError::Build { address, reason: error.to_string() }),
     }

@@ -108,7 +108,8 @@ pub(super) async fn run(
             .relist_after(place.relist_after)
     };
     let sharing = Sharing { namespace: place.lease_namespace, identity: place.identity };
-    let kept = keep_other(place.host.clone(), client, &node, sharing, build, shutdown).await;
+    let kept =
+        keep_other(place.host.clone(), client, &node, sharing, (&place.metrics, place.traces), build, shutdown).await;
     kept.map_err(|error: OtherError| RunError::Run(Box::new(error)))
 }
 

@@ -22,10 +22,12 @@ use crate::api::target::TargetSpec;
 use crate::api::virtual_node::{TargetReference, VirtualNodeSpec};
 
 use crate::kubelet::certificate::CertificateSource;
+use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::run::node_ip::{self, NodeIpError};
 use crate::run::rules::own_labels;
 use crate::run::{self, NodeSetup, NodeTarget, Setup, WatchSetup};
+use crate::traces::{self, Traces, TracesError};
 
 use super::provider::{self, ProviderArgs, ProviderError};
 use super::serving::{ServingArgs, ServingError};
@@ -70,6 +72,9 @@ pub struct RunArgs {
     /// The port on which the state of this process is told over plain HTTP: /livez, /readyz and /metrics [default: none]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     http_port: Option<u16>,
+    /// The OpenTelemetry collector that gets a trace of each pod's start, by OTLP over HTTP: http://HOST:4318
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
     #[command(flatten)]
     serving: ServingArgs,
     /// How many pods of each target are worked on at the same time
@@ -132,6 +137,9 @@ pub enum RunError {
     /// The webhook is not complete.
     #[error(transparent)]
     Webhook(#[from] WebhookError),
+    /// No traces can be sent.
+    #[error(transparent)]
+    Trace(#[from] TracesError),
     /// The provider that was asked for cannot run.
     #[error(transparent)]
     Provider(#[from] ProviderError),
@@ -141,6 +149,13 @@ pub enum RunError {
     /// What runs has failed.
     #[error("failed to run")]
     Run(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl RunArgs {
+    /// Where traces go; a variable that is empty names nothing.
+    fn collector(&self) -> Option<&str> {
+        self.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty())
+    }
 }
 
 /// Where nodes are, and who shares them: what is the same for every provider.
@@ -154,10 +169,12 @@ pub(super) struct Place {
     pub(super) relist_after: Option<Duration>,
     pub(super) lease_namespace: String,
     pub(super) identity: String,
+    pub(super) metrics: Metrics,
+    pub(super) traces: Option<Traces>,
 }
 
 impl Place {
-    async fn find(args: &RunArgs, host: Access) -> Result<Self, RunError> {
+    async fn find(args: &RunArgs, host: Access, metrics: Metrics) -> Result<Self, RunError> {
         let node_ip = match args.node_ip {
             Some(address) => address,
             None => node_ip::towards(&host.cluster_url).await?,
@@ -171,24 +188,42 @@ impl Place {
         let lease_namespace = args.lease_namespace.clone();
         let identity = args.identity.clone().unwrap_or_else(|| identity(node_ip, bind_address, port));
         let certificate = args.serving.source()?;
-        Ok(Self { host, node_ip, certificate, bind_address, port, workers, relist_after, lease_namespace, identity })
+        let traces = args.collector().map(|endpoint| Traces::start(endpoint, &identity)).transpose()?;
+        Ok(Self {
+            host,
+            node_ip,
+            certificate,
+            bind_address,
+            port,
+            workers,
+            relist_after,
+            lease_namespace,
+            identity,
+            metrics,
+            traces,
+        })
     }
 }
 
 pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliError> {
     let shutdown = CancellationToken::new();
     args.serving.source().map_err(RunError::from)?;
+    args.collector().map(traces::check).transpose().map_err(RunError::from)?;
     let other = args.provider.other(registry).map_err(RunError::from)?;
     signals::listen(&shutdown).map_err(RunError::Listen)?;
-    let ready = http::serve(args.http_port.map(|port| (args.bind_address, port).into()), &shutdown).await?;
+    let metrics = Metrics::default();
+    let ready = http::serve(args.http_port.map(|port| (args.bind_address, port).into()), &metrics, &shutdown).await?;
     if let Some(other) = other {
         let host = args.host.load().await?;
         let place = tokio::select! {
-            place = prepare_other(&args, host) => place?,
+            place = prepare_other(&args, host, metrics) => place?,
             () = shutdown.cancelled() => return Ok(()),
         };
         ready.now();
-        return Ok(Box::pin(provider::run(other, registry, place, shutdown)).await?);
+        let traces = place.traces.clone();
+        let ran = Box::pin(provider::run(other, registry, place, shutdown)).await;
+        flush(traces).await;
+        return Ok(ran?);
     }
     let clusters = match &args.provider_config {
         Some(file) => ConfigurationArgs { provider_config: Some(file.clone()), host: args.host.clone() }.load().await?,
@@ -200,17 +235,29 @@ pub(super) async fn run(args: RunArgs, registry: &Registry) -> Result<(), CliErr
         },
     };
     let setup = tokio::select! {
-        setup = prepare(&args, clusters) => setup?,
+        setup = prepare(&args, clusters, metrics) => setup?,
         () = shutdown.cancelled() => return Ok(()),
     };
     ready.now();
-    run::start(setup, shutdown).await.map_err(|error| RunError::Run(Box::new(error)).into())
+    let traces = setup.traces.clone();
+    let ran = run::start(setup, shutdown).await;
+    flush(traces).await;
+    ran.map_err(|error| RunError::Run(Box::new(error)).into())
 }
 
-async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> {
+/// The last steps are told as well.
+async fn flush(traces: Option<Traces>) {
+    if let Some(traces) = traces {
+        traces.flush().await;
+    }
+}
+
+async fn prepare(args: &RunArgs, clusters: Clusters, metrics: Metrics) -> Result<Setup, RunError> {
     let Clusters { configuration, host, targets, .. } = clusters;
+    let host = host.metered(metrics.home());
     // A file with a target that has no kubeconfig was refused.
-    let targets: Vec<Access> = targets.into_iter().flatten().collect();
+    let targets = configuration.targets.iter().zip(targets.into_iter().flatten());
+    let targets: Vec<Access> = targets.map(|(target, access)| access.metered(metrics.target(&target.name))).collect();
     let ports = assign_ports(&configuration.nodes, args.port)?;
     let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
     // Beside everything else: a target that is down would delay the start by its whole deadline.
@@ -230,8 +277,19 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
     check_host(&client, &host, features, watch.is_some(), more).await?;
     let host_id = identify(&client, &clients::address(&host)).await?;
     let nodes = assemble(&configuration, &targets, &ports);
-    let Place { host, node_ip, certificate, bind_address, workers, relist_after, lease_namespace, identity, .. } =
-        Place::find(args, host).await?;
+    let Place {
+        host,
+        node_ip,
+        certificate,
+        bind_address,
+        workers,
+        relist_after,
+        lease_namespace,
+        identity,
+        metrics,
+        traces,
+        ..
+    } = Place::find(args, host, metrics).await?;
     let follow_address = args.node_ip.is_none();
     Ok(Setup {
         host,
@@ -247,14 +305,17 @@ async fn prepare(args: &RunArgs, clusters: Clusters) -> Result<Setup, RunError> 
         lease_namespace,
         identity,
         admission,
+        metrics,
+        traces,
     })
 }
 
 /// The host can be used by a node on another provider, and where that is.
-async fn prepare_other(args: &RunArgs, host: Access) -> Result<Place, RunError> {
+async fn prepare_other(args: &RunArgs, host: Access, metrics: Metrics) -> Result<Place, RunError> {
+    let host = host.metered(metrics.home());
     let client = clients::client(&host).await.map_err(RunError::ConnectHost)?;
     check_host(&client, &host, Features::default(), false, args.serving.rights()?).await?;
-    Place::find(args, host).await
+    Place::find(args, host, metrics).await
 }
 
 /// Where this replica runs. No other one has it at the same time, since it could not listen on the same port; and one that

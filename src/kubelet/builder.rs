@@ -44,6 +44,7 @@ use super::server::{
     Authenticator, Authorizer, ClientTrust, Home, Server, ServerError, TlsError, TrustError, server_config,
 };
 use super::sites::{SiteStreams, Sites};
+use super::way::Observer;
 
 /// How many pods are worked on at the same time.
 const WORKERS: usize = 32;
@@ -96,6 +97,7 @@ pub struct NodeBuilder {
     partition: Policy,
     relist_after: Option<Duration>,
     certificate: CertificateSource,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl NodeBuilder {
@@ -118,6 +120,7 @@ impl NodeBuilder {
             partition: Policy::Wait,
             relist_after: Some(RELIST),
             certificate: CertificateSource::default(),
+            observer: None,
         }
     }
 
@@ -178,6 +181,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Who is told of each step of a pod, as for metrics.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
     /// Clients for the host that are there already, instead of those that would be made of the configuration; `lease` makes
     /// the one for the node's lease.
     #[must_use]
@@ -215,6 +225,7 @@ impl NodeBuilder {
             relist_after: self.relist_after,
             move_after: None,
             evict_after: None,
+            observer: self.observer,
         });
         let certificate = Certificate::load(self.certificate, &self.name, self.ip)?;
         let tls = server_config(certificate.serving(), trust.clone())?;

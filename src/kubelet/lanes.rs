@@ -51,6 +51,16 @@ impl Lanes {
         next
     }
 
+    /// How many are worked on at a time of each.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Each that was ever entered, with how many are worked on, and how many wait.
+    pub fn load(&self) -> Vec<(Lane, usize, usize)> {
+        self.lock().iter().map(|(lane, state)| (*lane, state.busy, state.waiting.len())).collect()
+    }
+
     /// No code panics while it holds the lock, and the state is consistent between any two lines of it.
     fn lock(&self) -> MutexGuard<'_, HashMap<Lane, State>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
@@ -68,6 +78,9 @@ mod tests {
         assert!(lanes.enter(Some(0), &pods[0]) && lanes.enter(Some(0), &pods[1]));
         assert!(!lanes.enter(Some(0), &pods[2]) && !lanes.enter(Some(0), &pods[3]));
         assert!(lanes.enter(Some(1), &pods[2]) && lanes.enter(None, &pods[2]));
+        let mut load = lanes.load();
+        load.sort_unstable();
+        assert_eq!(load, [(None, 1, 0), (Some(0), 2, 2), (Some(1), 1, 0)]);
         assert_eq!(lanes.leave(Some(0)).as_ref(), Some(&pods[2]), "in its place");
         assert!(!lanes.enter(Some(0), &pods[0]));
         assert_eq!(lanes.leave(Some(0)).as_ref(), Some(&pods[3]));

@@ -7,7 +7,7 @@
 //!                      └──────── answers ───┘
 //! ```
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -27,8 +27,9 @@ use super::queue::Queue;
 use super::sites::{Index, Sites};
 use super::step::{Action, Event, Reach};
 use super::stuck::Backoff;
-use super::table::{Side, Table, Uid};
+use super::table::{Census, Side, Table, Uid};
 use super::tolerations;
+use super::way::Observer;
 
 mod perform;
 mod silence;
@@ -71,6 +72,8 @@ struct Shell {
     backoff: Mutex<Backoff>,
     table: Arc<Table>,
     queue: Queue,
+    /// There once it runs.
+    lanes: OnceLock<Arc<Lanes>>,
     /// The host is listed anew after this long.
     relist_after: Option<Duration>,
     /// A site is to be listed anew; by its index.
@@ -101,13 +104,49 @@ pub struct PodSetup {
     pub evict_after: Option<Duration>,
     /// The host is listed anew after this long, lest an event that was lost stays so for ever.
     pub relist_after: Option<Duration>,
+    /// Who is told of each step of a pod, if anybody.
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+/// Where it can be read what a controller does, for as long as somebody has this.
+#[derive(Clone)]
+pub struct Pulse(Arc<Shell>);
+
+/// What a controller does now.
+#[derive(Clone, Debug)]
+pub struct Beat {
+    /// How many pods wait for a worker.
+    pub queued: usize,
+    /// How long the first of them has waited.
+    pub age: Duration,
+    /// How many pods of a site may be worked on at a time.
+    pub workers: usize,
+    /// By site: how many are worked on, and how many wait for that.
+    pub lanes: Vec<(Lane, usize, usize)>,
+    /// All pods, counted.
+    pub census: Census,
+}
+
+impl Pulse {
+    /// Looks at it. Goes over all records.
+    pub fn beat(&self) -> Beat {
+        let shell = &self.0;
+        let lanes = shell.lanes.get();
+        Beat {
+            queued: shell.queue.len(),
+            age: shell.queue.age(),
+            workers: lanes.map_or(0, |lanes| lanes.limit()),
+            lanes: lanes.map(|lanes| lanes.load()).unwrap_or_default(),
+            census: shell.table.census(),
+        }
+    }
 }
 
 impl PodController {
     /// A controller that does nothing yet.
     pub fn new(setup: PodSetup) -> Self {
         let PodSetup { node, node_ip, host, sites, events, .. } = setup;
-        let PodSetup { partitions, unsure, move_after, evict_after, relist_after, .. } = setup;
+        let PodSetup { partitions, unsure, move_after, evict_after, relist_after, observer, .. } = setup;
         let count = sites.iter().count();
         let shell = Shell {
             node,
@@ -120,8 +159,9 @@ impl PodController {
             evict_after,
             backoff: Mutex::default(),
             relist_after,
-            table: Arc::new(Table::new(count, unsure)),
+            table: Arc::new(Table::new(count, unsure).observed(observer)),
             queue: Queue::default(),
+            lanes: OnceLock::new(),
             relist: (0..count).map(|_| Notify::new()).collect(),
             home: watch::Sender::new(false),
         };
@@ -133,12 +173,17 @@ impl PodController {
         self.shell.table.clone()
     }
 
+    /// Where it can be read what it does.
+    pub fn pulse(&self) -> Pulse {
+        Pulse(self.shell.clone())
+    }
+
     /// Works on so many pods of each site at a time until it is told to stop; an action that is under way is finished first.
     /// `contacts` say whether each site answers, by its index.
     pub async fn run(self, workers: usize, contacts: Vec<watch::Receiver<Contact>>, shutdown: CancellationToken) {
         let tasks = TaskTracker::new();
         // As many as all sites can keep busy, and those pods that have none yet.
-        let lanes = Arc::new(Lanes::new(workers));
+        let lanes = self.shell.lanes.get_or_init(|| Arc::new(Lanes::new(workers))).clone();
         for _ in 0..workers.max(1).saturating_mul(self.shell.sites.iter().count() + 1) {
             tasks.spawn(self.shell.clone().work(lanes.clone(), shutdown.clone()));
         }

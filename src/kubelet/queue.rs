@@ -5,6 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -19,8 +20,8 @@ pub struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Keys to hand out, oldest first.
-    ready: VecDeque<Uid>,
+    /// Keys to hand out, oldest first, and since when they wait.
+    ready: VecDeque<(Uid, Instant)>,
     /// Keys that need work: those in `ready`, and those that were added while a worker had them.
     dirty: HashSet<Uid>,
     /// Keys that workers have.
@@ -34,7 +35,7 @@ impl Queue {
         if !state.dirty.insert(key.clone()) || state.busy.contains(key) {
             return;
         }
-        state.ready.push_back(key.clone());
+        state.ready.push_back((key.clone(), Instant::now()));
         drop(state);
         self.added.notify_one();
     }
@@ -55,7 +56,7 @@ impl Queue {
         let mut state = self.lock();
         state.busy.remove(key);
         if state.dirty.contains(key) {
-            state.ready.push_back(key.clone());
+            state.ready.push_back((key.clone(), Instant::now()));
             drop(state);
             self.added.notify_one();
         }
@@ -66,6 +67,11 @@ impl Queue {
         self.lock().ready.len()
     }
 
+    /// How long the first of them has waited.
+    pub fn age(&self) -> Duration {
+        self.lock().ready.front().map(|(_, since)| since.elapsed()).unwrap_or_default()
+    }
+
     /// Whether no key waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -73,7 +79,7 @@ impl Queue {
 
     fn take(&self) -> Option<Uid> {
         let mut state = self.lock();
-        let key = state.ready.pop_front()?;
+        let (key, _) = state.ready.pop_front()?;
         state.dirty.remove(&key);
         state.busy.insert(key.clone());
         if !state.ready.is_empty() {
@@ -111,6 +117,19 @@ mod tests {
         assert_eq!(queue.next().await, key("a"));
         queue.done(&key("a"));
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn the_first_key_is_the_oldest() {
+        let queue = Queue::default();
+        assert_eq!(queue.age(), Duration::ZERO);
+        queue.add(&key("a"));
+        std::thread::sleep(Duration::from_millis(2));
+        queue.add(&key("b"));
+        assert!(queue.age() >= Duration::from_millis(2));
+        queue.take();
+        queue.take();
+        assert_eq!(queue.age(), Duration::ZERO);
     }
 
     #[tokio::test]

@@ -53,7 +53,7 @@ mod upgrade;
 
 pub use self::authn::{Authenticator, AuthnError, User};
 pub use self::authz::{Authorizer, AuthzError};
-pub use self::own::{Home, process_metrics};
+pub use self::own::Home;
 pub use self::tls::{Described, ServingCertificate, Tls, TlsError, server_config};
 pub use self::trust::{ClientTrust, TrustError};
 

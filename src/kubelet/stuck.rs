@@ -35,6 +35,11 @@ pub fn label(controller: &str) -> Option<String> {
     (fits && controller.chars().all(plain)).then(|| format!("{LABELS}{controller}"))
 }
 
+/// Whether a label of a Node says for whom it has no room.
+pub fn is_label(key: &str) -> bool {
+    key.starts_with(LABELS)
+}
+
 /// Whose pods a Node has no room for, by what it says of itself; times in seconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeptOff {
@@ -49,7 +54,7 @@ impl KeptOff {
     pub fn of(node: &ObjectMeta) -> Self {
         let said = node.annotations.as_ref().and_then(|all| all.get(NO_ROOM)).cloned();
         let until = said.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        let labels = node.labels.iter().flatten().map(|(key, _)| key).filter(|key| key.starts_with(LABELS));
+        let labels = node.labels.iter().flatten().map(|(key, _)| key).filter(|key| is_label(key));
         Self { version: node.resource_version.clone(), said, until, labels: labels.cloned().collect() }
     }
 

@@ -17,7 +17,10 @@ use super::server::{Found, PodDirectory, Running};
 use super::sites::{Index, NOWHERE};
 use super::step::{Action, Answer, Event, InstanceView, Presence, ProxyView, Reach, Record, step};
 use super::view::{Home, instance_view, proxy_view};
+use super::way::{Mark, Observer, Way};
 use word::{Word, Words};
+
+pub use ways::Census;
 
 /// The UID of a proxy pod.
 pub type Uid = Arc<str>;
@@ -44,6 +47,9 @@ pub struct Table {
     /// Proxies without a choice may have instances of a time in which there was nothing to choose: what is not listed
     /// everywhere is not known to be absent.
     unsure: AtomicBool,
+    /// When the clock of pods' ways began.
+    begun: Instant,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 /// What is known of a site.
@@ -88,6 +94,8 @@ struct Entry {
     gone: u32,
     /// When the record was made.
     since: Instant,
+    /// How far it has come.
+    way: Way,
 }
 
 /// A moment of the provider's side, as one pod has seen it.
@@ -136,7 +144,15 @@ impl Table {
             host: Listing::default(),
             sites: (0..sites.max(1)).map(|_| SiteState::default()).collect(),
             unsure: AtomicBool::new(unsure),
+            begun: Instant::now(),
+            observer: None,
         }
+    }
+
+    /// The same, of which somebody is told each step of a pod.
+    #[must_use]
+    pub fn observed(self, observer: Option<Arc<dyn Observer>>) -> Self {
+        Self { observer, ..self }
     }
 
     /// A list of this side begins: absence means nothing before it ends.
@@ -179,6 +195,9 @@ impl Table {
                 },
             };
             let actions = gone.map_or_else(Vec::new, |gone| step(&mut entry.record, gone));
+            if side != Side::Host && entry.record.instance == Presence::Absent {
+                self.mark(&mut entry, Mark::Gone);
+            }
             keys.push((entry.key().clone(), actions));
         }
         keys
@@ -276,7 +295,12 @@ impl Table {
             self.conclude(&mut entry.record);
         }
         entry.seen_host = self.host.epoch.load(Ordering::SeqCst);
+        let bound = self.is_new(&entry).then(|| self.waited(pod, &view));
         entry.see_proxy(pod, view, Event::ProxySeen);
+        if let Some(waited) = bound {
+            self.mark(&mut entry, Mark::Bound(waited));
+        }
+        self.mark_proxy(&mut entry);
         uid
     }
 
@@ -306,6 +330,7 @@ impl Table {
         let mut entry = self.entry(&uid, || key.clone());
         step(&mut entry.record, Event::ProxyGone);
         entry.body = None;
+        self.mark(&mut entry, Mark::Removed);
         uid
     }
 
@@ -317,6 +342,12 @@ impl Table {
         let mut entry = self.entry(&uid, || pod.key.clone());
         if entry.key == pod.key {
             entry.see_instance(pod, epoch, &view.clone(), Event::InstanceSeen(view));
+            if !self.is_listed(Side::Site(site)) {
+                self.mark(&mut entry, Mark::Found(site));
+            }
+            if entry.record.instance.there().is_some_and(|instance| instance.health.ready) {
+                self.mark(&mut entry, Mark::ReadyThere);
+            }
         } else {
             tracing::warn!(pod = %pod.key, proxy = %entry.key, "somebody's pod claims to be the instance of another proxy");
         }
@@ -333,7 +364,11 @@ impl Table {
                 return (uid.clone(), None, vec![]);
             }
             entry.gone = entry.gone.wrapping_add(1);
-            step(&mut entry.record, Event::InstanceGone(instance.clone()))
+            let actions = step(&mut entry.record, Event::InstanceGone(instance.clone()));
+            if entry.record.instance == Presence::Absent {
+                self.mark(&mut entry, Mark::Gone);
+            }
+            actions
         };
         let namesake = self.named(&key.namespace, &key.name).filter(|other| *other != uid);
         (uid, namesake, actions)
@@ -346,7 +381,16 @@ impl Table {
             entry.deferred = false;
             entry.lingering = false;
         }
-        step(&mut entry.record, event)
+        let mark = match event {
+            Event::Answer(Answer::Stopping(..)) => Some(Mark::Asked),
+            Event::Answer(Answer::ProxyDeleted) => Some(Mark::Removed),
+            _ => None,
+        };
+        let actions = step(&mut entry.record, event);
+        if let Some(mark) = mark {
+            self.mark(&mut entry, mark);
+        }
+        actions
     }
 
     /// Which list of this side is the latest, for an answer to be told from one that is older than a list.
@@ -396,6 +440,7 @@ impl Table {
         let view = proxy_view(pod, want, site);
         let actions = entry.see_proxy(pod, view, |view| Event::Answer(Answer::Reported(view)));
         entry.accepted = Some((asked.0, entry.home.digest, asked.1));
+        self.mark_proxy(&mut entry);
         actions
     }
 
@@ -600,6 +645,7 @@ impl Entry {
             seen_sites: [(NOWHERE, 0); 2],
             gone: 0,
             since: Instant::now(),
+            way: Way::default(),
         }
     }
 
@@ -646,6 +692,7 @@ impl Entry {
     }
 }
 
+mod ways;
 mod word;
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::kubelet::contact::Contact;
+use crate::kubelet::pods::Pulse;
 use crate::kubelet::provider::NodeReport;
+use crate::kubelet::server::ServingCertificate;
 use crate::provider::capacity;
 use crate::provider::target::TargetProvider;
 
@@ -25,6 +27,12 @@ pub(super) struct Kept {
     pub(super) contact: watch::Receiver<Contact>,
     /// Its targets, by name.
     pub(super) targets: BTreeMap<String, Served>,
+    /// Their names in the order of the node's sites.
+    pub(super) sites: Vec<String>,
+    /// What its controller does.
+    pub(super) pulse: Pulse,
+    /// What its kubelet API shows.
+    pub(super) serving: Arc<ServingCertificate>,
 }
 
 /// A target that is served.
@@ -52,12 +60,19 @@ impl Board {
         let reports: Vec<_> = parts.iter().map(|one| (one.report.borrow().clone(), false)).collect();
         let (_, report) = watch::channel(capacity::together(&reports));
         let silent = parts.iter().find(|one| one.contact.borrow().is_silent());
-        let contact = silent.or(parts.first())?.contact.clone();
+        let first = parts.first()?;
+        let contact = silent.unwrap_or(first).contact.clone();
+        let (sites, pulse, serving) = (first.sites.clone(), first.pulse.clone(), first.serving.clone());
         let numbered = parts.iter().enumerate().flat_map(|(number, one)| {
             let key = move |target: &String| if number == 0 { target.clone() } else { format!("{target} {number}") };
             one.targets.iter().map(move |(target, served)| (key(target), served.clone()))
         });
-        Some(Kept { whole: None, report, contact, targets: numbered.collect() })
+        Some(Kept { whole: None, report, contact, targets: numbered.collect(), sites, pulse, serving })
+    }
+
+    /// All nodes that are kept here.
+    pub(super) fn all(&self) -> Vec<(String, Kept)> {
+        self.lock().iter().map(|(name, kept)| (name.clone(), kept.clone())).collect()
     }
 
     /// A target as every node serves it that is kept here and names it.

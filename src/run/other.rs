@@ -6,10 +6,14 @@ use std::time::Duration;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
+use super::gauges::Leaders;
+use super::ways::Ways;
 use crate::api::clients::{self, Access, ClientsError};
 use crate::kubelet::builder::{BuildError, NodeBuilder};
 use crate::kubelet::node::{Connect, NodeError};
 use crate::leader::Replica;
+use crate::metrics::Metrics;
+use crate::traces::Traces;
 
 /// How long a node rests that was lost.
 const REST: Duration = Duration::from_secs(1);
@@ -45,13 +49,17 @@ pub async fn keep_other(
     client: Client,
     name: &str,
     sharing: Sharing,
+    (metrics, traces): (&Metrics, Option<Traces>),
     build: impl Fn() -> NodeBuilder,
     shutdown: CancellationToken,
 ) -> Result<(), OtherError> {
     let replica = Replica::new(&host, &sharing.namespace, sharing.identity).await?;
+    let ways = Ways::of(metrics, traces);
+    metrics.register(Leaders(replica.clone()));
     while let Some(mut term) = replica.claim(name, &shutdown).await {
         let stop = shutdown.child_token();
-        let node = build().connections(client.clone(), lease_client(host.clone())).build().await?;
+        let node = build().observer(ways.clerk(name, name, &[String::new()]));
+        let node = node.connections(client.clone(), lease_client(host.clone())).build().await?;
         let running = tokio::spawn(node.run(stop.clone()));
         term.hold_while(running, &stop).await?;
         term.release().await;

@@ -19,6 +19,7 @@ use crate::api::profile::{self, ProfileError, Programs};
 use crate::api::resource;
 use crate::api::target::{KubeconfigSource, TargetSpec};
 use crate::errors::chain;
+use crate::metrics::Metrics;
 
 /// How long a credential plugin of a kubeconfig file may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,6 +33,7 @@ pub(super) struct Targets {
     /// Where Secrets are that have no namespace.
     namespace: String,
     news: mpsc::Sender<News>,
+    metrics: Metrics,
     declared: BTreeMap<String, Resource>,
     programs: Arc<Programs>,
     secrets: BTreeMap<SecretKey, Watched<Content>>,
@@ -89,11 +91,18 @@ impl Found {
 }
 
 impl Targets {
-    pub(super) fn new(host: Client, namespace: String, programs: Arc<Programs>, news: mpsc::Sender<News>) -> Self {
+    pub(super) fn new(
+        host: Client,
+        namespace: String,
+        programs: Arc<Programs>,
+        news: mpsc::Sender<News>,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             host,
             namespace,
             news,
+            metrics,
             declared: BTreeMap::new(),
             programs,
             secrets: BTreeMap::new(),
@@ -352,6 +361,7 @@ impl Targets {
                 clients::secret(&origin, &text, spec.kubeconfig.context.as_deref()).await?
             }
         };
+        let config = config.metered(self.metrics.target(name));
         let address = format!("{}{}", clients::address(&config), config.cluster_url.path().trim_end_matches('/'));
         let same = self.linked.get(name).filter(|linked| linked.address == address);
         let link = match same {

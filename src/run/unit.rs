@@ -98,9 +98,6 @@ impl Unit {
             heartbeats.push(Heartbeat { provider, silence: target.spec.heartbeat.timeout(), contact });
         }
         let (sites, status, whole, fleet) = join(members, node, &contacts, &mut heartbeats, book.clone());
-        let whole_name = node.part.as_ref().map(|(whole, _)| whole.clone());
-        let kept = Kept { whole: whole_name, report: status.node_status(), contact: whole.clone(), targets: by_name };
-        let shown = shared.board.show(&node.name, kept);
         let services = node.services.then(|| {
             let (host_id, node) = (setup.host_id.clone(), node.name.clone());
             Follower::new(FollowerSetup { host: host.clone(), host_id, node, sites: service_sites, news })
@@ -110,6 +107,8 @@ impl Unit {
             Keeper::new(KeeperSetup { host: host.clone(), host_id, node, sites: claim_sites, fleet, claims })
         });
 
+        let whole_name = node.part.as_ref().map(|(whole, _)| whole.clone());
+        let site_names: Vec<String> = node.targets.iter().map(|target| target.name.clone()).collect();
         let several = node.several;
         let unsure = several && had_no_choice(shared, &node.name).await;
         let ip = node_ip.to_string();
@@ -124,7 +123,20 @@ impl Unit {
             relist_after: setup.relist_after,
             move_after: patience(node.placement.move_after_seconds),
             evict_after: patience(node.placement.evict_after_seconds),
+            observer: Some(shared.ways.clerk(&node.name, whole_name.as_deref().unwrap_or(&node.name), &site_names)),
         });
+        let shown = shared.board.show(
+            &node.name,
+            Kept {
+                whole: whole_name,
+                report: status.node_status(),
+                contact: whole.clone(),
+                targets: by_name,
+                sites: site_names,
+                pulse: pods.pulse(),
+                serving: certificate.clone(),
+            },
+        );
 
         let tls = server_config(certificate, shared.trust.clone())?;
         let authenticator = Authenticator::new(host.clone(), shared.trust.clone());

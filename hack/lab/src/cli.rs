@@ -46,6 +46,9 @@ enum Action {
         /// Build Kubernetes' own end-to-end suites too, and print the path of e2e.test, beside which is ginkgo
         #[arg(long)]
         suites: bool,
+        /// Fetch Prometheus too, and print its path
+        #[arg(long)]
+        prometheus: bool,
     },
     /// Bring clusters up, or repair them
     Up(Up),
@@ -221,7 +224,7 @@ impl Cli {
                 let said = if installed.is_empty() { "nothing is missing".into() } else { installed.join(" ") };
                 writeln!(out, "{}{said}", if installed.is_empty() { "" } else { "installed: " })?;
             }
-            Action::Build { agnhost, helm, suites } => {
+            Action::Build { agnhost, helm, suites, prometheus } => {
                 lab.toolchain().ensure()?;
                 writeln!(out, "{}", lab.kubectl_path().display())?;
                 if agnhost {
@@ -232,6 +235,9 @@ impl Cli {
                 }
                 if suites {
                     writeln!(out, "{}", lab.toolchain().ensure_suites()?.display())?;
+                }
+                if prometheus {
+                    writeln!(out, "{}", lab.toolchain().ensure_prometheus()?.server.display())?;
                 }
             }
             Action::Up(up) => up.run(&lab)?,

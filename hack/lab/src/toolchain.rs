@@ -5,12 +5,15 @@ mod helm;
 mod kwok;
 mod metrics_server;
 mod module;
+mod prometheus;
 mod suites;
 
 use std::{
     env, io,
     path::{Path, PathBuf},
 };
+
+pub use prometheus::Prometheus;
 
 use crate::{command, files, image::hex_digest};
 
@@ -60,6 +63,14 @@ pub enum Error {
         log: PathBuf,
         /// Its last lines.
         tail: String,
+    },
+    /// A Debian package could not be fetched.
+    #[error("cannot fetch the Debian package {package}; on another system, install Prometheus and promtool")]
+    Fetch {
+        /// The package.
+        package: &'static str,
+        /// Why.
+        source: command::Error,
     },
     /// A file could not be read or written.
     #[error(transparent)]

@@ -3,10 +3,12 @@
 //! kube's own connector leaves that to the kernel's defaults, which are two hours for an idle connection and a quarter of an
 //! hour for one with unanswered data. A cut link would leave every watch waiting for as long.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -14,9 +16,13 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::retry::RetryPolicy;
 use kube::client::{Body, ClientBuilder, ConfigExt, DynBody};
 use kube::{Config, Result};
+use tower::layer::layer_fn;
 use tower::retry::RetryLayer;
 use tower::util::BoxService;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
+
+use super::meter::MeterLayer;
+use crate::metrics::Requests;
 
 /// What a client speaks through, as kube's own builder has it.
 type GenericService = BoxService<Request<Body>, Response<Box<DynBody>>, BoxError>;
@@ -34,11 +40,13 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(8);
 /// How long it may take until a connection is there, its TLS handshake included.
 const CONNECT: Duration = Duration::from_secs(8);
 
-/// A client for this configuration, without layers of ours. One that goes through a proxy has its connection to the proxy,
+/// A client for this configuration, without layers of ours but the one that counts what is sent, if any does. One that goes through a proxy has its connection to the proxy,
 /// of which nothing can be concluded for the cluster behind it: kube's own connector serves there.
-pub(super) fn builder(config: Config) -> Result<ClientBuilder<GenericService>> {
+pub(super) fn builder(config: Config, meter: Option<Arc<Requests>>) -> Result<ClientBuilder<GenericService>> {
+    let meter = meter.map(MeterLayer);
     if config.proxy_url.is_some() {
-        return ClientBuilder::try_from(config);
+        let counted = layer_fn(|client| ServiceBuilder::new().option_layer(meter.clone()).service(client).boxed());
+        return Ok(ClientBuilder::try_from(config)?.with_layer(&counted));
     }
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
@@ -60,9 +68,12 @@ pub(super) fn builder(config: Config) -> Result<ClientBuilder<GenericService>> {
         .option_layer(config.default_retry.then(|| RetryLayer::new(RetryPolicy::server_retry())))
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
+        .option_layer(meter)
         .map_err(BoxError::from)
+        .map_response(|answer: Response<Incoming>| {
+            answer.map(|body| Box::new(body.map_err(BoxError::from)) as Box<DynBody>)
+        })
         .service(client)
-        .map_response(|answer| answer.map(|body| Box::new(body.map_err(BoxError::from)) as Box<DynBody>))
         .boxed();
     Ok(ClientBuilder::new(service, config.default_namespace))
 }

@@ -5,6 +5,7 @@
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use kube::{Client, Config};
@@ -12,6 +13,7 @@ use kube::{Client, Config};
 use super::link::{Exchange, WeakExchange};
 use super::{ClientsError, build, host, target};
 use crate::errors::chain;
+use crate::metrics::Requests;
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -21,7 +23,11 @@ const LOOK: Duration = Duration::from_secs(2);
 pub struct Access {
     config: Config,
     origin: Origin,
+    meter: Option<Arc<Requests>>,
 }
+
+/// Makes a client of a configuration, whose requests count.
+pub(super) type Make = fn(Config, Option<Arc<Requests>>) -> kube::Result<Client>;
 
 /// Where a configuration comes from.
 #[derive(Clone)]
@@ -36,7 +42,18 @@ pub(super) enum Origin {
 
 impl Access {
     pub(super) fn new(config: Config, origin: Origin) -> Self {
-        Self { config, origin }
+        Self { config, origin, meter: None }
+    }
+
+    /// The same, whose clients count their requests.
+    #[must_use]
+    pub fn metered(self, requests: Arc<Requests>) -> Self {
+        Self { meter: Some(requests), ..self }
+    }
+
+    /// Where requests count, if they do.
+    pub(super) fn meter(&self) -> Option<&Arc<Requests>> {
+        self.meter.as_ref()
     }
 
     fn files(&self) -> Option<&Files> {
@@ -48,7 +65,7 @@ impl Access {
 
     /// The same, which follows nothing: somebody else says when it changes.
     pub(super) fn fixed(&self) -> Self {
-        Self::from(self.config.clone())
+        Self { origin: Origin::Fixed, ..self.clone() }
     }
 
     /// How the files looked that it was read from; another text when one of them has changed.
@@ -58,11 +75,12 @@ impl Access {
 
     /// Reads it again.
     async fn again(&self) -> Result<Self, ClientsError> {
-        match &self.origin {
-            Origin::Fixed => Ok(self.clone()),
-            Origin::Usual { context, .. } => host(None, context.as_deref()).await,
-            Origin::File { path, context, .. } => target(path, context.as_deref()).await,
-        }
+        let again = match &self.origin {
+            Origin::Fixed => return Ok(self.clone()),
+            Origin::Usual { context, .. } => host(None, context.as_deref()).await?,
+            Origin::File { path, context, .. } => target(path, context.as_deref()).await?,
+        };
+        Ok(Self { meter: self.meter.clone(), ..again })
     }
 }
 
@@ -119,8 +137,8 @@ async fn look(path: &Path) -> Option<Look> {
 }
 
 /// A client that `make` makes of the newest configuration.
-pub(super) async fn client(access: &Access, make: fn(Config) -> kube::Result<Client>) -> Result<Client, ClientsError> {
-    let first = build(access.config.clone(), make).await?;
+pub(super) async fn client(access: &Access, make: Make) -> Result<Client, ClientsError> {
+    let first = build(access, make).await?;
     if access.files().is_none() {
         return Ok(first);
     }
@@ -131,7 +149,7 @@ pub(super) async fn client(access: &Access, make: fn(Config) -> kube::Result<Cli
 
 /// Replaces the client whenever the files change, for as long as anybody has it. What is under way with the old credentials
 /// goes on. Files that cannot be used change nothing: they may be half written.
-async fn follow(mut access: Access, current: WeakExchange, make: fn(Config) -> kube::Result<Client>) {
+async fn follow(mut access: Access, current: WeakExchange, make: Make) {
     let mut complaint = String::new();
     loop {
         tokio::time::sleep(LOOK).await;
@@ -157,13 +175,13 @@ async fn follow(mut access: Access, current: WeakExchange, make: fn(Config) -> k
     }
 }
 
-async fn renewed(access: &Access, make: fn(Config) -> kube::Result<Client>) -> Result<(Access, Client), String> {
+async fn renewed(access: &Access, make: Make) -> Result<(Access, Client), String> {
     let next = access.again().await.map_err(|error| chain(&error))?;
     if next.cluster_url != access.cluster_url {
         // It may be another cluster, and what runs in the old one would be taken for lost.
         let address = super::address(&next);
         return Err(format!("it names another address, {address}; restart Longshore if that is meant"));
     }
-    let client = build(next.config.clone(), make).await.map_err(|error| chain(&error))?;
+    let client = build(&next, make).await.map_err(|error| chain(&error))?;
     Ok((next, client))
 }

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::RunError;
-use crate::kubelet::server::process_metrics;
+use crate::metrics::{self, Metrics};
 
 /// How long a request's head may take.
 const HEAD: Duration = Duration::from_secs(10);
@@ -40,19 +40,23 @@ impl Readiness {
 }
 
 /// Serves until it is told to stop, if there is an address.
-pub(super) async fn serve(address: Option<SocketAddr>, shutdown: &CancellationToken) -> Result<Readiness, RunError> {
+pub(super) async fn serve(
+    address: Option<SocketAddr>,
+    metrics: &Metrics,
+    shutdown: &CancellationToken,
+) -> Result<Readiness, RunError> {
     let ready = Readiness::default();
     let Some(address) = address else { return Ok(ready) };
     let listener = TcpListener::bind(address).await.map_err(|source| RunError::BindHttp { address, source })?;
-    let (answers, shutdown) = (ready.clone(), shutdown.clone());
+    let (answers, metrics, shutdown) = (ready.clone(), metrics.clone(), shutdown.clone());
     tokio::spawn(async move {
         // Until the process has ended: that it stops is no reason to be killed.
-        accept(listener, answers, shutdown).await;
+        accept(listener, answers, metrics, shutdown).await;
     });
     Ok(ready)
 }
 
-async fn accept(listener: TcpListener, ready: Readiness, shutdown: CancellationToken) {
+async fn accept(listener: TcpListener, ready: Readiness, metrics: Metrics, shutdown: CancellationToken) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         // It is never closed.
@@ -61,11 +65,11 @@ async fn accept(listener: TcpListener, ready: Readiness, shutdown: CancellationT
             tokio::time::sleep(REST).await;
             continue;
         };
-        let (ready, shutdown) = (ready.clone(), shutdown.clone());
+        let (ready, metrics, shutdown) = (ready.clone(), metrics.clone(), shutdown.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let is_ready = ready.0.load(Ordering::SeqCst) && !shutdown.is_cancelled();
-                std::future::ready(Ok::<_, Infallible>(answer(request.uri().path(), is_ready)))
+                std::future::ready(Ok::<_, Infallible>(answer(request.uri().path(), is_ready, &metrics)))
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -78,18 +82,21 @@ async fn accept(listener: TcpListener, ready: Readiness, shutdown: CancellationT
     }
 }
 
-fn answer(path: &str, is_ready: bool) -> Response<String> {
+fn answer(path: &str, is_ready: bool, metrics: &Metrics) -> Response<String> {
+    let mut kind = "text/plain; charset=utf-8";
     let (status, body) = match path {
         "/livez" => (StatusCode::OK, "ok\n".to_owned()),
         "/readyz" if is_ready => (StatusCode::OK, "ok\n".to_owned()),
         "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "not ready: see the log\n".to_owned()),
-        "/metrics" => (StatusCode::OK, process_metrics()),
+        "/metrics" => {
+            kind = metrics::CONTENT_TYPE;
+            (StatusCode::OK, metrics.page())
+        }
         _ => (StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n".to_owned()),
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    let text = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(http::header::CONTENT_TYPE, text);
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
 }
 
@@ -102,18 +109,22 @@ mod tests {
 
     #[test]
     fn ready_is_told_apart_from_alive() {
+        let metrics = Metrics::default();
+        let answer = |path, is_ready| answer(path, is_ready, &metrics);
         assert_eq!(answer("/livez", false).status(), StatusCode::OK);
         assert_eq!(answer("/readyz", false).status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(answer("/readyz", true).status(), StatusCode::OK);
         assert_eq!(answer("/", true).status(), StatusCode::NOT_FOUND);
-        assert!(answer("/metrics", false).body().contains("longshore_build_info"));
+        let page = answer("/metrics", false);
+        assert!(page.headers()["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+        assert!(page.body().contains("longshore_build_info"));
     }
 
     #[tokio::test]
     async fn it_answers_over_the_wire_and_is_unready_once_it_stops() {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let stop = CancellationToken::new();
-        let ready = serve(Some(port), &stop).await.unwrap();
+        let ready = serve(Some(port), &Metrics::default(), &stop).await.unwrap();
         let ask = async || {
             let mut stream = TcpStream::connect(port).await.unwrap();
             stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
@@ -132,7 +143,7 @@ mod tests {
     async fn a_port_that_is_taken_is_said() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let error = serve(Some(address), &CancellationToken::new()).await.err().unwrap();
+        let error = serve(Some(address), &Metrics::default(), &CancellationToken::new()).await.err().unwrap();
         assert!(error.to_string().contains("--http-port"), "{error}");
     }
 }

@@ -89,7 +89,8 @@ async fn prepared(host: Config, flags: &[&str]) -> Result<Setup, RunError> {
     let args = ["longshore", "run", "--provider-config=x"].iter().chain(flags);
     let cli = <crate::cli::Cli as clap::Parser>::try_parse_from(args).unwrap();
     let crate::cli::Command::Run(args) = cli.command else { panic!("another command") };
-    prepare(&args, Clusters { configuration, host: host.into(), targets, resources: None }).await
+    let clusters = Clusters { configuration, host: host.into(), targets, resources: None };
+    prepare(&args, clusters, Metrics::default()).await
 }
 
 #[tokio::test]

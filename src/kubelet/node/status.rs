@@ -9,6 +9,7 @@ use super::NodeIdentity;
 use crate::kubelet::contact::Contact;
 use crate::kubelet::partition::UNREACHABLE;
 use crate::kubelet::provider::{NodeReport, Obstacle};
+use crate::kubelet::stuck;
 
 /// Condition of the Node: whether its other side answers now. `Ready` says so only when that has lasted.
 pub const REACHABLE: &str = "longshore.dev/Reachable";
@@ -111,13 +112,15 @@ pub fn dress(live: &Node, wanted: &Value, report: &NodeReport) -> Value {
     json!({"metadata": metadata, "spec": {"taints": taints}})
 }
 
-/// The labels that somebody has given to a Node, beside those of ours in `metadata` and those of the host's node controller.
+/// The labels that somebody has given to a Node, beside those of ours in `metadata`, those that say for whom it has no room, and
+/// those of the host's node controller.
 pub fn by_hand(node: &Node, metadata: &Value) -> BTreeMap<String, String> {
     let given = was_given(node.metadata.annotations.as_ref());
     let given: Vec<_> = given["labels"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let ours = |key: &str| metadata["labels"].get(key).is_some() || given.contains(&key);
     let labels = node.metadata.labels.iter().flatten();
-    let by_hand = labels.filter(|(key, _)| !ours(key) && !key.starts_with("beta.kubernetes.io/"));
+    let others = |key: &str| key.starts_with("beta.kubernetes.io/") || stuck::is_label(key);
+    let by_hand = labels.filter(|(key, _)| !ours(key) && !others(key));
     by_hand.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
@@ -244,7 +247,8 @@ mod tests {
     #[test]
     fn labels_by_hand_are_nobody_elses() {
         let node = serde_json::from_value(json!({"metadata": {"annotations": {GIVEN: "{\"labels\": [\"disk\"]}"},
-            "labels": {"type": "virtual-kubelet", "disk": "ssd", "beta.kubernetes.io/os": "linux", "rack": "7"}}}));
+            "labels": {"type": "virtual-kubelet", "disk": "ssd", "beta.kubernetes.io/os": "linux", "rack": "7",
+                "no-room.longshore.dev/1": ""}}}));
         let ours = json!({"labels": {"type": "virtual-kubelet"}});
         assert_eq!(by_hand(&node.unwrap(), &ours), BTreeMap::from([("rack".into(), "7".into())]));
     }

@@ -125,6 +125,7 @@ impl Shell {
         match provider.create_pod(&pod).await {
             Ok(made) => {
                 tracing::info!(node = self.node, pod = %pod.key(), uid = %uid, "created");
+                self.table.created(uid);
                 for remark in &made.remarks {
                     self.events.warn(&pod.key(), remark.clone());
                 }

@@ -98,10 +98,6 @@ pub(super) fn metrics(node: &str, started: Timestamp, running: &[Running]) -> St
 }
 
 /// The metrics of this process, in the text format of Prometheus.
-pub fn process_metrics() -> String {
-    process_page().0
-}
-
 fn process_page() -> Page {
     let mut page = Page::default();
     page.family("longshore_build_info", "gauge", "Always 1; the labels tell the version");
