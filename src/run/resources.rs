@@ -130,8 +130,7 @@ struct Shape {
 impl Desk {
     fn new(shared: Arc<Shared>, watch: WatchSetup, news: mpsc::Sender<News>) -> Self {
         let (namespace, metrics) = (shared.setup.lease_namespace.clone(), shared.setup.metrics.clone());
-        let targets =
-            Targets::new(shared.host.clone(), namespace, watch.programs.clone(), news.clone(), metrics);
+        let targets = Targets::new(shared.host.clone(), namespace, watch.programs.clone(), news.clone(), metrics);
         Self {
             report: Report::new(shared.host.clone(), shared.board.clone(), news.clone()),
             shared,
