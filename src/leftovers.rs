@@ -13,8 +13,8 @@ use serde::Serialize;
 pub struct Inventory {
     /// The virtual nodes of the configuration.
     pub configured: BTreeSet<String>,
-    /// Nodes of the host that are Longshore's by their condition, and whether somebody keeps them now.
-    pub nodes: BTreeMap<String, bool>,
+    /// Nodes of the host that are Longshore's by their condition, by name.
+    pub nodes: BTreeMap<String, Node>,
     /// The namespaces of the host.
     pub namespaces: BTreeSet<String>,
     /// Pods of the host that are bound to one of our nodes: UID to where.
@@ -27,6 +27,22 @@ pub struct Inventory {
     pub volumes: Vec<Volume>,
     /// What is ours in each target, in the configuration's order.
     pub targets: Vec<TargetInventory>,
+}
+
+impl Inventory {
+    /// Whether somebody keeps this node now.
+    fn keeps(&self, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.kept)
+    }
+}
+
+/// A virtual node of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Its UID.
+    pub uid: String,
+    /// Somebody keeps it now.
+    pub kept: bool,
 }
 
 /// A volume of the host that stands for a claim in a target.
@@ -175,7 +191,12 @@ pub enum Fix {
         uid: String,
     },
     /// Removes a virtual node of the host, with its lease, on which nothing runs.
-    RemoveNode(String),
+    RemoveNode {
+        /// Its name.
+        name: String,
+        /// Its UID.
+        uid: String,
+    },
     /// Removes the lease of leadership of a node that is no more.
     RemoveLeadership(String),
     /// Removes a volume of the host, which waits for somebody to deal with its data.
@@ -215,7 +236,7 @@ fn host_findings(inventory: &Inventory) -> Vec<Finding> {
         remedy: remedy.into(),
         fix,
     };
-    for (node, kept) in &inventory.nodes {
+    for (node, Node { uid, kept }) in &inventory.nodes {
         if inventory.configured.contains(node) || *kept {
             continue;
         }
@@ -225,11 +246,12 @@ fn host_findings(inventory: &Inventory) -> Vec<Finding> {
             let remedy = format!("it has {pods} pods: configure it again and drain it, or delete them first");
             finding(format!("node {node}"), problem, &remedy, None)
         } else {
-            finding(format!("node {node}"), problem, "delete it", Some(Fix::RemoveNode(node.clone())))
+            let fix = Some(Fix::RemoveNode { name: node.clone(), uid: uid.clone() });
+            finding(format!("node {node}"), problem, "delete it", fix)
         });
     }
     for proxy in inventory.proxies.values() {
-        let kept = inventory.configured.contains(&proxy.node) || inventory.nodes.get(&proxy.node) == Some(&true);
+        let kept = inventory.configured.contains(&proxy.node) || inventory.keeps(&proxy.node);
         if !kept && proxy.terminating {
             let remedy = "delete it with --grace-period=0 --force once you know that its delegate has stopped";
             let problem = "it is being deleted, and nobody keeps its node who could say when it has stopped";
@@ -237,7 +259,7 @@ fn host_findings(inventory: &Inventory) -> Vec<Finding> {
         }
     }
     for volume in &inventory.volumes {
-        let kept = inventory.configured.contains(&volume.node) || inventory.nodes.get(&volume.node) == Some(&true);
+        let kept = inventory.configured.contains(&volume.node) || inventory.keeps(&volume.node);
         if !kept && volume.released {
             let problem = "its claim has gone, and nobody keeps its node who could deal with its data in the target";
             let (name, object) = (volume.name.clone(), format!("persistentvolume {}", volume.name));
@@ -274,7 +296,7 @@ fn target_findings(inventory: &Inventory, index: usize, target: &str, objects: &
         .collect();
     let is_needed = |copy: &Object| needed.contains(&(&copy.namespace, copy.kind, &copy.name));
     // Whoever keeps the node lets go of it, and may be about to.
-    let is_kept = |copy: &Object| copy.needed_by.iter().any(|node| inventory.nodes.get(node) == Some(&true));
+    let is_kept = |copy: &Object| copy.needed_by.iter().any(|node| inventory.keeps(node));
     let delegates = objects.iter().filter(|object| object.kind == Kind::Pod);
     let delegating: BTreeSet<&str> = delegates.map(|object| object.namespace.as_str()).collect();
     let mut found = vec![];
@@ -287,7 +309,7 @@ fn target_findings(inventory: &Inventory, index: usize, target: &str, objects: &
         let problem = match object.kind {
             Kind::Pod if inventory.proxies.contains_key(&object.proxy) => continue,
             // Its node's keeper stops it, and may be about to.
-            Kind::Pod if inventory.nodes.get(&object.node) == Some(&true) || object.terminating => continue,
+            Kind::Pod if inventory.keeps(&object.node) || object.terminating => continue,
             Kind::Pod => format!("its proxy has gone, and nobody keeps its node {}", object.node),
             Kind::ConfigMap | Kind::Secret if is_needed(object) || is_kept(object) || object.terminating => continue,
             Kind::ConfigMap | Kind::Secret => {
@@ -301,7 +323,7 @@ fn target_findings(inventory: &Inventory, index: usize, target: &str, objects: &
             }
             // Between its making and that of its volume there is a moment.
             Kind::Claim
-                if inventory.nodes.get(&object.node) == Some(&true) && inventory.claims.contains(&object.proxy) =>
+                if inventory.keeps(&object.node) && inventory.claims.contains(&object.proxy) =>
             {
                 continue;
             }
@@ -357,11 +379,15 @@ mod tests {
         }
     }
 
+    fn node(uid: &str, kept: bool) -> Node {
+        Node { uid: uid.into(), kept }
+    }
+
     fn inventory(objects: Vec<Object>) -> Inventory {
         Inventory {
             configured: ["east".to_owned()].into(),
             namespaces: BTreeSet::new(),
-            nodes: [("east".to_owned(), true), ("old".to_owned(), false)].into(),
+            nodes: [("east".to_owned(), node("1", true)), ("old".to_owned(), node("2", false))].into(),
             proxies: [("p".to_owned(), Proxy { name: "ns/x".into(), node: "east".into(), terminating: false })].into(),
             leaderships: [("east".to_owned(), true)].into(),
             claims: ["c".to_owned()].into(),
@@ -440,7 +466,7 @@ mod tests {
     #[test]
     fn a_node_without_a_keeper_goes_unless_it_has_pods() {
         let mut inventory = inventory(vec![]);
-        assert_eq!(findings(&inventory)[0].fix, Some(Fix::RemoveNode("old".into())));
+        assert_eq!(findings(&inventory)[0].fix, Some(Fix::RemoveNode { name: "old".into(), uid: "2".into() }));
         let proxy = Proxy { name: "ns/y".into(), node: "old".into(), terminating: true };
         inventory.proxies.insert("q".into(), proxy);
         let found = findings(&inventory);

@@ -10,6 +10,7 @@ pub mod leader;
 pub mod leftovers;
 pub mod memory;
 pub mod metrics;
+mod only;
 pub mod provider;
 pub mod registry;
 mod relist;

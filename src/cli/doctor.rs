@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams};
 use kube::core::ObjectMeta;
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -23,7 +23,10 @@ use crate::api::target::{Scope, TargetSpec};
 use crate::errors::chain;
 use crate::kubelet::node::status::REACHABLE;
 use crate::kubelet::provider::HostKind;
-use crate::leftovers::{Finding, Fix, Inventory, Kind, Object, Proxy, RemoteClaim, TargetInventory, Volume, findings};
+use crate::leftovers::{
+    self, Finding, Fix, Inventory, Kind, Object, Proxy, RemoteClaim, TargetInventory, Volume, findings,
+};
+use crate::only::only;
 use crate::provider::claims::{DRIVER, FINALIZER};
 use crate::provider::follow::names::{EVERYWHERE, Need};
 use crate::provider::reach::Reach;
@@ -170,8 +173,9 @@ async fn look(
     let parts: Vec<_> = parts.map(ResourceExt::name_any).collect();
     configured.extend(parts);
     let kept = |node: &str| leaderships.get(node) == Some(&true);
+    let found = |node: &Node| leftovers::Node { uid: node.uid().unwrap_or_default(), kept: kept(&node.name_any()) };
     let nodes: BTreeMap<_, _> =
-        nodes.items.iter().filter(|node| is_ours(node)).map(|node| (node.name_any(), kept(&node.name_any()))).collect();
+        nodes.items.iter().filter(|node| is_ours(node)).map(|node| (node.name_any(), found(node))).collect();
 
     let mut proxies = BTreeMap::new();
     for node in nodes.keys().chain(&configured) {
@@ -361,9 +365,9 @@ fn object(kind: Kind, metadata: ObjectMeta) -> Object {
 
 async fn remove(args: &DoctorArgs, host: &Client, targets: &[Result<Client, String>], fix: &Fix) -> Result<(), String> {
     match fix {
-        Fix::RemoveNode(node) => {
+        Fix::RemoveNode { name: node, uid } => {
             let nodes: Api<Node> = Api::all(host.clone());
-            gone(within(nodes.delete(node, &DeleteParams::default())).await)?;
+            gone(within(nodes.delete(node, &only(uid.clone()))).await)?;
             remove_leadership(args, host, node).await
         }
         Fix::RemoveLeadership(node) => remove_leadership(args, host, node).await,
@@ -378,10 +382,7 @@ async fn remove(args: &DoctorArgs, host: &Client, targets: &[Result<Client, Stri
         }
         Fix::Remove { target, kind, namespace, name, uid } => {
             let Some(Ok(client)) = targets.get(*target) else { return Err("the target cannot be reached".into()) };
-            let params = DeleteParams {
-                preconditions: Some(Preconditions { uid: Some(uid.clone()), ..Preconditions::default() }),
-                ..DeleteParams::default()
-            };
+            let params = only(uid.clone());
             let deleted = match kind {
                 Kind::Pod => delete::<Pod>(client, namespace, name, &params).await,
                 Kind::ConfigMap => delete::<ConfigMap>(client, namespace, name, &params).await,
@@ -407,9 +408,7 @@ async fn release_volume(host: &Client, name: &str) -> Result<(), String> {
     let patch = serde_json::json!({"metadata": {"uid": found.uid(), "resourceVersion": found.resource_version(),
         "finalizers": finalizers}});
     gone(within(volumes.patch(name, &PatchParams::default(), &Patch::Merge(patch))).await)?;
-    let only = Preconditions { uid: found.uid(), ..Preconditions::default() };
-    let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
-    gone(within(volumes.delete(name, &params)).await)
+    gone(within(volumes.delete(name, &only(found.uid()))).await)
 }
 
 async fn remove_leadership(args: &DoctorArgs, host: &Client, node: &str) -> Result<(), String> {

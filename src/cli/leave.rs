@@ -5,8 +5,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use k8s_openapi::api::core::v1::{Node, Pod, Secret};
-use kube::api::{Api, DeleteParams, PartialObjectMeta, Patch, PatchParams, Preconditions};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{Api, DeleteParams, PartialObjectMeta, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::api::clients;
 use crate::api::target::TargetSpec;
 use crate::errors::chain;
+use crate::only::{only, this};
 use crate::provider::names::JOINED;
 use crate::run::drain::{self, Leaving};
 
@@ -24,6 +25,7 @@ use super::drain::concerned;
 use super::join::{OtherHostArgs, TargetArgs};
 use super::show::count;
 
+mod node;
 mod there;
 
 use there::remove_namespace;
@@ -373,14 +375,9 @@ impl Leave<'_> {
 
     async fn delete_pod(&self, pod: &PartialObjectMeta<Pod>, params: &DeleteParams) -> Result<(), AskError> {
         let api: Api<Pod> = Api::namespaced(self.host.clone(), &pod.namespace().unwrap_or_default());
-        let this = Preconditions { uid: pod.uid(), ..Preconditions::default() };
-        let params = DeleteParams { preconditions: Some(this), ..params.clone() };
+        let params = DeleteParams { preconditions: Some(this(pod.uid())), ..params.clone() };
         let what = format!("delete the pod {}", pod.name_any());
-        match ask_opt(what, api.delete(&pod.name_any(), &params)).await {
-            // A namesake: this one has gone.
-            Err(error) if error.code() == Some(409) => Ok(()),
-            other => other.map(drop),
-        }
+        of_these(ask_opt(what, api.delete(&pod.name_any(), &params)).await)
     }
 
     async fn patch_target(&self, patch: &Value) -> Result<(), AskError> {
@@ -409,7 +406,8 @@ impl Leave<'_> {
         let implied = self.ours.is_empty() && self.others.is_empty();
         for (leaving, node) in self.node_names().await? {
             if leaving.whole && (implied || ours.contains(leaving.node.as_str())) {
-                self.remove_node(&node, left).await?;
+                let patience = if self.args.pods == Pods::Abandon { Duration::ZERO } else { LETS_GO };
+                left.extend(node::remove(&self.host, &node, patience).await?);
             }
         }
         let Some((namespace, name, _)) =
@@ -422,7 +420,7 @@ impl Leave<'_> {
         if let Some(found) = ask_opt(what, secrets.get_metadata(&name)).await? {
             if found.labels().get(JOINED) == Some(&self.args.name) {
                 let what = format!("delete the Secret {namespace}/{name}");
-                ask_opt(what, secrets.delete(&name, &DeleteParams::default())).await?;
+                of_these(ask_opt(what, secrets.delete(&name, &only(found.uid()))).await)?;
             } else {
                 left.push(format!(
                     "Secret {namespace}/{name} of the host, which was not made by `longshore join`; `kubectl -n {namespace} delete secret {name}`"
@@ -432,27 +430,12 @@ impl Leave<'_> {
         remove_namespace(&self.host, &namespace).await;
         Ok(())
     }
+}
 
-    /// Longshore deletes the node of what is not declared any more; where nobody keeps it, it is deleted here.
-    async fn remove_node(&self, node: &str, left: &mut Vec<String>) -> Result<(), LeaveError> {
-        let nodes: Api<Node> = Api::all(self.host.clone());
-        let begun = Instant::now();
-        // One that is deleted before Longshore has let go of it is registered again.
-        while begun.elapsed() < LETS_GO && self.args.pods != Pods::Abandon {
-            if ask_opt(format!("look at the node {node}"), nodes.get_metadata(node)).await?.is_none() {
-                return Ok(());
-            }
-            sleep(ROUND).await;
-        }
-        let pods = ask(format!("list the pods of node {node}"), drain::bound(&self.host, node)).await?;
-        if !pods.is_empty() {
-            left.push(format!(
-                "node {node} of the host, with {} pods; `kubectl delete node {node}` removes them",
-                pods.len()
-            ));
-            return Ok(());
-        }
-        ask_opt(format!("delete the node {node}"), nodes.delete(node, &DeleteParams::default())).await?;
-        Ok(())
+/// What has gone needs no deletion, whether another has its name by now or none.
+fn of_these<T>(deleted: Result<Option<T>, AskError>) -> Result<(), AskError> {
+    match deleted {
+        Err(error) if error.code() == Some(409) => Ok(()),
+        other => other.map(drop),
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec, TokenRequestStatus};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service, ServiceAccount};
 use kube::Client;
-use kube::api::{Api, DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, EvictParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::Value;
 
 use tokio::sync::broadcast;
@@ -15,6 +15,7 @@ use super::document::{PodDocument, PodKey};
 use super::provider::{HostChange, HostKind, HostView, Source};
 use super::references::Watches;
 use super::stuck::KeptOff;
+use crate::only::only;
 
 /// How often others may be faster at writing a Node.
 const ATTEMPTS: u8 = 5;
@@ -96,9 +97,7 @@ impl Host {
 
     /// Asks for the eviction of this proxy and no namesake of it. `false` where a disruption budget says no for now.
     pub async fn evict(&self, key: &PodKey) -> Result<bool, kube::Error> {
-        let this = Preconditions { uid: Some(key.uid.clone()), ..Preconditions::default() };
-        let options = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
-        let params = EvictParams { delete_options: Some(options), ..EvictParams::default() };
+        let params = EvictParams { delete_options: Some(only(key.uid.clone())), ..EvictParams::default() };
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
         match pods.evict(&key.name, &params).await {
             Err(kube::Error::Api(status)) if status.code == 429 => Ok(false),
@@ -125,11 +124,7 @@ impl Host {
 
     /// Removes a proxy for good: grace period 0, and only this UID. A proxy that is gone already is no error.
     pub async fn delete(&self, key: &PodKey) -> Result<(), kube::Error> {
-        let params = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions { uid: Some(key.uid.clone()), ..Preconditions::default() }),
-            ..DeleteParams::default()
-        };
+        let params = only(key.uid.clone()).grace_period(0);
         match self.namespace(key).delete(&key.name, &params).await {
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
             other => other.map(|_| ()),

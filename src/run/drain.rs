@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{Api, DeleteParams, EvictParams, ListParams, PartialObjectMeta, Patch, PatchParams, Preconditions};
+use kube::api::{Api, EvictParams, ListParams, PartialObjectMeta, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::kubelet::sites::CHOICE;
+use crate::only::only;
 
 /// How often it looks what is left: often at first, then rarely, as it may have to wait for a target that is out of reach.
 const ROUNDS: [u64; 6] = [1, 1, 2, 2, 5, 10];
@@ -90,9 +91,7 @@ pub(crate) async fn bound(host: &Client, node: &str) -> kube::Result<Vec<Partial
 pub(crate) async fn evict(host: &Client, pods: &[PartialObjectMeta<Pod>]) -> kube::Result<()> {
     for pod in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
         let pods: Api<Pod> = Api::namespaced(host.clone(), &pod.namespace().unwrap_or_default());
-        let this = Preconditions { uid: pod.uid(), ..Preconditions::default() };
-        let options = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
-        let params = EvictParams { delete_options: Some(options), ..EvictParams::default() };
+        let params = EvictParams { delete_options: Some(only(pod.uid())), ..EvictParams::default() };
         match pods.evict(&pod.name_any(), &params).await {
             // A disruption budget, a namesake, or gone: the next round tells.
             Err(kube::Error::Api(status)) if [404, 409, 429].contains(&status.code) => {}
@@ -140,9 +139,14 @@ pub(super) async fn delete_parts(host: &Client, whole: &str) {
 /// Deletes the Node, which is empty and kept by nobody any more.
 pub(super) async fn delete_node(host: &Client, node: &str) {
     let nodes: Api<Node> = Api::all(host.clone());
-    match nodes.delete(node, &DeleteParams::default()).await {
+    let deleted = async {
+        let found = nodes.get_metadata(node).await?;
+        // One that somebody registers meanwhile stays.
+        nodes.delete(node, &only(found.uid())).await
+    };
+    match deleted.await {
         Ok(_) => tracing::info!(node, "deleted the node, which nobody declares any more"),
-        Err(kube::Error::Api(status)) if status.is_not_found() => {}
+        Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => {}
         Err(error) => {
             let error = crate::errors::chain(&error);
             tracing::warn!(node, error, "the node was not deleted; `kubectl delete node` it");

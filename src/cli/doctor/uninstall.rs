@@ -9,9 +9,7 @@ use clap::Args;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret};
-use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, ListParams, PartialObjectMeta, Patch, PatchParams, Preconditions,
-};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, PartialObjectMeta, Patch, PatchParams};
 use kube::core::TypeMeta;
 use kube::{Client, ResourceExt};
 use serde_json::json;
@@ -26,6 +24,7 @@ use crate::api::virtual_node::VirtualNode;
 use crate::cli::{CliError, Clusters, ConfigurationArgs, HostArgs};
 use crate::errors::chain;
 use crate::leftovers::{Finding, findings};
+use crate::only::only;
 
 /// How often it looks what is left.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -204,9 +203,8 @@ async fn withdraw(host: &Client, objects: &[DynamicObject]) -> Result<(), CliErr
         let target = types.kind == "Target";
         let kind = if target { ApiResource::erase::<Target>(&()) } else { ApiResource::erase::<VirtualNode>(&()) };
         let api: Api<DynamicObject> = Api::all_with(host.clone(), &kind);
-        let only = Preconditions { uid: object.uid(), ..Preconditions::default() };
-        let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() };
-        gone(within(api.delete(&object.name_any(), &params)).await).map_err(trouble("remove what is declared"))?;
+        gone(within(api.delete(&object.name_any(), &only(object.uid()))).await)
+            .map_err(trouble("remove what is declared"))?;
         println!("removed: {} {}", types.kind, object.name_any());
     }
     Ok(())
@@ -287,9 +285,8 @@ async fn give_up(host: &Client, names: &BTreeSet<String>) -> Result<(), CliError
         }
         let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
         let api: Api<Pod> = Api::namespaced(host.clone(), &namespace);
-        let only = Preconditions { uid: pod.uid(), ..Preconditions::default() };
-        let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default() }.grace_period(0);
-        gone(within(api.delete(&name, &params)).await.map(drop)).map_err(trouble("remove a pod"))?;
+        gone(within(api.delete(&name, &only(pod.uid()).grace_period(0))).await.map(drop))
+            .map_err(trouble("remove a pod"))?;
         println!("given up: pod {namespace}/{name}; what ran for it in its target may still run there");
     }
     Ok(())

@@ -7,13 +7,14 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Preconditions};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams};
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::cli::ask::{api_of, ask, ask_opt, title};
 use crate::errors::chain;
+use crate::only::only;
 use crate::provider::follow::names::EVERYWHERE;
 use crate::provider::names;
 use crate::provider::names::{JOINED, JOINED_TO};
@@ -22,6 +23,7 @@ use crate::provider::target::marker;
 use crate::run::rules::reach;
 
 use super::Leave;
+use super::of_these;
 
 /// Something of ours in the target.
 pub(super) struct Thing {
@@ -94,10 +96,9 @@ impl Leave<'_> {
             };
             let object = json!({"apiVersion": version, "kind": kind,
                 "metadata": {"name": thing.name, "namespace": thing.namespace}});
-            let this = Preconditions { uid: thing.uid.clone(), ..Preconditions::default() };
-            let params = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
             let what = format!("delete {}", title(&object));
-            if let Err(error) = ask_opt(what, api_of(client, &object).delete(&thing.name, &params)).await {
+            let deleted = ask_opt(what, api_of(client, &object).delete(&thing.name, &only(thing.uid.clone()))).await;
+            if let Err(error) = of_these(deleted) {
                 left.push(chain(&error));
             }
         }
@@ -124,7 +125,7 @@ impl Leave<'_> {
             return;
         }
         let what = format!("delete the namespace {namespace}");
-        if let Err(error) = ask_opt(what, namespaces.delete(namespace, &DeleteParams::default())).await {
+        if let Err(error) = of_these(ask_opt(what, namespaces.delete(namespace, &only(found.uid()))).await) {
             let command = format!("`kubectl delete namespace {namespace}` there, or give --kubeconfig");
             left.push(format!(
                 "namespace {namespace} of the target, which Longshore made ({}); {command}",
@@ -195,9 +196,9 @@ async fn is_empty(client: &Client, namespace: &str) -> bool {
 pub(super) async fn remove_namespace(client: &Client, namespace: &str) {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let found = ask_opt("look at the namespace", namespaces.get_metadata(namespace)).await;
-    let made = matches!(found, Ok(Some(found)) if found.labels().contains_key(JOINED));
-    if made && is_empty(client, namespace).await {
-        _ = ask_opt("delete the namespace", namespaces.delete(namespace, &DeleteParams::default())).await;
+    let Ok(Some(found)) = found else { return };
+    if found.labels().contains_key(JOINED) && is_empty(client, namespace).await {
+        _ = ask_opt("delete the namespace", namespaces.delete(namespace, &only(found.uid()))).await;
     }
 }
 
@@ -242,7 +243,7 @@ async fn remove_all(
         }
         let what = format!("delete {}", title(&object));
         if let Err(error) =
-            ask_opt(what, api_of(client, &object).delete(&one.name_any(), &DeleteParams::default())).await
+            of_these(ask_opt(what, api_of(client, &object).delete(&one.name_any(), &only(one.uid()))).await)
         {
             left.push(chain(&error));
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt};
 use kube::Client;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -17,6 +17,7 @@ use super::health::Health;
 use super::load::Load;
 use super::tales::Events;
 use crate::kubelet::provider::{Deletion, Instance, PodDocument, PodError, PodKey, PodNotice, ProviderPod};
+use crate::only::only;
 use crate::provider::feedback::{Addresses, provider_pod};
 use crate::provider::follow::Follow;
 use crate::provider::follow::names::Need;
@@ -200,7 +201,7 @@ impl Delegates {
         uid: &str,
         grace: Option<u32>,
     ) -> Result<Deletion, PodError> {
-        match self.api(namespace).delete(name, &only(uid, grace)).await {
+        match self.api(namespace).delete(name, &within(uid, grace)).await {
             Ok(_) => Ok(Deletion::Started),
             // Not found, or another UID has the name.
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(Deletion::Gone),
@@ -443,13 +444,9 @@ fn kind(code: u16, reason: &str, message: &str) -> String {
     }
 }
 
-/// Deletes the object of this UID only: a late deletion never hits a namesake.
-fn only(uid: &str, grace: Option<u32>) -> DeleteParams {
-    DeleteParams {
-        grace_period_seconds: grace,
-        preconditions: Some(Preconditions { uid: Some(uid.into()), ..Preconditions::default() }),
-        ..DeleteParams::default()
-    }
+/// Deletes the object of this UID only, within so many seconds.
+fn within(uid: &str, grace: Option<u32>) -> DeleteParams {
+    DeleteParams { grace_period_seconds: grace, ..only(uid.to_owned()) }
 }
 
 #[cfg(test)]
@@ -487,7 +484,7 @@ mod tests {
 
     #[test]
     fn a_deletion_names_the_delegate() {
-        let sent = serde_json::to_value(only("d-1", Some(3))).unwrap();
+        let sent = serde_json::to_value(within("d-1", Some(3))).unwrap();
         assert_eq!(sent["preconditions"], json!({"uid": "d-1"}));
         assert_eq!(sent["gracePeriodSeconds"], json!(3));
     }

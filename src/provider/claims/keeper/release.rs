@@ -2,11 +2,12 @@
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::{Keeper, Site, Trouble, from_target};
 use crate::errors::chain;
+use crate::only::only;
 use crate::provider::claims::FINALIZER;
 use crate::provider::claims::plan::{Fate, Volume};
 use crate::provider::{names, teller};
@@ -42,7 +43,7 @@ impl Keeper {
             gone(volumes.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await)?;
         }
         if fate == Fate::Remove {
-            gone(volumes.delete(name, &only(&volume.uid)).await)?;
+            gone(volumes.delete(name, &only(volume.uid.clone())).await)?;
         }
         tracing::info!(
             node = self.setup.node,
@@ -63,7 +64,7 @@ impl Keeper {
     /// Deletes the target's claim, and only this one. Its protection there waits for delegates that still mount it.
     async fn remove(&self, site: &Site, volume: &Volume) -> Result<(), kube::Error> {
         let claims = Keeper::remote(site, &volume.remote.namespace);
-        match claims.delete(&volume.remote.name, &only(&volume.remote.uid)).await {
+        match claims.delete(&volume.remote.name, &only(volume.remote.uid.clone())).await {
             // Gone already, or another has the name.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             other => other.map(drop),
@@ -81,11 +82,6 @@ impl Keeper {
             other => other.map(drop),
         }
     }
-}
-
-fn only(uid: &str) -> DeleteParams {
-    let preconditions = Some(Preconditions { uid: Some(uid.into()), ..Preconditions::default() });
-    DeleteParams { preconditions, ..DeleteParams::default() }
 }
 
 /// What is gone already is no trouble; what has changed is looked at again.

@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams, Preconditions};
+use kube::api::{Api, DynamicObject, ListParams, PostParams};
 
 use super::plan::{self, Kind};
 use super::{Follower, Name, Site, There, Trouble};
 use crate::errors::chain;
 use crate::kubelet::provider::PodError;
+use crate::only::only;
 use crate::provider::{names, teller};
 
 impl Follower {
@@ -133,7 +134,7 @@ impl Follower {
             // It carries UID and version: another one, or one that has changed meanwhile, is a conflict, and tried again.
             return api.replace(&name, &params, &next).await.map(drop).map_err(refused);
         }
-        api.delete(&name, &only(&live.uid().unwrap_or_default())).await.map_err(refused)?;
+        api.delete(&name, &only(live.uid())).await.map_err(refused)?;
         api.create(&params, &wanted).await.map(drop).map_err(refused)
     }
 
@@ -165,7 +166,7 @@ impl Follower {
         }
         let api: Api<DynamicObject> =
             Api::namespaced_with(site.provider.client().clone(), &there.namespace, &kind.resource());
-        match api.delete(&name.1, &only(&there.uid)).await {
+        match api.delete(&name.1, &only(there.uid.clone())).await {
             Ok(_) => {
                 tracing::info!(
                     node = self.setup.node,
@@ -180,9 +181,4 @@ impl Follower {
             Err(error) => Err(failed(error)),
         }
     }
-}
-
-fn only(uid: &str) -> DeleteParams {
-    let preconditions = Some(Preconditions { uid: Some(uid.into()), ..Preconditions::default() });
-    DeleteParams { preconditions, ..DeleteParams::default() }
 }
