@@ -1,5 +1,9 @@
 //! The life of one pod, told event by event.
 
+use crate::kubelet::provider::Obstacle;
+use crate::kubelet::sites::NOWHERE;
+
+use super::decide::unlisted;
 use super::*;
 
 fn proxy(version: u64) -> ProxyView {
