@@ -63,15 +63,21 @@ fn a_graceful_end_is_waited_for() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_forced_end_reaches_the_target() -> Result<()> {
-    let world = World::new("force")?;
-    let stubborn = "trap '' TERM; while :; do sleep 1; done";
-    let mut pod = world.pod("stubborn", &[container("main", stubborn)]);
+/// A pod that would take ten minutes to stop, and its delegate.
+fn stubborn(world: &World) -> Result<(Pod, Pod)> {
+    let command = "trap '' TERM; while :; do sleep 1; done";
+    let mut pod = world.pod("stubborn", &[container("main", command)]);
     pod["spec"]["terminationGracePeriodSeconds"] = json!(600);
     world.host.create(pod)?;
     let proxy = world.host.wait_for_ready("stubborn")?;
     let delegate = world.delegate(&proxy)?;
+    Ok((proxy, delegate))
+}
+
+#[test]
+fn a_forced_end_reaches_the_target() -> Result<()> {
+    let world = World::new("force")?;
+    let (proxy, delegate) = stubborn(&world)?;
     world.host.kubectl(&["delete", "pod", "stubborn", "--force", "--grace-period=0"])?.ok()?;
     assert!(world.host.find_pod("stubborn")?.is_none(), "force does not wait");
     world.east.wait_for_gone(&delegate)
@@ -80,12 +86,7 @@ fn a_forced_end_reaches_the_target() -> Result<()> {
 #[test]
 fn a_shortened_grace_reaches_the_target() -> Result<()> {
     let world = World::new("shorten")?;
-    let stubborn = "trap '' TERM; while :; do sleep 1; done";
-    let mut pod = world.pod("stubborn", &[container("main", stubborn)]);
-    pod["spec"]["terminationGracePeriodSeconds"] = json!(600);
-    world.host.create(pod)?;
-    let proxy = world.host.wait_for_ready("stubborn")?;
-    let delegate = world.delegate(&proxy)?;
+    let (proxy, delegate) = stubborn(&world)?;
     world.host.delete("pods", "stubborn")?;
     world.host.delete_with("pods", "stubborn", "gracePeriodSeconds=1")?;
     // That a kubelet which has begun with the first grace period cuts it short is its own affair (1.35.4 with containerd 1.6
