@@ -77,7 +77,7 @@ fn stubborn(world: &World) -> Result<(Pod, Pod)> {
 #[test]
 fn a_forced_end_reaches_the_target() -> Result<()> {
     let world = World::new("force")?;
-    let (proxy, delegate) = stubborn(&world)?;
+    let (_, delegate) = stubborn(&world)?;
     world.host.kubectl(&["delete", "pod", "stubborn", "--force", "--grace-period=0"])?.ok()?;
     assert!(world.host.find_pod("stubborn")?.is_none(), "force does not wait");
     world.east.wait_for_gone(&delegate)
