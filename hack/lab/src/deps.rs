@@ -1,6 +1,10 @@
 //! What the machine must have, and how to get it.
 
-use std::{env, fs, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use crate::{command, files, image, process::SEARCH_PATH, toolchain};
 
@@ -58,6 +62,25 @@ const PLUGINS: [&str; 4] = ["ptp", "portmap", "host-local", "loopback"];
 /// Where distributions install CNI plugins.
 const PLUGIN_DIRS: [&str; 4] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni", "/usr/lib/x86_64-linux-gnu/cni"];
 
+/// What the container image is made with, the package that has it, and where it may be: one of these is enough.
+const FILES: [(&str, &str, &[&str]); 2] = [
+    (
+        "a list of public CAs",
+        "ca-certificates",
+        &["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"],
+    ),
+    (
+        "a static C library (libc.a)",
+        "libc6-dev",
+        &[
+            "/usr/lib/x86_64-linux-gnu/libc.a",
+            "/usr/lib/aarch64-linux-gnu/libc.a",
+            "/usr/lib64/libc.a",
+            "/usr/lib/libc.a",
+        ],
+    ),
+];
+
 /// Checks all, and installs missing packages if this is root on a Debian-like machine. Returns what it installed.
 pub fn ensure() -> Result<Vec<String>, Error> {
     if !rustix::process::geteuid().is_root() {
@@ -90,6 +113,8 @@ fn missing() -> (Vec<String>, Vec<String>) {
     if busybox().is_none() {
         all.push(("a static busybox".into(), "busybox-static".into()));
     }
+    let absent = FILES.iter().filter(|(_, _, places)| !places.iter().any(|place| Path::new(place).is_file()));
+    all.extend(absent.map(|&(name, package, _)| (name.into(), package.into())));
     let mut packages: Vec<String> = all.iter().map(|(_, package)| package.clone()).collect();
     packages.sort();
     packages.dedup();
