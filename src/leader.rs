@@ -137,6 +137,12 @@ impl Replica {
         }
     }
 
+    /// Whether somebody keeps this node, as far as it can be seen; who cannot look lets others go on.
+    pub async fn is_taken(&self, node: &str) -> bool {
+        let found = within(self.leases.get_opt(&lease_name(node))).await.ok().flatten();
+        found.and_then(|lease| lease.spec?.holder_identity).is_some_and(|holder| !holder.is_empty())
+    }
+
     /// The Node as the owner of its lease, if it is there.
     async fn owner(&self, node: &str) -> Option<OwnerReference> {
         let found = within(self.nodes.as_ref()?.get_metadata_opt(node)).await.ok().flatten()?;

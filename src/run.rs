@@ -29,6 +29,7 @@ use crate::traces::Traces;
 mod board;
 pub(crate) mod drain;
 mod gauges;
+mod handover;
 mod keeper;
 pub mod node_ip;
 mod other;
@@ -186,6 +187,8 @@ struct Shared {
     replica: Replica,
     board: Board,
     ways: Ways,
+    /// The process is told to end.
+    ending: CancellationToken,
     /// Where pods may be sent to; `None` as long as that is not known.
     roster: watch::Sender<Option<Arc<Roster>>>,
 }
@@ -219,7 +222,8 @@ pub async fn start(mut setup: Setup, shutdown: CancellationToken) -> Result<(), 
     let (board, ways) = (Board::default(), Ways::of(&setup.metrics, setup.traces.clone()));
     setup.metrics.register(Leaders(replica.clone()));
     setup.metrics.register(Gauges(board.clone()));
-    let shared = Arc::new(Shared { setup, host, address, view, trust, replica, board, ways, roster });
+    let shared =
+        Arc::new(Shared { setup, host, address, view, trust, replica, board, ways, ending: shutdown.clone(), roster });
     let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
     if shared.setup.follow_address {
         let (server, stop) = (shared.setup.host.cluster_url.clone(), shutdown.clone());

@@ -77,8 +77,22 @@ fn a_replica_that_ends_in_order_hands_over_at_once() -> Result<()> {
     let world = World::alone("stop")?;
     let second = world.longshore().twin()?;
     let (proxy, delegate) = steady(&world)?;
-    world.longshore().stop()?;
-    wait_for_keeper(&world, &second, 6)?;
+    // Nobody who looks into a pod meanwhile notices.
+    let asking = AtomicBool::new(true);
+    let times = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            let mut times = 0_u32;
+            while asking.load(Ordering::Relaxed) {
+                logs(&world, "hello")?;
+                times += 1;
+            }
+            Ok::<_, e2e::Error>(times)
+        });
+        let stopped = world.longshore().stop().and_then(|_| wait_for_keeper(&world, &second, 6));
+        asking.store(false, Ordering::Relaxed);
+        stopped.and(asked.join().unwrap_or_else(|_| Err(e2e::anyhow!("it panicked"))))
+    })?;
+    eprintln!("logs were read {times} times while one replica ended");
     ensure_untouched(&world, &proxy, &delegate)?;
     logs(&world, "hello")?;
     // Back again, for the end of the test.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::handover::handed_over;
 use super::unit::Unit;
 use super::{NodeSetup, Shared, StartError};
 use crate::errors::chain;
@@ -108,10 +109,19 @@ async fn keep_here(
     }
     while let Some(mut term) = shared.replica.claim(&node.name, shutdown).await {
         let stop = shutdown.child_token();
-        let unit = Unit::build(shared, node, address, listener, certificate.serving()).await?;
+        let (unit, server) = Unit::build(shared, node, address, certificate.serving()).await?;
+        // The server first: the Node names its address as soon as it is kept.
+        let leaving = CancellationToken::new();
+        let serving = tokio::spawn(server.serve(listener.clone(), leaving.clone()));
         let running = tokio::spawn(unit.run(shared.setup.workers, stop.clone()));
-        term.hold_while(running, &stop).await?;
+        let ran = term.hold_while(running, &stop).await;
         term.release().await;
+        if shared.ending.is_cancelled() {
+            handed_over(&shared.host, &shared.replica, &node.name, address, node.port).await;
+        }
+        leaving.cancel();
+        serving.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        ran?;
         if !shutdown.is_cancelled() {
             tokio::time::sleep(REST).await;
         }

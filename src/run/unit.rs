@@ -8,7 +8,6 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -34,10 +33,8 @@ use crate::provider::placement::Strategy;
 use crate::provider::services::{self, Follower, FollowerSetup, Tracker};
 use crate::provider::target::{CapacitySource, Ceiling, Tales, TargetProvider, TargetSetup};
 
-/// The parts of one virtual node, ready to run.
+/// The parts of one virtual node, ready to run, all but its server.
 pub(super) struct Unit {
-    server: Server,
-    listener: Arc<TcpListener>,
     pods: PodController,
     keeper: NodeController,
     heartbeats: Vec<Heartbeat>,
@@ -63,9 +60,8 @@ impl Unit {
         shared: &Shared,
         node: &NodeSetup,
         node_ip: IpAddr,
-        listener: &Arc<TcpListener>,
         certificate: Arc<ServingCertificate>,
-    ) -> Result<Self, StartError> {
+    ) -> Result<(Self, Server), StartError> {
         let (setup, host) = (&shared.setup, &shared.host);
         let mut by_name = std::collections::BTreeMap::new();
         let (mut members, mut heartbeats, mut contacts, mut partitions) = (vec![], vec![], vec![], vec![]);
@@ -156,21 +152,15 @@ impl Unit {
         };
         let keeper = NodeController::new(identity, host.clone(), lease_client(setup.host.clone()), status, whole);
         let keeper = keeper.telling(labels);
-        let listener = listener.clone();
-        Ok(Self { server, listener, pods, keeper, heartbeats, contacts, claims, services, _shown: shown })
+        Ok((Self { pods, keeper, heartbeats, contacts, claims, services, _shown: shown }, server))
     }
 
     /// Runs until it is told to stop, or one of the parts fails; then every action that is under way is finished.
     pub(super) async fn run(self, workers: usize, shutdown: CancellationToken) -> Result<(), StartError> {
-        let Self { server, listener, pods, keeper, heartbeats, contacts, claims, services, _shown } = self;
+        let Self { pods, keeper, heartbeats, contacts, claims, services, _shown } = self;
         let mut tasks: JoinSet<Result<(), StartError>> = JoinSet::new();
         let stop = || shutdown.clone();
-        let (a, b, c) = (stop(), stop(), stop());
-        // The server first: the Node names its address as soon as it is kept.
-        tasks.spawn(async move {
-            server.serve(listener, a).await;
-            Ok(())
-        });
+        let (b, c) = (stop(), stop());
         tasks.spawn(async move {
             pods.run(workers, contacts, b).await;
             Ok(())
