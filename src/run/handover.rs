@@ -28,8 +28,13 @@ pub(super) async fn handed_over(host: &Client, replica: &Replica, node: &str, ip
     while begun.elapsed() < PATIENCE {
         match nodes.get_opt(node).await {
             Ok(Some(found)) if names(&found, ip, port) => {}
-            // There, or not to be known.
-            Ok(_) | Err(_) => return,
+            Ok(Some(_)) => {
+                // Who asked where it is just before still comes here.
+                sleep(LOOK).await;
+                return;
+            }
+            // Nobody asks for what is not there, and of what is not to be known nothing follows.
+            Ok(None) | Err(_) => return,
         }
         if begun.elapsed() >= ALONE && !replica.is_taken(node).await {
             return;
