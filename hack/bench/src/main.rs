@@ -12,6 +12,7 @@ mod process;
 mod report;
 mod settings;
 mod sight;
+mod streams;
 mod subject;
 mod svg;
 mod world;
@@ -66,6 +67,14 @@ async fn run(settings: &Settings) -> Result<()> {
             report.churns.push(Entry { what: format!("{rate} a second"), kind: *kind, outcome });
             report.write(&settings.out)?;
         }
+    }
+    drop(world);
+    if settings.streams {
+        eprintln!("bench: logs, port-forwards and execs");
+        let world = World::real(settings).await?;
+        let mut subject = start(Kind::Longshore, settings, &world).await?;
+        report.streams = Some(streams::streams(&world, &subject).await.context("logs, port-forwards and execs")?);
+        subject.stop()?;
     }
     println!("{}", report.write(&settings.out)?);
     eprintln!("bench: the report and its plots are in {}", settings.out.display());

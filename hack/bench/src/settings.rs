@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) flags: Vec<String>,
     /// The clusters stay up for the next run.
     pub(crate) keep: bool,
+    /// Logs, port-forwards and execs as well, in a target with a real node.
+    pub(crate) streams: bool,
 }
 
 impl Settings {
@@ -58,6 +60,7 @@ impl Settings {
             longshore: path("LONGSHORE", "target/release/longshore"),
             flags: words("FLAGS", ""),
             keep: variable("KEEP").is_some(),
+            streams: variable("STREAMS").is_some(),
         };
         for subject in &settings.subjects {
             ensure!(["plain", "null", "longshore"].contains(&subject.as_str()), "SUBJECTS: nobody knows {subject}");
