@@ -311,7 +311,9 @@ impl Table {
         let mut entry = self.entries.get_mut(&uid)?;
         let known = entry.known(pod.version()).filter(|_| entry.key == pod.key())?;
         let made = entry.record.instance.there().is_some_and(|instance| instance.sent == known.want);
-        if !made && entry.body.is_none() {
+        let over = known.deleting.is_some() || known.health.phase.terminal();
+        // Something may still have to be made of it.
+        if !made && !over && entry.body.is_none() {
             return None;
         }
         self.conclude(&mut entry.record);

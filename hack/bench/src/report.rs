@@ -9,6 +9,7 @@ use anyhow::Result;
 
 use crate::audit::{Requests, WRITES, on_pods};
 use crate::measure::{Outcome, Quiet, percentile};
+use crate::scale::Scale;
 use crate::streams::Streams;
 use crate::subject::Kind;
 use crate::svg::{Line, plot};
@@ -27,6 +28,7 @@ pub(crate) struct Report {
     pub(crate) churns: Vec<Entry>,
     pub(crate) quiet: Option<(usize, Quiet)>,
     pub(crate) streams: Option<Streams>,
+    pub(crate) scales: Vec<Scale>,
 }
 
 impl Report {
@@ -145,6 +147,25 @@ impl Report {
                 list(&quiet.relist_home),
                 list(&quiet.relist_target),
                 megabytes(quiet.after_memory),
+            );
+        }
+        if !self.scales.is_empty() {
+            text += "\n## Twenty targets\n\nOf API servers in memory, so that the process is what is measured.\n\n| Pods | Start s | CPU ms a pod | Restart s | CPU s | Deletion s | CPU ms a pod | Idle % of a core | Idle requests | Bare MB | Peak MB | With pods MB | Peak of the restart MB | After MB |\n|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+        }
+        for Scale { pods, start, restart, end, idle, idle_requests, memory } in &self.scales {
+            let [start, restart, end] = [start, restart, end].map(|both| both.map(|one| one.as_secs_f64()));
+            let each = |cpu: f64| cpu * 1e3 / *pods as f64;
+            let [bare, peak, with, again, after] = memory.map(megabytes);
+            _ = writeln!(
+                text,
+                "| {pods} | {:.1} | {:.2} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {idle_requests} | {bare} | {peak} | {with} | {again} | {after} |",
+                start[0],
+                each(start[1]),
+                restart[0],
+                restart[1],
+                end[0],
+                each(end[1]),
+                idle * 100.0,
             );
         }
         if let Some(streams) = &self.streams {
