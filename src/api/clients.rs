@@ -17,6 +17,7 @@ mod follow;
 mod link;
 mod meter;
 
+use connect::Use;
 pub use follow::Access;
 use follow::{Files, Origin};
 pub use link::Link;
@@ -218,7 +219,7 @@ pub async fn client(access: &Access) -> Result<Client, ClientsError> {
     follow::client(access, |mut config, meter| {
         config.read_timeout = Some(SILENCE);
         config.reset_reader_on_write = true;
-        let builder = connect::builder(config, meter)?.with_layer(&TimeoutLayer::new(ANSWER));
+        let builder = connect::builder(config, meter, Use::Shared)?.with_layer(&TimeoutLayer::new(ANSWER));
         #[cfg(feature = "crash-points")]
         let builder = builder.with_layer(&crash::CrashLayer);
         Ok(builder.build())
@@ -232,7 +233,7 @@ pub async fn client(access: &Access) -> Result<Client, ClientsError> {
 pub async fn streaming_client(access: &Access) -> Result<Client, ClientsError> {
     follow::client(access, |mut config, meter| {
         config.default_retry = false;
-        Ok(connect::builder(config, meter)?.build())
+        Ok(connect::builder(config, meter, Use::Apart)?.build())
     })
     .await
 }

@@ -20,7 +20,7 @@ use crate::kubelet::certificate::request::SIGNER;
 pub mod install;
 
 /// So many questions at a time: quick on a remote cluster, and no flood there.
-const CONCURRENCY: usize = 8;
+const CONCURRENCY: usize = 32;
 
 /// What is used that not everybody uses.
 #[expect(clippy::struct_excessive_bools, reason = "they are independent features")]

@@ -10,6 +10,7 @@ use clap::Args;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::api::clients::{self, Access, ClientsError};
@@ -274,8 +275,11 @@ async fn prepare(args: &RunArgs, clusters: Clusters, metrics: Metrics) -> Result
     let admission = args.webhook.setup(&args.lease_namespace)?;
     let mut more = args.serving.rights()?;
     more.extend(admission.iter().flat_map(|setup| admission_rights(&args.lease_namespace, setup.register)));
+    // Beside the reviews, which take longest; what they find missing is the better thing to say.
+    let (asking, address) = (client.clone(), clients::address(&host));
+    let identified = AbortOnDropHandle::new(tokio::spawn(async move { identify(&asking, &address).await }));
     check_host(&client, &host, features, watch.is_some(), more).await?;
-    let host_id = identify(&client, &clients::address(&host)).await?;
+    let host_id = identified.await.unwrap_or(Err(RunError::IdentifyHost(None)))?;
     let nodes = assemble(&configuration, &targets, &ports);
     let Place {
         host,

@@ -8,9 +8,13 @@ use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::NamespaceResourceScope;
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use json::Json;
+
+mod json;
+mod metadata;
 
 /// A `v1/Pod`, lossless in `spec` and `status`.
 ///
@@ -25,11 +29,11 @@ pub struct PodDocument {
     /// The typed metadata, without `managedFields`.
     pub metadata: ObjectMeta,
     /// The pod's spec as the API server sent it; `Null` where a document has none.
-    #[serde(skip_serializing_if = "Value::is_null")]
-    pub spec: Value,
+    #[serde(skip_serializing_if = "Json::is_null")]
+    pub spec: Json,
     /// The pod's status as the API server sent it; `Null` where a document has none.
-    #[serde(skip_serializing_if = "Value::is_null")]
-    pub status: Value,
+    #[serde(skip_serializing_if = "Json::is_null")]
+    pub status: Json,
     /// What of the metadata could not be read, and why.
     #[serde(skip)]
     pub unreadable: Option<Box<str>>,
@@ -44,111 +48,30 @@ struct Wire {
     #[serde(default = "pod")]
     kind: Cow<'static, str>,
     #[serde(default)]
-    metadata: Metadata,
+    metadata: Json,
     #[serde(default)]
-    spec: Value,
+    spec: Json,
     #[serde(default)]
-    status: Value,
+    status: Json,
+}
+
+/// A pod as it is kept.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Text<'a, T> {
+    api_version: &'a str,
+    kind: &'a str,
+    metadata: &'a ObjectMeta,
+    spec: T,
+    status: T,
 }
 
 impl From<Wire> for PodDocument {
     fn from(wire: Wire) -> Self {
         let Wire { api_version, kind, metadata, spec, status } = wire;
-        let (metadata, unreadable) = read(&metadata.0);
+        let (metadata, unreadable) = metadata::read(metadata);
         Self { api_version, kind, metadata, spec, status, unreadable }
     }
-}
-
-/// The metadata but for `managedFields`, often half of a pod's bytes, which nothing here reads: they are passed over before
-/// anything is made of them. What is no object at all is [`Value::Bool`].
-#[derive(Default)]
-struct Metadata(Value);
-
-impl<'de> Deserialize<'de> for Metadata {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Fields).map(Self)
-    }
-}
-
-struct Fields;
-
-/// Other kinds of values say no more than that they are no object.
-const NONSENSE: Value = Value::Bool(false);
-
-impl<'de> Visitor<'de> for Fields {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("metadata")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
-        let mut read = Map::new();
-        while let Some(name) = fields.next_key::<String>()? {
-            if name == "managedFields" {
-                fields.next_value::<IgnoredAny>()?;
-            } else {
-                read.insert(name, fields.next_value()?);
-            }
-        }
-        Ok(Value::Object(read))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(NONSENSE)
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
-        Ok(NONSENSE)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
-        Ok(NONSENSE)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Value, E> {
-        Ok(NONSENSE)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
-        Ok(NONSENSE)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Value, E> {
-        Ok(NONSENSE)
-    }
-}
-
-/// As much of the metadata as can be read, and what is wrong with the rest.
-fn read(metadata: &Value) -> (ObjectMeta, Option<Box<str>>) {
-    if metadata.is_null() {
-        return (ObjectMeta::default(), None);
-    }
-    if let Ok(read) = ObjectMeta::deserialize(metadata) {
-        return (read, None);
-    }
-    let (mut sound, mut unsound) = (Map::new(), vec![]);
-    for (name, field) in metadata.as_object().into_iter().flatten() {
-        let alone = Value::Object([(name.clone(), field.clone())].into_iter().collect());
-        match ObjectMeta::deserialize(&alone) {
-            Ok(_) => _ = sound.insert(name.clone(), field.clone()),
-            Err(error) => unsound.push(format!("metadata.{name}: {error}")),
-        }
-    }
-    if unsound.is_empty() {
-        unsound.push("metadata: not an object".into());
-    }
-    let read = ObjectMeta::deserialize(&Value::Object(sound)).unwrap_or_default();
-    (read, Some(unsound.join("; ").into()))
 }
 
 fn v1() -> Cow<'static, str> {
@@ -161,8 +84,19 @@ fn pod() -> Cow<'static, str> {
 
 impl PodDocument {
     /// A document of these three parts.
-    pub fn new(metadata: ObjectMeta, spec: Value, status: Value) -> Self {
+    pub fn new(metadata: ObjectMeta, spec: impl Into<Json>, status: impl Into<Json>) -> Self {
+        let (spec, status) = (spec.into(), status.into());
         Self { api_version: v1(), kind: pod(), metadata, spec, status, unreadable: None }
+    }
+
+    /// The document as JSON, without a look at what nobody has looked at.
+    ///
+    /// # Errors
+    /// None: all of it can be written.
+    pub fn to_text(&self) -> serde_json::Result<Vec<u8>> {
+        let Self { api_version, kind, metadata, spec, status, .. } = self;
+        let (spec, status) = (spec.as_it_came(), status.as_it_came());
+        serde_json::to_vec(&Text { api_version, kind, metadata, spec, status })
     }
 
     /// The namespace; empty where a document has none.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec, TokenRequestStatus};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service, ServiceAccount};
-use kube::Client;
-use kube::api::{Api, EvictParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::Request;
+use kube::{Client, Resource};
 use serde_json::Value;
 
 use tokio::sync::broadcast;
@@ -125,12 +126,26 @@ impl Host {
     /// Removes a proxy for good: grace period 0, and only this UID. A proxy that is gone already is no error.
     pub async fn delete(&self, key: &PodKey) -> Result<(), kube::Error> {
         let params = only(key.uid.clone()).grace_period(0);
-        match self.namespace(key).delete(&key.name, &params).await {
+        match remove(&self.client, &key.namespace, &key.name, &params).await {
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-            other => other.map(|_| ()),
+            other => other,
         }
     }
 }
+
+/// Deletes a pod. The answer, which is the pod as it was, is not read: the watch tells the same.
+///
+/// # Errors
+/// As those of `Api::delete`, which reads it twice.
+pub async fn remove(client: &Client, namespace: &str, name: &str, params: &DeleteParams) -> Result<(), kube::Error> {
+    let pods = Request::new(PodDocument::url_path(&(), Some(namespace)));
+    let mut request = pods.delete(name, params).map_err(kube::Error::BuildRequest)?;
+    request.headers_mut().insert(http::header::ACCEPT, http::HeaderValue::from_static(METADATA_ALONE));
+    client.request_text(request).await.map(drop)
+}
+
+/// Asks for no more of an object.
+const METADATA_ALONE: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 /// Nothing may be concluded from a pod that can only be read in part.
 fn readable(pod: PodDocument) -> Result<PodDocument, kube::Error> {

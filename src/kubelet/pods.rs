@@ -238,8 +238,8 @@ impl Shell {
         if pod.annotation(MIRROR).is_some() {
             return;
         }
-        let pod = tolerations::restored(pod);
-        self.queue.add(&self.take_in(&pod));
+        let known = self.table.proxy_known(&pod);
+        self.queue.add(&known.unwrap_or_else(|| self.take_in(&tolerations::restored(pod))));
     }
 
     /// Takes in a proxy as the host shows it.

@@ -304,6 +304,28 @@ impl Table {
         uid
     }
 
+    /// The host shows a proxy in a version that is known already: the watch tells of an own write as well. Nothing of the
+    /// document is read for that. `None` where there is more to it.
+    pub fn proxy_known(&self, pod: &PodDocument) -> Option<Uid> {
+        let uid = Uid::from(pod.uid());
+        let mut entry = self.entries.get_mut(&uid)?;
+        let known = entry.known(pod.version()).filter(|_| entry.key == pod.key())?;
+        let made = entry.record.instance.there().is_some_and(|instance| instance.sent == known.want);
+        let over = known.deleting.is_some() || known.health.phase.terminal();
+        // Something may still have to be made of it.
+        if !made && !over && entry.body.is_none() {
+            return None;
+        }
+        self.conclude(&mut entry.record);
+        entry.settle();
+        entry.seen_host = self.host.epoch.load(Ordering::SeqCst);
+        step(&mut entry.record, Event::ProxySeen(known));
+        self.mark_proxy(&mut entry);
+        drop(entry);
+        self.names.insert(full_name(pod.namespace(), pod.name()), uid.clone());
+        Some(uid)
+    }
+
     /// The host shows a proxy that cannot be read: it is there, and stays what it was.
     pub fn proxy_unclear(&self, key: &PodKey) {
         let uid =
@@ -442,6 +464,16 @@ impl Table {
         entry.accepted = Some((asked.0, entry.home.digest, asked.1));
         self.mark_proxy(&mut entry);
         actions
+    }
+
+    /// The same, where the watch has shown that version before the answer came. `None` where it has not.
+    pub fn reported_known(&self, uid: &Uid, version: u64, asked: (u64, Option<i64>)) -> Option<Vec<Action>> {
+        let mut entry = self.known(uid)?;
+        let known = entry.known(version)?;
+        let actions = step(&mut entry.record, Event::Answer(Answer::Reported(known)));
+        entry.accepted = Some((asked.0, entry.home.digest, asked.1));
+        self.mark_proxy(&mut entry);
+        Some(actions)
     }
 
     /// The proxy was changed by a write of ours, and is this now.
@@ -649,13 +681,18 @@ impl Entry {
         }
     }
 
+    /// The proxy, if this is the version in which it was read last.
+    fn known(&self, version: u64) -> Option<ProxyView> {
+        self.record.proxy.there().filter(|known| known.version == version && version > 0).cloned()
+    }
+
     fn see_proxy(&mut self, pod: &PodDocument, view: ProxyView, event: impl Fn(ProxyView) -> Event) -> Vec<Action> {
         let (version, want) = (view.version, view.want);
         let actions = step(&mut self.record, event(view));
         if self.record.proxy.there().is_some_and(|known| known.version == version) {
             self.home = Home::of(pod);
             let made = self.record.instance.there().is_some_and(|instance| instance.sent == want);
-            self.body = if made { None } else { serde_json::to_vec(pod).ok().map(Vec::into_boxed_slice) };
+            self.body = if made { None } else { pod.to_text().ok().map(Vec::into_boxed_slice) };
         }
         actions
     }

@@ -66,7 +66,7 @@ const RETURNED_BYTES: usize = 4 << 10;
 /// [`obstacle`] says the rest.
 pub fn home_status(delegate: &PodDocument, addresses: Addresses) -> Value {
     let before = Before::read(delegate);
-    let mut status = match &delegate.status {
+    let mut status = match &*delegate.status {
         Value::Object(status) => status.clone(),
         _ if before.is_some() => Map::new(),
         _ => return Value::Null,

@@ -143,7 +143,7 @@ pub struct Translation {
 pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> {
     let proxy = &*without_returned(proxy);
     hold::check_metadata(proxy)?;
-    let Value::Object(proxy_spec) = &proxy.spec else {
+    let Value::Object(proxy_spec) = &*proxy.spec else {
         return Err(Hold::new("spec", "the pod has no spec, so that there is nothing to run"));
     };
     let mut report = report::Report::default();

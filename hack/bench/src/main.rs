@@ -7,11 +7,14 @@
 
 mod audit;
 mod cluster;
+mod fake;
 mod measure;
 mod process;
 mod report;
+mod scale;
 mod settings;
 mod sight;
+mod streams;
 mod subject;
 mod svg;
 mod world;
@@ -31,9 +34,32 @@ fn main() -> Result<()> {
 
 async fn run(settings: &Settings) -> Result<()> {
     std::fs::create_dir_all(&settings.out)?;
+    let mut report = Report::default();
+    for pods in &settings.scale {
+        eprintln!("bench: {pods} pods over twenty targets");
+        let scale = scale::scale(settings, *pods).await;
+        report.scales.push(scale.with_context(|| format!("{pods} pods over twenty targets"))?);
+        report.write(&settings.out)?;
+    }
+    if !settings.bursts.is_empty() || !settings.rates.is_empty() {
+        bursts(settings, &mut report).await?;
+    }
+    if settings.streams {
+        eprintln!("bench: logs, port-forwards and execs");
+        let world = World::real(settings).await?;
+        let mut subject = start(Kind::Longshore, settings, &world).await?;
+        report.streams = Some(streams::streams(&world, &subject).await.context("logs, port-forwards and execs")?);
+        subject.stop()?;
+    }
+    println!("{}", report.write(&settings.out)?);
+    eprintln!("bench: the report and its plots are in {}", settings.out.display());
+    Ok(())
+}
+
+/// Bursts, and pods that come and go.
+async fn bursts(settings: &Settings, report: &mut Report) -> Result<()> {
     let world = World::up(settings).await?;
     tidy(&world).await?;
-    let mut report = Report::default();
     let kinds: Vec<Kind> = settings.subjects.iter().map(|name| Kind::parse(name)).collect();
     for pods in &settings.bursts {
         for round in 1..=settings.rounds {
@@ -67,8 +93,6 @@ async fn run(settings: &Settings) -> Result<()> {
             report.write(&settings.out)?;
         }
     }
-    println!("{}", report.write(&settings.out)?);
-    eprintln!("bench: the report and its plots are in {}", settings.out.display());
     Ok(())
 }
 

@@ -62,6 +62,13 @@ pub(crate) struct Quiet {
     pub(crate) restart_memory: u64,
     pub(crate) restart_home: Requests,
     pub(crate) restart_target: Requests,
+    /// From the return of both API servers, which have forgotten what they could resume, until a new pod has its delegate.
+    pub(crate) relist: Duration,
+    pub(crate) relist_memory: u64,
+    pub(crate) relist_home: Requests,
+    pub(crate) relist_target: Requests,
+    /// When all pods are gone.
+    pub(crate) after_memory: u64,
 }
 
 /// The counters before and after.
@@ -214,9 +221,31 @@ pub(crate) async fn restart(world: &World, subject: &mut Subject, pods: usize, q
     tokio::time::sleep(CALM).await;
     quiet.restart_memory = rss(subject.pid(), "VmHWM");
     (quiet.restart_home, quiet.restart_target) = (logs.0.since()?, logs.1.since()?);
-    each(&[names, vec!["probe".into()]].concat(), |name| delete(&world.home, &sight, name)).await?;
-    sight.wait(Side::Home, Mark::Gone, pods + 1, PATIENCE).await?;
-    sight.wait(Side::Target, Mark::Gone, pods + 1, PATIENCE).await
+    drop(sight);
+    relist(world, subject, quiet).await.context("lists anew")?;
+    let sight = Sight::begin(&world.home, &world.target).await?;
+    each(&[names, vec!["probe".into(), "second".into()]].concat(), |name| delete(&world.home, &sight, name)).await?;
+    sight.wait(Side::Home, Mark::Gone, pods + 2, PATIENCE).await?;
+    sight.wait(Side::Target, Mark::Gone, pods + 2, PATIENCE).await?;
+    tokio::time::sleep(CALM).await;
+    quiet.after_memory = rss(subject.pid(), "VmRSS");
+    Ok(())
+}
+
+/// An API server that has begun anew answers 410 to whoever wants to go on with a watch, and everybody has to list again.
+async fn relist(world: &World, subject: &Subject, quiet: &mut Quiet) -> Result<()> {
+    subject.pid().inspect(|pid| process::forget_peak(*pid));
+    let logs = (Log::end(&world.log(HOST)), Log::end(&world.log(TARGET)));
+    world.restart()?;
+    let begun = Instant::now();
+    let sight = Sight::begin(&world.home, &world.target).await?;
+    create(&world.home, &sight, "second", subject.kind).await?;
+    sight.wait_for("second", Side::Home, Mark::Ready, PATIENCE).await?;
+    quiet.relist = begun.elapsed();
+    tokio::time::sleep(CALM).await;
+    quiet.relist_memory = rss(subject.pid(), "VmHWM");
+    (quiet.relist_home, quiet.relist_target) = (logs.0.since()?, logs.1.since()?);
+    Ok(())
 }
 
 /// Removes what an interrupted run has left.

@@ -9,6 +9,8 @@ use anyhow::Result;
 
 use crate::audit::{Requests, WRITES, on_pods};
 use crate::measure::{Outcome, Quiet, percentile};
+use crate::scale::Scale;
+use crate::streams::Streams;
 use crate::subject::Kind;
 use crate::svg::{Line, plot};
 
@@ -25,6 +27,8 @@ pub(crate) struct Report {
     pub(crate) bursts: Vec<Entry>,
     pub(crate) churns: Vec<Entry>,
     pub(crate) quiet: Option<(usize, Quiet)>,
+    pub(crate) streams: Option<Streams>,
+    pub(crate) scales: Vec<Scale>,
 }
 
 impl Report {
@@ -124,7 +128,8 @@ impl Report {
                 "\n## Quiet, and a restart\n\nLongshore with {pods} pods and nothing to do for {:.0} s: {:.2} % of a core, {} MB; requests at home: {}; in \
                  the target: {}.\n\nA restart with {pods} pods: until a new pod had its delegate {:.2} s, the bare lists of both \
                  sides take {:.2} s ({:.1} ×); {} MB at most; writes on pods: {} (of which the new pod's are two); requests at home: {}; \
-                 in the target: {}.\n",
+                 in the target: {}.\n\nBoth API servers were started anew, so that no watch could go on: until a new pod was ready {:.2} s, {} \
+                 MB at most; requests at home: {}; in the target: {}. When all pods are gone: {} MB.\n",
                 quiet.seconds,
                 quiet.cpu.as_secs_f64() / quiet.seconds * 100.0,
                 megabytes(quiet.memory),
@@ -137,6 +142,44 @@ impl Report {
                 both(&quiet.restart_home, &quiet.restart_target, &WRITES),
                 list(&quiet.restart_home),
                 list(&quiet.restart_target),
+                quiet.relist.as_secs_f64(),
+                megabytes(quiet.relist_memory),
+                list(&quiet.relist_home),
+                list(&quiet.relist_target),
+                megabytes(quiet.after_memory),
+            );
+        }
+        if !self.scales.is_empty() {
+            text += "\n## Twenty targets\n\nOf API servers in memory, so that the process is what is measured.\n\n| Pods | Start s | CPU ms a pod | Restart s | CPU s | Deletion s | CPU ms a pod | Idle % of a core | Idle requests | Bare MB | Peak MB | With pods MB | Peak of the restart MB | After MB |\n|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+        }
+        for Scale { pods, start, restart, end, idle, idle_requests, memory } in &self.scales {
+            let [start, restart, end] = [start, restart, end].map(|both| both.map(|one| one.as_secs_f64()));
+            let each = |cpu: f64| cpu * 1e3 / *pods as f64;
+            let [bare, peak, with, again, after] = memory.map(megabytes);
+            _ = writeln!(
+                text,
+                "| {pods} | {:.1} | {:.2} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {idle_requests} | {bare} | {peak} | {with} | {again} | {after} |",
+                start[0],
+                each(start[1]),
+                restart[0],
+                restart[1],
+                end[0],
+                each(end[1]),
+                idle * 100.0,
+            );
+        }
+        if let Some(streams) = &self.streams {
+            text += "\n## Streams\n\nSeconds, the best of three; how fast it is is told by the ratio.\n\n| What | Straight | By Longshore | Ratio of throughputs |\n|---|--:|--:|--:|\n";
+            let whats = ["`kubectl logs` of 100 MB", "100 MB by `kubectl port-forward`", "200 execs at a time"];
+            for (what, [straight, home]) in whats.iter().zip([streams.logs, streams.forward, streams.execs]) {
+                let (straight, home) = (straight.as_secs_f64(), home.as_secs_f64());
+                _ = writeln!(text, "| {what} | {straight:.2} | {home:.2} | {:.2} |", straight / home);
+            }
+            let [before, after] = streams.memory.map(megabytes);
+            let cpu = streams.cpu.as_secs_f64();
+            _ = write!(
+                text,
+                "\nCPU of Longshore for all of that {cpu:.1} s; {before} MB at most before the execs, {after} MB with them.\n"
             );
         }
         text

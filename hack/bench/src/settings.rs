@@ -27,6 +27,10 @@ pub(crate) struct Settings {
     pub(crate) flags: Vec<String>,
     /// The clusters stay up for the next run.
     pub(crate) keep: bool,
+    /// So many pods over twenty targets that are no real ones, as well.
+    pub(crate) scale: Vec<usize>,
+    /// Logs, port-forwards and execs as well, in a target with a real node.
+    pub(crate) streams: bool,
 }
 
 impl Settings {
@@ -58,6 +62,8 @@ impl Settings {
             longshore: path("LONGSHORE", "target/release/longshore"),
             flags: words("FLAGS", ""),
             keep: variable("KEEP").is_some(),
+            scale: numbers("SCALE", "0")?,
+            streams: variable("STREAMS").is_some(),
         };
         for subject in &settings.subjects {
             ensure!(["plain", "null", "longshore"].contains(&subject.as_str()), "SUBJECTS: nobody knows {subject}");

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures::{AsyncBufReadExt, StreamExt};
 use http::Request;
 use serde::Deserialize;
@@ -155,6 +155,16 @@ impl Sight {
             if begun.elapsed() > patience {
                 bail!("only {} of {count} pods were {mark:?} at {side:?} after {patience:?}", self.count(side, mark));
             }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until this pod has this behind it.
+    pub(crate) async fn wait_for(&self, name: &str, side: Side, mark: Mark, patience: Duration) -> Result<()> {
+        let begun = Instant::now();
+        while lock(&self.inner).pods.get(name).is_none_or(|times| times.at(side, mark).is_none()) {
+            ensure!(begun.elapsed() < patience, "{name} was not {mark:?} at {side:?} after {patience:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(())

@@ -103,6 +103,13 @@ impl Subject {
         Ok(subject)
     }
 
+    /// Longshore by this command, which may not be ready yet.
+    pub(crate) fn of(command: Vec<String>, log: PathBuf) -> Result<Self> {
+        let mut subject = Self { kind: Kind::Longshore, child: None, command, log };
+        subject.spawn()?;
+        Ok(subject)
+    }
+
     /// Starts the process, which may not be ready yet.
     pub(crate) fn spawn(&mut self) -> Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;

@@ -83,7 +83,7 @@ fn completed(mut pod: PodDocument, kind: &str, namespace: &str, name: &str) -> P
             ..OwnerReference::default()
         }]);
     }
-    if let Value::Object(spec) = &mut pod.spec {
+    if let Value::Object(spec) = &mut *pod.spec {
         spec.entry("serviceAccountName").or_insert_with(|| "default".into());
     }
     pod

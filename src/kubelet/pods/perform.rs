@@ -176,7 +176,7 @@ impl Shell {
         let evidence = if told { &Evidence::Instance } else { evidence };
         let home_status = if needs_whole_status(evidence, &snapshot.home, &snapshot.status) {
             match self.host.pod(&snapshot.key).await {
-                Ok(Some(pod)) => pod.status,
+                Ok(Some(pod)) => pod.status.into_value(),
                 Ok(None) => return Some(self.table.step(uid, Event::Answer(Answer::ProxyMissing))),
                 Err(error) => return Some(self.host_failed(uid, &error)),
             }
@@ -266,11 +266,12 @@ impl Shell {
     ) -> Vec<Action> {
         match self.host.patch_status(&was.key, patch).await {
             Ok(pod) => {
-                let pod = tolerations::restored(pod);
                 let phase = wanted.get("phase").and_then(Value::as_str);
                 tracing::debug!(node = self.node, pod = %was.key, phase, "reported");
-                let want = self.sites.fingerprint(&pod);
-                self.table.reported(uid, &pod, want, asked)
+                self.table.reported_known(uid, pod.version(), asked).unwrap_or_else(|| {
+                    let pod = tolerations::restored(pod);
+                    self.table.reported(uid, &pod, self.sites.fingerprint(&pod), asked)
+                })
             }
             Err(WriteError::Outdated) => self.table.step(uid, Event::Answer(Answer::Conflict(was.version))),
             Err(error) => {

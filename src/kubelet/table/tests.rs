@@ -111,6 +111,45 @@ fn the_namesake_of_what_went_is_told() {
 }
 
 #[test]
+fn a_version_that_is_known_is_not_read_again() {
+    let table = listed();
+    let (first, second) = (pod("a", 1), pod("a", 2));
+    assert_eq!(table.proxy_known(&first), None);
+    table.proxy_seen(&first, 7, Some(0));
+    assert_eq!((table.proxy_known(&first), table.proxy_known(&second)), (Some(uid("a")), None));
+    // A list shows it so as well, and it has not gone with it.
+    table.listing(Side::Host);
+    table.proxy_known(&first);
+    assert_eq!(table.listed(Side::Host), [(uid("a"), vec![Action::Create])]);
+    // Whichever of watch and answer is first.
+    assert_eq!(table.reported_known(&uid("a"), 2, (1, None)), None);
+    table.proxy_seen(&second, 7, Some(0));
+    assert!(table.reported_known(&uid("a"), 2, (1, Some(3))).is_some());
+    let accepted = table.snapshot(&uid("a")).unwrap();
+    assert_eq!(accepted.accepted, Some((1, accepted.home.digest, Some(3))));
+}
+
+#[test]
+fn a_known_version_is_read_again_where_its_document_is_needed() {
+    let table = listed();
+    table.proxy_seen(&pod("a", 1), 0, Some(0));
+    table.made(&uid("a"), instance("a", "i"), table.asking(&uid("a")), Answer::Created);
+    assert!(table.proxy_known(&pod("a", 1)).is_some() && table.body(&uid("a")).is_none());
+    table.instance_gone(&instance("a", "i").key, &"i".into());
+    assert_eq!(table.proxy_known(&pod("a", 1)), None);
+    let mut over = pod("a", 2);
+    over.status["phase"] = json!("Failed");
+    table.proxy_seen(&over, 0, Some(0));
+    table.step(&uid("a"), Event::Answer(Answer::ProxyDeleted));
+    // A watch that is behind tells of the time before: it is not deleted once more.
+    assert!(table.proxy_known(&over).is_some());
+    assert_eq!(table.entries.get("a").unwrap().record.proxy.there().unwrap().deleting, Some(0));
+    let mut other = pod("a", 2);
+    other.metadata.name = Some("web-1".into());
+    assert_eq!(table.proxy_known(&other), None, "one that only has its UID");
+}
+
+#[test]
 fn the_document_is_kept_only_until_an_instance_is_made_of_it() {
     let table = listed();
     table.proxy_seen(&pod("a", 1), 0, Some(0));

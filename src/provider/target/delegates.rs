@@ -16,6 +16,7 @@ use super::TargetSetup;
 use super::health::Health;
 use super::load::Load;
 use super::tales::Events;
+use crate::kubelet::host::remove;
 use crate::kubelet::provider::{Deletion, Instance, PodDocument, PodError, PodKey, PodNotice, ProviderPod};
 use crate::only::only;
 use crate::provider::feedback::{Addresses, provider_pod};
@@ -201,8 +202,8 @@ impl Delegates {
         uid: &str,
         grace: Option<u32>,
     ) -> Result<Deletion, PodError> {
-        match self.api(namespace).delete(name, &within(uid, grace)).await {
-            Ok(_) => Ok(Deletion::Started),
+        match remove(&self.client, namespace, name, &within(uid, grace)).await {
+            Ok(()) => Ok(Deletion::Started),
             // Not found, or another UID has the name.
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(Deletion::Gone),
             Err(error) => Err(refusal(error, "pods")),

@@ -26,7 +26,7 @@ pub fn fingerprint(proxy: &PodDocument) -> u64 {
     let ours = [names::LIFTED, names::CHOICE, names::FENCE];
     let users = annotations::users(proxy);
     digest.strings(users.iter().map(|(key, value)| (*key, *value)).filter(|(key, _)| !ours.contains(key)));
-    match &proxy.spec {
+    match &*proxy.spec {
         Value::Object(spec) => digest.object(spec.iter().filter(|(field, _)| !IGNORED.contains(&field.as_str()))),
         other => digest.value(other),
     }
@@ -158,7 +158,7 @@ mod tests {
         other.metadata.resource_version = Some("7".into());
         other.metadata.labels.get_or_insert_default();
         other.spec["nodeName"] = json!("virtual");
-        other.status = json!({"phase": "Running"});
+        other.status = json!({"phase": "Running"}).into();
         assert_eq!(fingerprint(&other), fingerprint(&example()));
         let empty = pod(json!({"metadata": {"labels": {}}}));
         assert_eq!(fingerprint(&empty), fingerprint(&PodDocument::default()));

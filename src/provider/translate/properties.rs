@@ -299,7 +299,7 @@ proptest! {
     #[test]
     fn what_the_report_does_not_name_is_as_it_was(proxy in any_pod()) {
         let Translation { delegate, report, .. } = translate(&proxy, &open_site()).unwrap();
-        let (expected, actual) = (carried_out(&proxy, &report), swept(delegate.spec.clone()));
+        let (expected, actual) = (carried_out(&proxy, &report), swept(delegate.spec.clone().into_value()));
         prop_assert!(fits(&expected, &actual), "expected {expected:#}\nfound {actual:#}\nreport {report:#?}");
         prop_assert!(actual["novel"] == "n" && actual["containers"][0]["novel"] == "n");
     }
@@ -345,10 +345,10 @@ fn a_report_that_forgets_something_is_noticed() {
         "spec": {"nodeName": "v", "tolerations": [{"key": "longshore.dev/virtual-node"}, {"key": "gpu"}]}}))
     .unwrap();
     let Translation { delegate, mut report, .. } = translate(&proxy, &open_site()).unwrap();
-    assert!(fits(&carried_out(&proxy, &report), &swept(delegate.spec.clone())));
+    assert!(fits(&carried_out(&proxy, &report), &swept(delegate.spec.clone().into_value())));
     for forgotten in 0..report.len() {
         let change = report.remove(forgotten);
-        assert!(!fits(&carried_out(&proxy, &report), &swept(delegate.spec.clone())), "{change}");
+        assert!(!fits(&carried_out(&proxy, &report), &swept(delegate.spec.clone().into_value())), "{change}");
         report.insert(forgotten, change);
     }
 }

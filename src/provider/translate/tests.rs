@@ -295,7 +295,7 @@ proptest! {
 
     #[test]
     fn unknown_fields_of_any_pod_survive(mut proxy in any_pod()) {
-        if let Value::Object(spec) = &mut proxy.spec {
+        if let Value::Object(spec) = &mut *proxy.spec {
             mark(spec);
         }
         if let Ok(translation) = translate(&proxy, &site()) {

@@ -197,7 +197,7 @@ mod tests {
         there.spec[FIELD] = json!([{"name": "e"}]);
         assert_eq!(fresh.update(&there).ephemeral, None);
         let mut shown = changed;
-        shown.status = json!({"ephemeralContainerStatuses": [{"name": "e", "state": {"running": {}}}]});
+        shown.status = json!({"ephemeralContainerStatuses": [{"name": "e", "state": {"running": {}}}]}).into();
         assert_eq!(fresh.update(&live(&shown)).ephemeral, None);
     }
 
