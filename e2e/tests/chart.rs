@@ -26,6 +26,14 @@ const CASES: &[(&str, &[&str])] = &[
             "image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000",
             "--set",
             "webhook.namespaceLabels=team=shop,imagePullSecrets[0].name=pull,extraArgs={--workers=64},tolerations[0].operator=Exists",
+            "--set-json",
+            r#"extraVolumes=[{"name": "programs", "image": {"reference": "registry.example.com/programs:1"}}]"#,
+            "--set-json",
+            r#"extraVolumeMounts=[{"name": "programs", "mountPath": "/programs", "readOnly": true}]"#,
+            "--set-json",
+            r#"extraEnv=[{"name": "AWS_REGION", "value": "eu-west-1"}]"#,
+            "--set-json",
+            r#"extraInitContainers=[{"name": "login", "image": "registry.example.com/login:1"}]"#,
         ],
     ),
     (
@@ -104,6 +112,8 @@ fn values_that_mean_nothing_are_refused() -> Result<()> {
         ("hostNetwork=true", "kubeletPort"),
         ("traces.otlpEndpoint=otel:4318", "otlpEndpoint"),
         ("image.digest=latest", "digest"),
+        ("extraVolumes={programs}", "extraVolumes"),
+        ("extraVolumeMounts[0].name=programs", "mountPath"),
     ] {
         let output = template(&["--set", values])?;
         ensure!(output.code != 0 && output.stderr.contains(word), "{values}: {output:?}");
