@@ -45,6 +45,7 @@ const CASES: &[(&str, &[&str])] = &[
             "serviceAccount.annotations.a=b,fullnameOverride=ls",
         ],
     ),
+    ("private", &["--set", "crds.install=false,rbac.create=false,flowSchema.enabled=false,webhook.port=443"]),
 ];
 
 fn root() -> PathBuf {
@@ -110,6 +111,7 @@ fn values_that_mean_nothing_are_refused() -> Result<()> {
         ("replicas=0", "replicas"),
         ("webhook.port=0", "webhook"),
         ("hostNetwork=true", "kubeletPort"),
+        ("hostNetwork=true,kubeletPort=10350,webhook.port=443", "webhook.port"),
         ("traces.otlpEndpoint=otel:4318", "otlpEndpoint"),
         ("image.digest=latest", "digest"),
         ("extraVolumes={programs}", "extraVolumes"),

@@ -384,6 +384,35 @@ fn on_the_network_of_the_node(site: &Site) -> Result<Pod> {
     Ok(hello)
 }
 
+/// As where a firewall lets the control plane reach pods at 443 and 10250 only, and kubelets their probes.
+fn behind_a_firewall(site: &Site) -> Result<()> {
+    let lab = World::lab()?;
+    let pods: Vec<String> = site.replicas()?.into_keys().collect();
+    let wall = |action: &str| -> Result<()> {
+        for pod in &pods {
+            let mut command = lab.exec(HOST)?;
+            command.args(["iptables", "-w", action, "OUTPUT", "-d", pod, "-p", "tcp", "-m", "multiport"]);
+            command.args(["!", "--dports", "443,10250,8080", "-j", "DROP"]);
+            run(&mut command, b"")?.ok()?;
+        }
+        Ok(())
+    };
+    wall("-I")?;
+    let chosen = || -> Result<()> {
+        let pod = json!({"kind": "Pod", "metadata": {"name": "chosen", "annotations": {"longshore.dev/offload": "true"}},
+            "spec": {"containers": [container("main", "echo inside; sleep 600")], "terminationGracePeriodSeconds": 1}});
+        site.home.create(pod)?;
+        let pod = site.home.wait_for_ready("chosen")?;
+        assert_eq!(pod.text("/spec/nodeName"), "east", "by the webhook at 443");
+        assert_eq!(site.shell("kubectl logs chosen")?, "inside\n", "by the kubelet API at 10250");
+        site.home.delete("pods", "chosen")?;
+        site.home.wait_for_gone(&pod)
+    };
+    let outcome = chosen();
+    wall("-D")?;
+    outcome
+}
+
 fn uninstall_stops_at_a_budget(site: &Site) -> Result<()> {
     let hello = on_the_network_of_the_node(site)?;
     let labels = json!({"metadata": {"labels": {"app": "hello"}}});
@@ -405,7 +434,8 @@ fn uninstall_stops_at_a_budget(site: &Site) -> Result<()> {
 }
 
 fn uninstall_with_a_dead_target(site: &Site) -> Result<()> {
-    install_again(site, "")?;
+    install_again(site, " --set webhook.port=443")?;
+    behind_a_firewall(site)?;
     cut(true)?;
     let gone = site.shell(UNINSTALL).and_then(|said| ensure_nothing_left(site).map(|()| said));
     cut(false)?;
