@@ -124,6 +124,7 @@ fn quotas_of_kueue_hold_at_home_and_in_the_target() -> Result<()> {
     clusters.install(TARGET, &["batch/job", "pod"])?;
     let world = World::elsewhere("kueue", HOST, TARGET, |_| {})?;
     world.wait_for_node()?;
+    world.create_target_namespace()?;
     a_queue_at_home_admits_jobs_that_run_elsewhere(&world)?;
     a_queue_of_the_target_governs_delegates(&world)
 }
