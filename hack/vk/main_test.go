@@ -12,8 +12,6 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -36,9 +34,6 @@ var (
 
 // The suite asks for stats at this port of a pod that is named like the node.
 const port = 10250
-
-// How long a container may run before it is measured: metrics-server looks every 10 s, at what the kubelet measured before.
-const unmeasured = 2 * time.Minute
 
 func TestVirtualKubelet(t *testing.T) {
 	config, err := clientcmd.BuildConfigFromFlags("", *kubeconfig)
@@ -77,71 +72,14 @@ func gateway(t *testing.T, config *rest.Config) error {
 			request.Out.Host = server.Host
 		},
 	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return err
-	}
-	answer := func(response http.ResponseWriter, request *http.Request) {
-		// The suite asks once, in the second in which its pod has turned Ready.
-		if strings.HasPrefix(request.URL.Path, resource) {
-			awaitMeasured(request.Context(), client)
-		}
-		proxy.ServeHTTP(response, request)
-	}
 	// Its certificate is made by httptest: the API server verifies none of pods.
-	gateway := httptest.NewUnstartedServer(http.HandlerFunc(answer))
+	gateway := httptest.NewUnstartedServer(http.HandlerFunc(proxy.ServeHTTP))
 	gateway.Listener.Close()
 	gateway.Listener = listener
 	gateway.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
 	gateway.StartTLS()
 	t.Cleanup(gateway.Close)
-	return stand(t, client)
-}
-
-// The path of the metrics of single containers.
-const resource = "/metrics/resource"
-
-// Waits until the node has measured all containers that run on it. Whoever asks after that gets the node's answer, whatever it
-// is.
-func awaitMeasured(ctx context.Context, client kubernetes.Interface) {
-	ctx, cancel := context.WithTimeout(ctx, unmeasured)
-	defer cancel()
-	for !measured(ctx, client) {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(time.Second):
-		}
-	}
-}
-
-func measured(ctx context.Context, client kubernetes.Interface) bool {
-	core := client.CoreV1()
-	pods, err := core.Pods(*namespace).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + *node})
-	if err != nil {
-		return false
-	}
-	page, err := core.RESTClient().Get().Resource("nodes").Name(*node).SubResource("proxy").Suffix(resource).DoRaw(ctx)
-	if err != nil {
-		return false
-	}
-	lines := strings.Split(string(page), "\n")
-	for _, pod := range pods.Items {
-		if pod.DeletionTimestamp != nil {
-			continue
-		}
-		for _, container := range pod.Status.ContainerStatuses {
-			is := func(line string) bool {
-				return strings.HasPrefix(line, "container_cpu_usage_seconds_total{") &&
-					strings.Contains(line, fmt.Sprintf("container=%q", container.Name)) &&
-					strings.Contains(line, fmt.Sprintf("pod=%q", pod.Name))
-			}
-			if container.State.Running != nil && !slices.ContainsFunc(lines, is) {
-				return false
-			}
-		}
-	}
-	return true
+	return stand(t, config)
 }
 
 // Another run on this machine may have the port for a while.
@@ -156,7 +94,11 @@ func listen(address string) (net.Listener, error) {
 }
 
 // Creates the pod that is named like the node. No scheduler knows it, so that nothing runs it.
-func stand(t *testing.T, client kubernetes.Interface) error {
+func stand(t *testing.T, config *rest.Config) error {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
 	pods, ctx := client.CoreV1().Pods(*namespace), context.Background()
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: *node},
