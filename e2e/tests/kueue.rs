@@ -2,9 +2,12 @@
 //! delegates by the label that their proxies have. It is built the first time, which takes minutes, and so run by hand:
 //! `cargo test --package e2e --test kueue -- --ignored`.
 
-use std::process::{Command, Stdio};
+use std::{
+    process::{Command, Stdio},
+    thread,
+};
 
-use e2e::{Cluster, Context, IDLE, Pod, Result, Value, World, container, ensure, helm, job, json, secs};
+use e2e::{Cluster, Context, IDLE, Pod, Result, Value, World, anyhow, container, ensure, helm, job, json, secs};
 use lab::Lab;
 
 const HOST: &str = "kqhost";
@@ -120,8 +123,12 @@ fn large(script: &str) -> Value {
 #[ignore = "Kueue has to be built, which takes minutes"]
 fn quotas_of_kueue_hold_at_home_and_in_the_target() -> Result<()> {
     let clusters = Clusters::up()?;
-    clusters.install(HOST, &["batch/job"])?;
-    clusters.install(TARGET, &["batch/job", "pod"])?;
+    // Side by side: each waits for the kubelet to see the certificates that it makes.
+    thread::scope(|scope| {
+        let there = scope.spawn(|| clusters.install(TARGET, &["batch/job", "pod"]));
+        clusters.install(HOST, &["batch/job"])?;
+        there.join().map_err(|_| anyhow!("the installation in the target panicked"))?
+    })?;
     let world = World::elsewhere("kueue", HOST, TARGET, |_| {})?;
     world.wait_for_node()?;
     world.create_target_namespace()?;
