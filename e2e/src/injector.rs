@@ -1,4 +1,4 @@
-//! A mutating webhook as meshes have it: every pod gets a container more.
+//! Mutating webhooks of others: as meshes have them, where every pod gets a container more, or with a policy of a test's own.
 
 use anyhow::Result;
 use http::Response;
@@ -14,7 +14,7 @@ use crate::{
 /// The name of the container that is added.
 pub const SIDECAR: &str = "injected";
 
-/// Adds a sidecar to the pods of one namespace until it is dropped.
+/// Changes the pods of one namespace, as they are created, until it is dropped.
 pub struct Injector {
     cluster: Cluster,
     name: String,
@@ -24,9 +24,19 @@ pub struct Injector {
 impl Injector {
     /// Adds sidecars from now on in this namespace of the cluster.
     pub fn start(cluster: &Cluster, namespace: &str) -> Result<Self> {
-        let server = Https::start(|request| async move {
+        Self::patching(cluster, namespace, |_| {
+            json!([
+                {"op": "add", "path": "/spec/containers/-", "value": container(SIDECAR, IDLE)},
+                {"op": "add", "path": "/metadata/labels/injected", "value": "true"},
+            ])
+        })
+    }
+
+    /// Changes each pod of this namespace from now on by the JSON patch that `patch` makes of it.
+    pub fn patching(cluster: &Cluster, namespace: &str, patch: fn(&Value) -> Value) -> Result<Self> {
+        let server = Https::start(move |request| async move {
             let review: Value = serde_json::from_slice(&request.into_body().collect().await?.to_bytes())?;
-            Ok(Response::new(full(reviewed(&review).to_string())))
+            Ok(Response::new(full(reviewed(&review, patch).to_string())))
         })?;
         let name = format!("{namespace}-injector");
         let bundle = base64(server.certificate.as_bytes());
@@ -49,11 +59,8 @@ impl Drop for Injector {
     }
 }
 
-fn reviewed(review: &Value) -> Value {
-    let patch = json!([
-        {"op": "add", "path": "/spec/containers/-", "value": container(SIDECAR, IDLE)},
-        {"op": "add", "path": "/metadata/labels/injected", "value": "true"},
-    ]);
+fn reviewed(review: &Value, patch: fn(&Value) -> Value) -> Value {
+    let patch = patch(&review["request"]["object"]);
     json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
         "response": {"uid": review["request"]["uid"], "allowed": true, "patchType": "JSONPatch",

@@ -21,6 +21,7 @@ const APPS: &[&str] = &["daemonsets", "deployments", "replicasets", "statefulset
 const FLOW: &[&str] = &["flowschemas", "prioritylevelconfigurations"];
 const RBAC: &[&str] = &["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
 const OURS: &[&str] = &["targets", "virtualnodes"];
+const KUEUE: &[&str] = &["clusterqueues", "localqueues", "resourceflavors", "workloads"];
 const ADMISSION: &[&str] = &[
     "validatingadmissionpolicies",
     "validatingadmissionpolicybindings",
@@ -46,6 +47,8 @@ const CLUSTER_SCOPED: &[&str] = &[
     "mutatingwebhookconfigurations",
     "validatingwebhookconfigurations",
     "customresourcedefinitions",
+    "clusterqueues",
+    "resourceflavors",
 ];
 
 /// The path of a resource's objects, in `namespace` unless they have none.
@@ -54,6 +57,7 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
         _ if CORE.contains(&plural) => "/api/v1",
         _ if APPS.contains(&plural) => "/apis/apps/v1",
         _ if RBAC.contains(&plural) => "/apis/rbac.authorization.k8s.io/v1",
+        _ if KUEUE.contains(&plural) => "/apis/kueue.x-k8s.io/v1beta2",
         _ if OURS.contains(&plural) => "/apis/longshore.dev/v1alpha1",
         _ if ADMISSION.contains(&plural) => "/apis/admissionregistration.k8s.io/v1",
         _ if FLOW.contains(&plural) => "/apis/flowcontrol.apiserver.k8s.io/v1",
@@ -92,6 +96,7 @@ pub(crate) fn with_api_version(mut object: Value) -> Value {
         let version = match plural(&object).as_str() {
             plural if APPS.contains(&plural) => "apps/v1",
             plural if ADMISSION.contains(&plural) => "admissionregistration.k8s.io/v1",
+            plural if KUEUE.contains(&plural) => "kueue.x-k8s.io/v1beta2",
             plural if RBAC.contains(&plural) => "rbac.authorization.k8s.io/v1",
             "poddisruptionbudgets" => "policy/v1",
             "jobs" => "batch/v1",

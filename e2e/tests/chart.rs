@@ -26,6 +26,14 @@ const CASES: &[(&str, &[&str])] = &[
             "image.digest=sha256:0000000000000000000000000000000000000000000000000000000000000000",
             "--set",
             "webhook.namespaceLabels=team=shop,imagePullSecrets[0].name=pull,extraArgs={--workers=64},tolerations[0].operator=Exists",
+            "--set-json",
+            r#"extraVolumes=[{"name": "programs", "image": {"reference": "registry.example.com/programs:1"}}]"#,
+            "--set-json",
+            r#"extraVolumeMounts=[{"name": "programs", "mountPath": "/programs", "readOnly": true}]"#,
+            "--set-json",
+            r#"extraEnv=[{"name": "AWS_REGION", "value": "eu-west-1"}]"#,
+            "--set-json",
+            r#"extraInitContainers=[{"name": "login", "image": "registry.example.com/login:1"}]"#,
         ],
     ),
     (
@@ -37,6 +45,7 @@ const CASES: &[(&str, &[&str])] = &[
             "serviceAccount.annotations.a=b,fullnameOverride=ls",
         ],
     ),
+    ("private", &["--set", "crds.install=false,rbac.create=false,flowSchema.enabled=false,webhook.port=443"]),
 ];
 
 fn root() -> PathBuf {
@@ -102,8 +111,11 @@ fn values_that_mean_nothing_are_refused() -> Result<()> {
         ("replicas=0", "replicas"),
         ("webhook.port=0", "webhook"),
         ("hostNetwork=true", "kubeletPort"),
+        ("hostNetwork=true,kubeletPort=10350,webhook.port=443", "webhook.port"),
         ("traces.otlpEndpoint=otel:4318", "otlpEndpoint"),
         ("image.digest=latest", "digest"),
+        ("extraVolumes={programs}", "extraVolumes"),
+        ("extraVolumeMounts[0].name=programs", "mountPath"),
     ] {
         let output = template(&["--set", values])?;
         ensure!(output.code != 0 && output.stderr.contains(word), "{values}: {output:?}");

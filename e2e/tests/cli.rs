@@ -7,8 +7,8 @@ use std::{
 };
 
 use e2e::{
-    Cluster, Declared, IDLE, IMAGE, Output, Result, Terminal, Value, World, bail, container, ensure, json, run, secs,
-    write_json,
+    Background, Cluster, Declared, IDLE, IMAGE, Output, Result, Terminal, Value, World, bail, container, ensure, json,
+    run, secs, write_json,
 };
 use tempfile::TempDir;
 
@@ -371,6 +371,65 @@ fn a_debug_bundle_tells_much_and_no_secret() -> Result<()> {
     line.leave_wholly(&["--yes", "--pods", "delete"])?.ok().map(drop)
 }
 
+/// `longshore status` has colours on a terminal, where it may, and nowhere else; watched, it paints over what was there. Other
+/// targets of the host may have problems, so that its exit code is either of two.
+fn colours_are_for_terminals(line: &Line) -> Result<()> {
+    let binary = World::longshore_binary()?;
+    let host = line.host.to_string_lossy().into_owned();
+    let good = "\x1b[32mReady\x1b[0m";
+    // As typed at a prompt, with a last word that tells that all has been printed.
+    let shown = |redirect: &str, no_color: Option<&str>| -> Result<String> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!(r#""$0" status --kubeconfig "$1" {redirect}; echo "ended with $?""#)]);
+        shell.arg(&binary).arg(&host).env("TERM", "xterm").env_remove("NO_COLOR");
+        shell.envs(no_color.map(|value| ("NO_COLOR", value)));
+        let terminal = Terminal::open(shell, 40, 140)?;
+        terminal.wait_for("ended with ", secs(60))?;
+        Ok(terminal.screen())
+    };
+    let on_a_terminal = shown("", None)?;
+    ensure!(on_a_terminal.contains(&line.name) && on_a_terminal.contains(good), "{on_a_terminal:?}");
+    let unwanted = shown("", Some("1"))?;
+    ensure!(unwanted.contains(&line.name) && !has_colours(&unwanted), "{unwanted:?}");
+    // But for the sign of life, which is not for the pipe.
+    let piped = shown("2> /dev/null | cat", None)?;
+    ensure!(piped.contains(&line.name) && !piped.contains('\x1b'), "{piped:?}");
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("status");
+    shown(&format!("> {}", file.display()), None)?;
+    let written = fs::read_to_string(&file)?;
+    ensure!(written.contains(&line.name) && !written.contains('\x1b'), "{written:?}");
+
+    let watch = || {
+        let mut watch = Command::new(&binary);
+        watch.args(["status", "--watch", "--interval", "1", "--kubeconfig", &host]).env("TERM", "xterm");
+        watch.env_remove("NO_COLOR");
+        watch
+    };
+    let terminal = Terminal::open(watch(), 40, 140)?;
+    terminal.wait_for(good, secs(60))?;
+    let cordon = json!({"spec": {"cordoned": true}});
+    World::cluster("host", "default")?.patch("targets", &line.name, &cordon)?;
+    terminal.wait_for("\x1b[33mReady,Cordoned\x1b[0m", secs(60))?;
+    let screen = terminal.screen();
+    ensure!(screen.matches("\x1b[H").count() > 1 && screen.contains("\x1b[J"), "from the top each time: {screen:?}");
+    drop(terminal);
+    let watch = Background::start(&mut watch())?;
+    let seen = |watch: &Background| watch.lines().iter().filter(|said| said.starts_with("TARGET ")).count();
+    World::cluster("host", "default")?.wait("a second look", secs(60), |_| {
+        ensure!(seen(&watch) > 1, "{:?}", watch.lines());
+        Ok(())
+    })?;
+    ensure!(!watch.lines().concat().contains('\x1b'), "{:?}", watch.lines());
+    Ok(())
+}
+
+/// Whether a text has codes of colours and the like; those that move the cursor are no such.
+fn has_colours(text: &str) -> bool {
+    let ends = |rest: &str| rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m');
+    text.split("\x1b[").skip(1).any(ends)
+}
+
 #[test]
 fn a_person_is_asked_and_sees_colours_and_kubectl_has_a_plugin() -> Result<()> {
     let world = Declared::start("person")?;
@@ -392,11 +451,7 @@ fn a_person_is_asked_and_sees_colours_and_kubectl_has_a_plugin() -> Result<()> {
     terminal.wait_for("is ready", secs(60))?;
     assert_eq!(terminal.wait(secs(20))?, 0);
 
-    let host = line.host.to_string_lossy().into_owned();
-    let terminal = open(&["status", "--watch", "--interval", "1", "--kubeconfig", &host].map(Into::into))?;
-    terminal.wait_for("\x1b[32mReady\x1b[0m", secs(30))?;
-    terminal.wait_for("\x1b[H", secs(30))?;
-    drop(terminal);
+    colours_are_for_terminals(&line)?;
 
     let dir = tempfile::tempdir()?;
     std::os::unix::fs::symlink(&binary, dir.path().join("kubectl-longshore"))?;

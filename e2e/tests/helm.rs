@@ -354,18 +354,67 @@ fn uninstall(site: &Site) -> Result<()> {
     site.home.delete("deployments", "fleet")
 }
 
-/// The quick start again; its Secret is still there.
-fn install_again(site: &Site) -> Result<Pod> {
+/// The quick start again, with other values; its Secret is still there.
+fn install_again(site: &Site, values: &str) -> Result<Pod> {
     let mut commands = commands("quickstart.md")?;
     commands[0] += " --set uninstall.patienceSeconds=10";
+    commands[0] += values;
     for command in commands.iter().filter(|command| !command.contains("create secret")) {
         site.shell(command)?;
     }
     site.home.wait_for_ready("hello")
 }
 
+/// As where the control plane reaches nodes and no pods, and with a volume more.
+fn on_the_network_of_the_node(site: &Site) -> Result<Pod> {
+    // It is read at the start, so that there is no Ready replica without the mount.
+    let list = r#"--from-literal=providers.json={"providers":[]}"#;
+    site.dock.kubectl(&["create", "configmap", "programs", list])?.ok()?;
+    let hello = install_again(
+        site,
+        " --set hostNetwork=true,kubeletPort=10350,replicas=1 --set-json 'extraVolumes=[{\"name\": \"lists\", \"configMap\": \
+        {\"name\": \"programs\"}}]' --set-json 'extraVolumeMounts=[{\"name\": \"lists\", \"mountPath\": \"/lists\"}]' \
+        --set extraArgs={--clusterprofile-provider-file=/lists/providers.json}",
+    )?;
+    assert_eq!(site.address("east")?, World::lab()?.plan(HOST)?.ip().to_string(), "that of the real node");
+    let port = &site.home.get("nodes", "east")?["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"];
+    assert_eq!(*port, json!(10350));
+    assert_eq!(site.shell("kubectl logs hello")?, "hello\n");
+    assert_eq!(site.shell("kubectl exec hello -- echo inside")?, "inside\n");
+    Ok(hello)
+}
+
+/// As where a firewall lets the control plane reach pods at 443 and 10250 only, and kubelets their probes.
+fn behind_a_firewall(site: &Site) -> Result<()> {
+    let lab = World::lab()?;
+    let pods: Vec<String> = site.replicas()?.into_keys().collect();
+    let wall = |action: &str| -> Result<()> {
+        for pod in &pods {
+            let mut command = lab.exec(HOST)?;
+            command.args(["iptables", "-w", action, "OUTPUT", "-d", pod, "-p", "tcp", "-m", "multiport"]);
+            command.args(["!", "--dports", "443,10250,8080", "-j", "DROP"]);
+            run(&mut command, b"")?.ok()?;
+        }
+        Ok(())
+    };
+    wall("-I")?;
+    let chosen = || -> Result<()> {
+        let pod = json!({"kind": "Pod", "metadata": {"name": "chosen", "annotations": {"longshore.dev/offload": "true"}},
+            "spec": {"containers": [container("main", "echo inside; sleep 600")], "terminationGracePeriodSeconds": 1}});
+        site.home.create(pod)?;
+        let pod = site.home.wait_for_ready("chosen")?;
+        assert_eq!(pod.text("/spec/nodeName"), "east", "by the webhook at 443");
+        assert_eq!(site.shell("kubectl logs chosen")?, "inside\n", "by the kubelet API at 10250");
+        site.home.delete("pods", "chosen")?;
+        site.home.wait_for_gone(&pod)
+    };
+    let outcome = chosen();
+    wall("-D")?;
+    outcome
+}
+
 fn uninstall_stops_at_a_budget(site: &Site) -> Result<()> {
-    let hello = install_again(site)?;
+    let hello = on_the_network_of_the_node(site)?;
     let labels = json!({"metadata": {"labels": {"app": "hello"}}});
     site.home.patch("pods", "hello", &labels)?;
     let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "hello"},
@@ -385,7 +434,8 @@ fn uninstall_stops_at_a_budget(site: &Site) -> Result<()> {
 }
 
 fn uninstall_with_a_dead_target(site: &Site) -> Result<()> {
-    install_again(site)?;
+    install_again(site, " --set webhook.port=443")?;
+    behind_a_firewall(site)?;
     cut(true)?;
     let gone = site.shell(UNINSTALL).and_then(|said| ensure_nothing_left(site).map(|()| said));
     cut(false)?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{Context, IDLE, Result, Value, World, container, ensure, json, secs};
+use e2e::{Cluster, Context, Declared, IDLE, Result, Value, World, container, ensure, json, secs};
 use lab::UpOptions;
 
 const HOST: &str = "mhost";
@@ -32,12 +32,17 @@ impl Drop for Machines {
 const PATIENCE: Duration = secs(150);
 
 fn raw(world: &World, path: &str) -> Result<String> {
-    world.host.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{}/proxy{path}", world.longshore().node())])?.ok()
+    page(&world.host, world.longshore().node(), path)
+}
+
+/// What the kubelet API of a node answers.
+fn page(host: &Cluster, node: &str, path: &str) -> Result<String> {
+    host.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy{path}")])?.ok()
 }
 
 /// CPU in thousandths of a core and memory in MiB, as `kubectl top` prints them for this name.
-fn top(world: &World, args: &[&str], name: &str) -> Result<(u64, u64)> {
-    let output = world.host.kubectl(&[&["top"], args, &["--no-headers"]].concat())?;
+fn top(host: &Cluster, args: &[&str], name: &str) -> Result<(u64, u64)> {
+    let output = host.kubectl(&[&["top"], args, &["--no-headers"]].concat())?;
     ensure!(output.code == 0, "{output:?}");
     let line = output.stdout.lines().find(|line| line.starts_with(name));
     let line = line.with_context(|| format!("{name} is not in {output:?}"))?;
@@ -108,16 +113,16 @@ fn top_and_autoscalers_see_offloaded_pods() -> Result<()> {
                 "name": "cpu", "target": {"type": "Utilization", "averageUtilization": 100}}}],
         },
     }))?;
-    world.host.wait("kubectl top pod", PATIENCE, |_| {
-        let (cpu, memory) = top(&world, &["pod", first.name()], first.name())?;
+    world.host.wait("kubectl top pod", PATIENCE, |host| {
+        let (cpu, memory) = top(host, &["pod", first.name()], first.name())?;
         // The limit, give or take how the machine is loaded.
         ensure!((20..=130).contains(&cpu) && memory < 100, "{cpu}m {memory}Mi");
-        let (cpu, _) = top(&world, &["pod", "idler"], "idler")?;
+        let (cpu, _) = top(host, &["pod", "idler"], "idler")?;
         ensure!(cpu < 10, "an idle pod uses {cpu}m");
         Ok(())
     })?;
-    world.host.wait("kubectl top node", PATIENCE, |_| {
-        let (cpu, _) = top(&world, &["node", world.longshore().node()], world.longshore().node())?;
+    world.host.wait("kubectl top node", PATIENCE, |host| {
+        let (cpu, _) = top(host, &["node", world.longshore().node()], world.longshore().node())?;
         ensure!((20..=260).contains(&cpu), "{cpu}m");
         Ok(())
     })?;
@@ -141,5 +146,50 @@ fn top_and_autoscalers_see_offloaded_pods() -> Result<()> {
     let pods = summary["pods"].as_array().context("no pods")?;
     let shown = pods.iter().find(|pod| pod["podRef"]["uid"] == first.uid()).context("the pod is missing")?;
     ensure!(shown["containers"][0]["memory"]["workingSetBytes"].as_u64() > Some(0), "{shown}");
-    world.longshore().check()
+    world.longshore().check()?;
+    rights_in_one_namespace_are_enough()
+}
+
+/// The same for a target where Longshore has what `join` grants in one namespace, and nothing outside.
+fn rights_in_one_namespace_are_enough() -> Result<()> {
+    let world = Declared::between("part", HOST, TARGET)?;
+    let (name, namespace) = (world.name("part"), world.namespace.as_str());
+    world.east.create(json!({"kind": "ResourceQuota", "metadata": {"name": "all"},
+        "spec": {"hard": {"requests.cpu": "1", "requests.memory": "1Gi", "pods": "5"}}}))?;
+    let kubeconfigs = [World::kubeconfig(TARGET)?, World::kubeconfig(HOST)?];
+    let [there, here] = kubeconfigs.map(|path| path.to_string_lossy().into_owned());
+    let labels = format!("e2e={namespace}");
+    let target = ["join", &name, "--kubeconfig", &there, "--namespaces", namespace];
+    let host = ["--host-kubeconfig", &here, "--secret-namespace", namespace, "--labels", &labels, "--yes"];
+    World::longshore_command(&[&target[..], &host].concat())?.ok()?;
+
+    let joined = format!("longshore.dev/joined={name}");
+    let granted =
+        world.east.kubectl(&["get", "clusterroles,clusterrolebindings", "-l", &joined, "-o", "name"])?.ok()?;
+    ensure!(granted.is_empty(), "{granted}");
+    let account = world.east.list("serviceaccounts", &joined)?;
+    let account = account.first().context("no account")?["metadata"]["name"].as_str().unwrap_or_default();
+    let user = format!("--as=system:serviceaccount:{namespace}:{account}");
+    let may = |place: &[&str]| -> Result<String> {
+        let args = [&["auth", "can-i", "list", "pods.metrics.k8s.io", &user], place].concat();
+        Ok(world.east.kubectl(&args)?.stdout.trim().to_owned())
+    };
+    assert_eq!((may(&[])?.as_str(), may(&["--all-namespaces"])?.as_str()), ("yes", "no"));
+
+    let mut pod = world.pod(&name, "worker", &[busy()]);
+    pod["spec"]["containers"][0]["resources"]["requests"]["memory"] = json!("8Mi");
+    world.host.create(pod)?;
+    world.host.wait_for_ready("worker")?;
+    world.host.wait("kubectl top pod", PATIENCE, |host| {
+        let (cpu, memory) = top(host, &["pod", "worker"], "worker")?;
+        ensure!((20..=130).contains(&cpu) && memory < 100, "{cpu}m {memory}Mi\n{}", world.log());
+        Ok(())
+    })?;
+    let metrics = page(&world.host, &name, "/metrics/resource")?;
+    let labels = format!(r#"{{container="main",namespace="{namespace}",pod="worker"}} "#);
+    for words in ["resource_scrape_error 0", &format!("container_memory_working_set_bytes{labels}")] {
+        ensure!(metrics.contains(words), "{words:?} is not in\n{metrics}");
+    }
+    ensure!(!world.log().contains("metrics API"), "{}", world.log());
+    Ok(())
 }

@@ -20,6 +20,21 @@ fn whoami(host: &Cluster, pod: &str) -> Result<Value> {
     Ok(serde_json::from_str(&exec(host, pod, &["/usr/bin/kubectl", "auth", "whoami", "-o", "json"])?)?)
 }
 
+/// The claims of the token that the container `vault` has in a file.
+fn vault_token(host: &Cluster, pod: &str) -> Result<Value> {
+    let script = "cut -d. -f2 /vault/token | tr _- /+ | (read t; while [ $((${#t} % 4)) != 0 ]; do t=$t=; done; echo $t) | base64 -d";
+    let text = host.kubectl(&["exec", pod, "-c", "vault", "--", "sh", "-c", script])?.ok()?;
+    serde_json::from_str(&text).with_context(|| text)
+}
+
+/// The container, and the volume with a token of this life for it.
+fn vault(seconds: u32) -> (Value, Value) {
+    let mut vault = container("vault", IDLE);
+    vault["volumeMounts"] = json!([{"name": "vault", "mountPath": "/vault"}]);
+    let token = json!({"serviceAccountToken": {"path": "token", "audience": "vault", "expirationSeconds": seconds}});
+    (vault, json!({"name": "vault", "projected": {"sources": [token]}}))
+}
+
 #[test]
 fn without_a_word_no_token_is_mounted() -> Result<()> {
     let world = World::new("none")?;
@@ -63,13 +78,10 @@ fn a_client_in_a_delegate_speaks_as_its_account_at_home() -> Result<()> {
     world.host.create(json!({"kind": "RoleBinding", "metadata": {"name": "shopkeeper"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
         "subjects": [{"kind": "ServiceAccount", "name": "shopkeeper", "namespace": world.namespace}]}))?;
-    let mut vault = container("vault", IDLE);
-    vault["volumeMounts"] = json!([{"name": "vault", "mountPath": "/vault"}]);
-    let token = json!({"serviceAccountToken": {"path": "token", "audience": "vault", "expirationSeconds": 1200}});
+    let (vault, volume) = vault(1200);
     world.host.create(world.pod_of(
         "client",
-        json!({"serviceAccountName": "shopkeeper",
-        "containers": [client(image), vault], "volumes": [{"name": "vault", "projected": {"sources": [token]}}]}),
+        json!({"serviceAccountName": "shopkeeper", "containers": [client(image), vault], "volumes": [volume]}),
     ))?;
     let proxy = world.host.wait_for_ready("client")?;
     let delegate = world.delegate(&proxy)?;
@@ -85,11 +97,7 @@ fn a_client_in_a_delegate_speaks_as_its_account_at_home() -> Result<()> {
     assert_eq!(listed, proxy.uid(), "it sees home's pods, in home's namespace");
 
     // The other source has its own audience and life.
-    let payload = |pod: &str| -> Result<Value> {
-        let script = "cut -d. -f2 /vault/token | tr _- /+ | (read t; while [ $((${#t} % 4)) != 0 ]; do t=$t=; done; echo $t) | base64 -d";
-        let text = world.host.kubectl(&["exec", pod, "-c", "vault", "--", "sh", "-c", script])?.ok()?;
-        serde_json::from_str(&text).with_context(|| text)
-    };
+    let payload = |pod: &str| vault_token(&world.host, pod);
     let claims = payload("client")?;
     assert_eq!(claims["aud"], json!(["vault"]));
     let life = claims["exp"].as_i64().unwrap_or_default() - claims["iat"].as_i64().unwrap_or_default();
@@ -124,6 +132,49 @@ fn a_client_in_a_delegate_speaks_as_its_account_at_home() -> Result<()> {
         ensure!(east.find("secrets", &secret)?.is_none());
         Ok(())
     })
+}
+
+/// How much of the shortest life that an API server gives a token is over for Longshore when it gets one: it is due for renewal
+/// 32 s later, at 80 % of the rest.
+const AHEAD: &str = "560";
+
+#[test]
+fn a_token_is_renewed_before_its_end_while_everything_runs_on() -> Result<()> {
+    let world = World::with_spec("renewal", None, "serviceAccounts: {mode: Host}")?;
+    world.longshore().stop()?;
+    world.longshore().restart_with(&[("LONGSHORE_TOKENS_AHEAD", AHEAD)])?;
+    let (vault, volume) = vault(600);
+    let spec = json!({"containers": [vault], "volumes": [volume], "automountServiceAccountToken": false});
+    world.host.create(world.pod_of("client", spec))?;
+    let proxy = world.host.wait_for_ready("client")?;
+    let (first, delegate) = (vault_token(&world.host, "client")?, world.delegate(&proxy)?);
+    let time = |claims: &Value, name: &str| claims[name].as_i64().with_context(|| claims.to_string());
+    assert_eq!(time(&first, "exp")? - time(&first, "iat")?, 600);
+
+    // Half a minute until it is due, and up to two until the kubelet looks at the volume again.
+    let second = world.host.wait("the file in the pod to be renewed", secs(180), |_| {
+        let claims = vault_token(&world.host, "client")?;
+        ensure!(claims["iat"] != first["iat"], "{claims}");
+        Ok(claims)
+    })?;
+    let age = time(&second, "iat")? - time(&first, "iat")?;
+    ensure!((30..600).contains(&age), "renewed when it was due, before its end: after {age} s");
+    ensure!(time(&second, "exp")? > time(&first, "exp")?, "{second}");
+
+    let token = world.host.kubectl(&["exec", "client", "--", "cat", "/vault/token"])?.ok()?;
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+        "spec": {"token": token, "audiences": ["vault"]}});
+    let create = ["create", "-o", "json", "-f", "-"];
+    let answer = world.host.kubectl_with(&create, review.to_string().as_bytes())?.ok()?;
+    let answer: Value = serde_json::from_str(&answer)?;
+    let status = &answer["status"];
+    assert_eq!(status["authenticated"], true, "{status}");
+    assert_eq!(status["user"]["extra"]["authentication.kubernetes.io/pod-uid"][0], json!(proxy.uid()));
+
+    let now = world.delegate(&proxy)?;
+    ensure!(now.uid() == delegate.uid() && now.restarts() == 0, "{now}");
+    assert_eq!(now.container_ids(), delegate.container_ids(), "the same container");
+    world.longshore().check()
 }
 
 /// A kubeconfig for an account with all rights that Longshore needs, but for tokens.

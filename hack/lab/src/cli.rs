@@ -43,6 +43,9 @@ enum Action {
         /// Build helm too, and print its path
         #[arg(long)]
         helm: bool,
+        /// Build Kueue too, and print its path
+        #[arg(long)]
+        kueue: bool,
         /// Build Kubernetes' own end-to-end suites too, and print the path of e2e.test, beside which is ginkgo
         #[arg(long)]
         suites: bool,
@@ -224,7 +227,7 @@ impl Cli {
                 let said = if installed.is_empty() { "nothing is missing".into() } else { installed.join(" ") };
                 writeln!(out, "{}{said}", if installed.is_empty() { "" } else { "installed: " })?;
             }
-            Action::Build { agnhost, helm, suites, prometheus } => {
+            Action::Build { agnhost, helm, kueue, suites, prometheus } => {
                 lab.toolchain().ensure()?;
                 writeln!(out, "{}", lab.kubectl_path().display())?;
                 if agnhost {
@@ -232,6 +235,9 @@ impl Cli {
                 }
                 if helm {
                     writeln!(out, "{}", lab.toolchain().ensure_helm()?.display())?;
+                }
+                if kueue {
+                    writeln!(out, "{}", lab.toolchain().ensure_kueue()?.program.display())?;
                 }
                 if suites {
                     writeln!(out, "{}", lab.toolchain().ensure_suites()?.display())?;

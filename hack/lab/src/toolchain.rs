@@ -2,6 +2,7 @@
 
 mod build;
 mod helm;
+mod kueue;
 mod kwok;
 mod metrics_server;
 mod module;
@@ -13,6 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use kueue::Kueue;
 pub use prometheus::Prometheus;
 
 use crate::{command, files, image::hex_digest};
