@@ -190,14 +190,21 @@ impl Fake {
                 return self.watch(request, stream.into_inner()).await;
             }
             let (code, answer) = self.answer(request);
-            let head = format!("HTTP/1.1 {code} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", answer.len());
+            let head = format!(
+                "HTTP/1.1 {code} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                answer.len()
+            );
             stream.write_all(&[head.as_bytes(), answer.as_bytes()].concat()).await?;
         }
         Ok(())
     }
 
     fn count(&self, verb: &str, path: &str) {
-        let what = if path.ends_with("/status") { "status" } else { path.rsplit('/').find(|part| !part.contains('-')).unwrap_or("") };
+        let what = if path.ends_with("/status") {
+            "status"
+        } else {
+            path.rsplit('/').find(|part| !part.contains('-')).unwrap_or("")
+        };
         *lock(&self.0.requests).entry(format!("{verb} {what}")).or_default() += 1;
     }
 
@@ -205,12 +212,18 @@ impl Fake {
         self.count("watch", &request.path);
         let pods = request.path == "/api/v1/pods";
         let chosen = Selection::of(&request);
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
+            .await?;
         let from: u64 = request.query.get("resourceVersion").and_then(|from| from.parse().ok()).unwrap_or_default();
         let (mut news, missed, expired) = {
             let past = lock(&self.0.past);
             let missed: Vec<News> = past.iter().filter(|one| one.version > from).cloned().collect();
-            (self.0.news.subscribe(), missed, past.len() >= WINDOW && past.front().is_some_and(|one| one.version > from + 1))
+            (
+                self.0.news.subscribe(),
+                missed,
+                past.len() >= WINDOW && past.front().is_some_and(|one| one.version > from + 1),
+            )
         };
         if expired {
             let gone = format!("{{\"type\":\"ERROR\",\"object\":{}}}\n", status(410, "Expired"));
@@ -267,9 +280,13 @@ impl Fake {
             items.push(pod.text.as_str());
             last = Some(key);
         }
-        let more = last.filter(|_| some.next().is_some()).map(|key| format!(r#","continue":"{key}""#)).unwrap_or_default();
+        let more =
+            last.filter(|_| some.next().is_some()).map(|key| format!(r#","continue":"{key}""#)).unwrap_or_default();
         let version = self.0.version.load(Ordering::SeqCst);
-        format!(r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{"resourceVersion":"{version}"{more}}},"items":[{}]}}"#, items.join(","))
+        format!(
+            r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{"resourceVersion":"{version}"{more}}},"items":[{}]}}"#,
+            items.join(",")
+        )
     }
 
     /// A pod that is ready as soon as it is there.
@@ -283,8 +300,10 @@ impl Fake {
             let condition = |kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": TIME});
             let kinds = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
             let containers = made["spec"]["containers"].as_array().into_iter().flatten();
-            let running = |one: &Value| json!({"name": one["name"], "image": one["image"], "imageID": "", "ready": true, "started": true, "restartCount": 0,
-                "containerID": "containerd://0123456789", "state": {"running": {"startedAt": TIME}}, "lastState": {}});
+            let running = |one: &Value| {
+                json!({"name": one["name"], "image": one["image"], "imageID": "", "ready": true, "started": true, "restartCount": 0,
+                "containerID": "containerd://0123456789", "state": {"running": {"startedAt": TIME}}, "lastState": {}})
+            };
             runs["status"] = json!({"phase": "Running", "qosClass": "Burstable", "startTime": TIME, "hostIP": "10.0.0.1", "podIP": "10.1.0.1",
                 "podIPs": [{"ip": "10.1.0.1"}], "conditions": kinds.map(condition), "containerStatuses": containers.map(running).collect::<Vec<_>>()});
             self.write(&key, runs, "MODIFIED");
@@ -300,7 +319,9 @@ impl Fake {
                 (200, self.delete(key, grace).unwrap_or_default().to_string())
             }
             "PATCH" if subresource == "status" => {
-                if body["metadata"]["resourceVersion"].is_string() && body["metadata"]["resourceVersion"] != pod["metadata"]["resourceVersion"] {
+                if body["metadata"]["resourceVersion"].is_string()
+                    && body["metadata"]["resourceVersion"] != pod["metadata"]["resourceVersion"]
+                {
                     return (409, status(409, "Conflict").to_string());
                 }
                 merge(&mut pod["status"], &body["status"]);
@@ -321,7 +342,8 @@ impl Fake {
             ("GET", None) => {
                 let inside = format!("{path}/");
                 let others = lock(&self.0.others);
-                let items: Vec<&Value> = others.iter().filter(|(at, _)| at.starts_with(&inside)).map(|(_, one)| one).collect();
+                let items: Vec<&Value> =
+                    others.iter().filter(|(at, _)| at.starts_with(&inside)).map(|(_, one)| one).collect();
                 let version = self.0.version.load(Ordering::SeqCst).to_string();
                 (200, json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items}).to_string())
             }
@@ -401,6 +423,16 @@ fn merge(to: &mut Value, patch: &Value) {
                 for one in items.iter_mut().filter_map(Value::as_object_mut) {
                     one.retain(|_, field| !field.is_null());
                 }
+                // Conditions and addresses merge by their types, all else comes as a whole.
+                let merges = items.iter().all(|one| one["type"].is_string());
+                let known = to[name].as_array().filter(|_| merges).cloned().unwrap_or_default();
+                items.splice(
+                    0..0,
+                    known
+                        .into_iter()
+                        .filter(|old| !items.iter().any(|new| new["type"] == old["type"]))
+                        .collect::<Vec<_>>(),
+                );
                 to[name] = items.into();
             }
             other => merge(&mut to[name], other),
@@ -440,8 +472,14 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Result<Option<Request>> {
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await?;
     let (path, query) = uri.split_once('?').unwrap_or((&uri, ""));
-    let query = query.split('&').filter_map(|pair| pair.split_once('=')).map(|(key, value)| (key.to_owned(), decoded(value)));
-    Ok(Some(Request { method, path: path.into(), query: query.collect(), body: serde_json::from_slice(&body).unwrap_or_default() }))
+    let query =
+        query.split('&').filter_map(|pair| pair.split_once('=')).map(|(key, value)| (key.to_owned(), decoded(value)));
+    Ok(Some(Request {
+        method,
+        path: path.into(),
+        query: query.collect(),
+        body: serde_json::from_slice(&body).unwrap_or_default(),
+    }))
 }
 
 fn decoded(text: &str) -> String {

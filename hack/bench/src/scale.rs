@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::audit::Requests;
 use crate::cluster::{NAMESPACE, pod};
 use crate::fake::Fake;
 use crate::process;
@@ -28,7 +29,7 @@ pub(crate) struct Scale {
     pub(crate) end: [Duration; 2],
     /// CPU while nothing happens, as a part of a core, and requests other than of leases and versions.
     pub(crate) idle: f64,
-    pub(crate) idle_requests: usize,
+    pub(crate) idle_requests: Requests,
     /// Before there are pods, at the peak of their start, with them, at the peak of a restart, after their end; in kB.
     pub(crate) memory: [u64; 5],
 }
@@ -92,7 +93,8 @@ pub(crate) async fn scale(settings: &Settings, pods: usize) -> Result<Scale> {
 }
 
 fn command(settings: &Settings, dir: &Path, kubeconfig: &str) -> Vec<String> {
-    let mut command = vec![settings.longshore.display().to_string(), "run".into(), "--kubeconfig".into(), kubeconfig.into()];
+    let mut command =
+        vec![settings.longshore.display().to_string(), "run".into(), "--kubeconfig".into(), kubeconfig.into()];
     command.extend(["--provider-config".into(), dir.join("provider.yaml").display().to_string()]);
     command.extend(["--port", "21300", "--node-ip", "172.30.0.1"].map(String::from));
     command.extend(settings.flags.iter().cloned());
@@ -106,11 +108,19 @@ impl World {
         let authority = params.self_signed(&rcgen::KeyPair::generate()?)?.pem();
         let object = |kind: &str, name: &str, more: Value| {
             let mut object = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}});
-            object.as_object_mut().into_iter().for_each(|all| all.extend(more.as_object().cloned().unwrap_or_default()));
+            object
+                .as_object_mut()
+                .into_iter()
+                .for_each(|all| all.extend(more.as_object().cloned().unwrap_or_default()));
             object
         };
         let namespaces = |names: &[&str]| -> Vec<(String, Value)> {
-            let one = |name: &&str| (format!("/api/v1/namespaces/{name}"), object("Namespace", name, json!({"status": {"phase": "Active"}})));
+            let one = |name: &&str| {
+                (
+                    format!("/api/v1/namespaces/{name}"),
+                    object("Namespace", name, json!({"status": {"phase": "Active"}})),
+                )
+            };
             names.iter().map(one).collect()
         };
         let name = "extension-apiserver-authentication";
@@ -122,11 +132,16 @@ impl World {
         let (mut targets, mut file) = (vec![], String::new());
         for index in 0..TARGETS {
             let room = json!({"cpu": "100k", "memory": "1Pi", "pods": "100k", "ephemeral-storage": "1Pi"});
-            let node = object("Node", "fake-0", json!({"status": {"allocatable": room, "capacity": room,
-                "conditions": [{"type": "Ready", "status": "True"}]}, "spec": {}}));
+            let node = object(
+                "Node",
+                "fake-0",
+                json!({"status": {"allocatable": room, "capacity": room,
+                "conditions": [{"type": "Ready", "status": "True"}]}, "spec": {}}),
+            );
             let mut objects = namespaces(&["kube-system", NAMESPACE]);
             objects.push(("/api/v1/nodes/fake-0".into(), node));
-            let (target, port) = Fake::begin(&format!("00000000-0000-4000-8001-0000000000{index:02}"), true, objects).await?;
+            let (target, port) =
+                Fake::begin(&format!("00000000-0000-4000-8001-0000000000{index:02}"), true, objects).await?;
             let (name, path) = (format!("t{index}"), self::kubeconfig(dir, &format!("t{index}"), port)?);
             let header = "---\napiVersion: longshore.dev/v1alpha1\nkind:";
             file += &format!(
@@ -147,9 +162,14 @@ impl World {
     }
 
     /// Requests since this was last asked, but for leases and heartbeats.
-    fn requests(&self) -> usize {
-        let all = self.targets.iter().chain([&self.host]).flat_map(Fake::requests);
-        all.filter(|(what, _)| !["leases", "version"].iter().any(|one| what.contains(one))).map(|(_, count)| count).sum()
+    fn requests(&self) -> Requests {
+        let mut requests = Requests::new();
+        for (what, count) in self.targets.iter().chain([&self.host]).flat_map(Fake::requests) {
+            if !["leases", "version"].iter().any(|one| what.contains(one)) {
+                *requests.entry(what).or_default() += count;
+            }
+        }
+        requests
     }
 
     async fn wait(&self, what: &str, done: impl Fn() -> bool) -> Result<()> {
