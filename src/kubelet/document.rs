@@ -5,6 +5,7 @@
 //! rejected: they drop what they do not know, silently.
 
 use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::NamespaceResourceScope;
@@ -97,6 +98,14 @@ impl PodDocument {
         let Self { api_version, kind, metadata, spec, status, .. } = self;
         let (spec, status) = (spec.as_it_came(), status.as_it_came());
         serde_json::to_vec(&Text { api_version, kind, metadata, spec, status })
+    }
+
+    /// A digest of labels, annotations and spec, as they came; `None` where the spec was made or changed here. What has the same
+    /// is the same; what is the same may have another, where fields are in another order.
+    pub fn imprint(&self) -> Option<u64> {
+        let mut hasher = DefaultHasher::new();
+        (&self.metadata.labels, &self.metadata.annotations, self.spec.text()?).hash(&mut hasher);
+        Some(hasher.finish())
     }
 
     /// The namespace; empty where a document has none.

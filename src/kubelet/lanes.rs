@@ -56,6 +56,11 @@ impl Lanes {
         self.limit
     }
 
+    /// How many wait, of all.
+    pub fn waiting(&self) -> usize {
+        self.lock().values().map(|state| state.waiting.len()).sum()
+    }
+
     /// Each that was ever entered, with how many are worked on, and how many wait.
     pub fn load(&self) -> Vec<(Lane, usize, usize)> {
         self.lock().iter().map(|(lane, state)| (*lane, state.busy, state.waiting.len())).collect()
@@ -78,6 +83,7 @@ mod tests {
         assert!(lanes.enter(Some(0), &pods[0]) && lanes.enter(Some(0), &pods[1]));
         assert!(!lanes.enter(Some(0), &pods[2]) && !lanes.enter(Some(0), &pods[3]));
         assert!(lanes.enter(Some(1), &pods[2]) && lanes.enter(None, &pods[2]));
+        assert_eq!(lanes.waiting(), 2);
         let mut load = lanes.load();
         load.sort_unstable();
         assert_eq!(load, [(None, 1, 0), (Some(0), 2, 2), (Some(1), 1, 0)]);

@@ -29,6 +29,7 @@ use super::step::{Action, Event, Reach};
 use super::stuck::Backoff;
 use super::table::{Census, Side, Table, Uid};
 use super::tolerations;
+use super::view;
 use super::way::Observer;
 
 mod perform;
@@ -39,6 +40,10 @@ const POLL: Duration = Duration::from_secs(5);
 
 /// How long a change that no controller waits for may wait to be merged with the next.
 const DEBOUNCE: Duration = Duration::from_secs(1);
+
+/// While more pods wait for a worker than there are workers, such a change waits for up to so many times as long: it is a write
+/// more, and what it would show will be over when it is written.
+const BUSY: u32 = 10;
 
 /// How long annotations of an instance that have changed alone wait for a change of its status to go with.
 const ANNOTATIONS: Duration = Duration::from_secs(10);
@@ -239,13 +244,22 @@ impl Shell {
             return;
         }
         let known = self.table.proxy_known(&pod);
-        self.queue.add(&known.unwrap_or_else(|| self.take_in(&tolerations::restored(pod))));
+        self.queue.add(&known.unwrap_or_else(|| self.take_in(tolerations::restored(pod))));
     }
 
     /// Takes in a proxy as the host shows it.
-    fn take_in(&self, pod: &PodDocument) -> Uid {
-        let (want, site) = (self.sites.fingerprint(pod), self.sites.of(pod));
-        self.table.proxy_seen(pod, want, site)
+    fn take_in(&self, mut pod: PodDocument) -> Uid {
+        let (want, site) = (self.want(&mut pod), self.sites.of(&pod));
+        self.table.proxy_seen(&pod, want, site)
+    }
+
+    /// The provider's fingerprint of a proxy, whose spec is read only where it has changed.
+    fn want(&self, pod: &mut PodDocument) -> u64 {
+        let known = self.table.known_want(pod);
+        if known.is_some() {
+            view::skim(pod);
+        }
+        known.unwrap_or_else(|| self.sites.fingerprint(pod))
     }
 
     /// Follows the pods of a site, by its notifier or by asking.
@@ -403,6 +417,27 @@ impl Shell {
                 self.wake(uid, backoff(*attempts), Event::Retry);
             }
         }
+    }
+
+    /// Comes back to a pod whose change may wait, when there is time for it.
+    fn wake_to_report(self: &Arc<Self>, uid: &Uid) {
+        let (shell, uid) = (self.clone(), uid.clone());
+        tokio::spawn(async move {
+            for _ in 0..BUSY {
+                tokio::time::sleep(DEBOUNCE).await;
+                if !shell.is_busy() {
+                    break;
+                }
+            }
+            shell.table.step(&uid, Event::ReportDue);
+            shell.queue.add(&uid);
+        });
+    }
+
+    /// Whether more pods wait than there are workers for.
+    fn is_busy(&self) -> bool {
+        let busy = |lanes: &Arc<Lanes>| self.queue.len().saturating_add(lanes.waiting()) > lanes.limit();
+        self.lanes.get().is_some_and(busy)
     }
 
     /// Comes back to a pod later, with an event.

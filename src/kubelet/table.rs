@@ -79,6 +79,8 @@ struct Entry {
     /// The proxy as a whole, serialized, until an instance has been made of it: in a burst there may be thousands that wait.
     body: Option<Box<[u8]>>,
     words: Words,
+    /// [`PodDocument::imprint`] of the proxy.
+    imprint: Option<u64>,
     /// What was last written, what the API server made of it, and for which generation: where it normalizes or drops
     /// fields, the two differ for good, and that is no reason to write again.
     accepted: Option<(u64, u64, Option<i64>)>,
@@ -302,6 +304,12 @@ impl Table {
         }
         self.mark_proxy(&mut entry);
         uid
+    }
+
+    /// The provider's fingerprint of a proxy that has not changed in anything that it depends on.
+    pub fn known_want(&self, pod: &PodDocument) -> Option<u64> {
+        let (imprint, entry) = (pod.imprint()?, self.entries.get(pod.uid())?);
+        entry.record.proxy.there().filter(|_| entry.imprint == Some(imprint)).map(|known| known.want)
     }
 
     /// The host shows a proxy in a version that is known already: the watch tells of an own write as well. Nothing of the
@@ -670,6 +678,7 @@ impl Entry {
             home: Home::default(),
             body: None,
             words: Words::default(),
+            imprint: None,
             accepted: None,
             deferred: false,
             lingering: false,
@@ -691,8 +700,10 @@ impl Entry {
         let actions = step(&mut self.record, event(view));
         if self.record.proxy.there().is_some_and(|known| known.version == version) {
             self.home = Home::of(pod);
+            self.imprint = pod.imprint();
             let made = self.record.instance.there().is_some_and(|instance| instance.sent == want);
-            self.body = if made { None } else { pod.to_text().ok().map(Vec::into_boxed_slice) };
+            let over = self.home.deleting || self.home.phase.terminal();
+            self.body = if made || over { None } else { pod.to_text().ok().map(Vec::into_boxed_slice) };
         }
         actions
     }

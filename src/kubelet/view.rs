@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::annotations::Annotations;
@@ -240,6 +241,32 @@ impl Home {
     pub fn condition(&self, kind: &str) -> Option<Condition<'_>> {
         self.conditions.iter().find(|c| c.kind == kind)
     }
+}
+
+/// As much of a spec as [`Home::of`] and [`proxy_view`] look at, those of each container included.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Skimmed {
+    restart_policy: Value,
+    readiness_gates: Value,
+    tolerations: Value,
+    containers: Vec<SkimmedContainer>,
+    init_containers: Vec<SkimmedContainer>,
+    ephemeral_containers: Vec<SkimmedContainer>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SkimmedContainer {
+    name: Value,
+    image: Value,
+    restart_policy: Value,
+    restart_policy_rules: Value,
+}
+
+/// Reads no more of a proxy's spec than [`Home::of`] and [`proxy_view`] look at, unless it was read already.
+pub fn skim(pod: &mut PodDocument) {
+    pod.spec.skim(|text| serde_json::to_value(serde_json::from_str::<Skimmed>(text).ok()?).ok());
 }
 
 /// The part of a proxy document that decisions depend on. `want` is the provider's fingerprint of it, `site` what it says of
@@ -493,6 +520,33 @@ mod tests {
         assert!(!replaceable(&pod("Never", ruled("In"), running())), "nobody knows how it would have ended");
         assert!(!proxy_view(&pod("Never", own("Always"), running()), 0, None).once);
         assert!(proxy_view(&pod("Never", json!({"name": "c"}), running()), 0, None).once);
+    }
+
+    #[test]
+    fn a_spec_that_was_skimmed_shows_the_same() {
+        let container = |name: &str| {
+            json!({"name": name, "image": "i", "restartPolicy": "Never", "env": [{"name": "A", "value": "b"}],
+                "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]})
+        };
+        let ended = |name: &str| json!({"name": name, "state": {"terminated": {"exitCode": 42}}});
+        let toleration = json!({"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute",
+            "tolerationSeconds": 300});
+        let whole = json!({"metadata": {"uid": "u", "resourceVersion": "4", "annotations": {"a": "b"}},
+            "spec": {"restartPolicy": "OnFailure", "readinessGates": [{"conditionType": "g"}], "tolerations": [toleration],
+                "containers": [container("c")], "initContainers": [container("i")],
+                "ephemeralContainers": [container("e")], "volumes": [{"name": "v"}]},
+            "status": {"phase": "Running", "containerStatuses": [ended("c")], "initContainerStatuses": [ended("i")],
+                "ephemeralContainerStatuses": [ended("e")], "conditions": [{"type": "g", "status": "True"}]}});
+        for spec in [whole["spec"].clone(), json!({}), json!({"containers": 5})] {
+            let mut text = whole.clone();
+            text["spec"] = spec;
+            let read = || serde_json::from_str::<PodDocument>(&text.to_string()).unwrap();
+            let (whole, mut skimmed) = (read(), read());
+            skim(&mut skimmed);
+            assert_eq!(Home::of(&skimmed), Home::of(&whole));
+            assert_eq!(proxy_view(&skimmed, 7, Some(0)), proxy_view(&whole, 7, Some(0)));
+            assert_eq!((skimmed.imprint(), skimmed.to_text().unwrap()), (whole.imprint(), whole.to_text().unwrap()));
+        }
     }
 
     #[test]

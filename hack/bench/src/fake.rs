@@ -423,6 +423,16 @@ fn merge(to: &mut Value, patch: &Value) {
                 for one in items.iter_mut().filter_map(Value::as_object_mut) {
                     one.retain(|_, field| !field.is_null());
                 }
+                // Conditions and addresses merge by their types, all else comes as a whole.
+                let merges = items.iter().all(|one| one["type"].is_string());
+                let known = to[name].as_array().filter(|_| merges).cloned().unwrap_or_default();
+                items.splice(
+                    0..0,
+                    known
+                        .into_iter()
+                        .filter(|old| !items.iter().any(|new| new["type"] == old["type"]))
+                        .collect::<Vec<_>>(),
+                );
                 to[name] = items.into();
             }
             other => merge(&mut to[name], other),

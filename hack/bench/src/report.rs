@@ -158,7 +158,7 @@ impl Report {
             let [bare, peak, with, again, after] = memory.map(megabytes);
             _ = writeln!(
                 text,
-                "| {pods} | {:.1} | {:.2} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {idle_requests} | {bare} | {peak} | {with} | {again} | {after} |",
+                "| {pods} | {:.1} | {:.2} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {} | {bare} | {peak} | {with} | {again} | {after} |",
                 start[0],
                 each(start[1]),
                 restart[0],
@@ -166,6 +166,7 @@ impl Report {
                 end[0],
                 each(end[1]),
                 idle * 100.0,
+                list(idle_requests),
             );
         }
         if let Some(streams) = &self.streams {

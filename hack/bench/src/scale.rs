@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::audit::Requests;
 use crate::cluster::{NAMESPACE, pod};
 use crate::fake::Fake;
 use crate::process;
@@ -28,7 +29,7 @@ pub(crate) struct Scale {
     pub(crate) end: [Duration; 2],
     /// CPU while nothing happens, as a part of a core, and requests other than of leases and versions.
     pub(crate) idle: f64,
-    pub(crate) idle_requests: usize,
+    pub(crate) idle_requests: Requests,
     /// Before there are pods, at the peak of their start, with them, at the peak of a restart, after their end; in kB.
     pub(crate) memory: [u64; 5],
 }
@@ -161,11 +162,14 @@ impl World {
     }
 
     /// Requests since this was last asked, but for leases and heartbeats.
-    fn requests(&self) -> usize {
-        let all = self.targets.iter().chain([&self.host]).flat_map(Fake::requests);
-        all.filter(|(what, _)| !["leases", "version"].iter().any(|one| what.contains(one)))
-            .map(|(_, count)| count)
-            .sum()
+    fn requests(&self) -> Requests {
+        let mut requests = Requests::new();
+        for (what, count) in self.targets.iter().chain([&self.host]).flat_map(Fake::requests) {
+            if !["leases", "version"].iter().any(|one| what.contains(one)) {
+                *requests.entry(what).or_default() += count;
+            }
+        }
+        requests
     }
 
     async fn wait(&self, what: &str, done: impl Fn() -> bool) -> Result<()> {

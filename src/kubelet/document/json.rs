@@ -28,6 +28,15 @@ impl Json {
         self.text.as_deref().map(RawValue::get)
     }
 
+    /// What was read of the text by whoever needs no more of it, for those who look from now on. The text stays whole.
+    pub fn skim(&mut self, read: impl FnOnce(&str) -> Option<Value>) {
+        if self.value.get().is_none()
+            && let Some(value) = self.text().and_then(read)
+        {
+            self.value = value.into();
+        }
+    }
+
     /// The value by itself.
     pub fn into_value(self) -> Value {
         _ = &*self;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{ANNOTATIONS, DEBOUNCE, Shell, backoff};
+use super::{ANNOTATIONS, Shell, backoff};
 use crate::errors::chain;
 use crate::kubelet::document::{PodDocument, PodKey};
 use crate::kubelet::host::WriteError;
@@ -50,8 +50,8 @@ impl Shell {
 
     /// What a write of ours has made of the proxy.
     fn written(&self, uid: &Uid, pod: PodDocument, answer: fn(ProxyView) -> Answer) -> Vec<Action> {
-        let pod = tolerations::restored(pod);
-        let (want, site) = (self.sites.fingerprint(&pod), self.sites.of(&pod));
+        let mut pod = tolerations::restored(pod);
+        let (want, site) = (self.want(&mut pod), self.sites.of(&pod));
         self.table.written(uid, &pod, want, site, answer)
     }
 
@@ -204,7 +204,7 @@ impl Shell {
             }
         } else if !urgent && !pressing(&snapshot.home, &wanted) {
             if self.table.defer(uid) {
-                self.wake(uid, DEBOUNCE, Event::ReportDue);
+                self.wake_to_report(uid);
             }
             self.table.step(uid, Event::Answer(Answer::Deferred));
             return None;
@@ -269,8 +269,9 @@ impl Shell {
                 let phase = wanted.get("phase").and_then(Value::as_str);
                 tracing::debug!(node = self.node, pod = %was.key, phase, "reported");
                 self.table.reported_known(uid, pod.version(), asked).unwrap_or_else(|| {
-                    let pod = tolerations::restored(pod);
-                    self.table.reported(uid, &pod, self.sites.fingerprint(&pod), asked)
+                    let mut pod = tolerations::restored(pod);
+                    let want = self.want(&mut pod);
+                    self.table.reported(uid, &pod, want, asked)
                 })
             }
             Err(WriteError::Outdated) => self.table.step(uid, Event::Answer(Answer::Conflict(was.version))),
@@ -310,8 +311,7 @@ impl Shell {
             // A list that began since may not show it any more, and nobody would tell of its end: ask again.
             Ok(Some(_)) if asked != self.table.epoch(Side::Host) => self.table.step(uid, Event::Look),
             Ok(Some(pod)) if pod.spec.get("nodeName").and_then(Value::as_str) == Some(&self.node) => {
-                let pod = tolerations::restored(pod);
-                self.take_in(&pod);
+                self.take_in(tolerations::restored(pod));
                 self.table.step(uid, Event::Look)
             }
             Ok(_) => {
