@@ -391,7 +391,9 @@ fn behind_a_firewall(site: &Site) -> Result<()> {
     let wall = |action: &str| -> Result<()> {
         for pod in &pods {
             let mut command = lab.exec(HOST)?;
-            command.args(["iptables", "-w", action, "OUTPUT", "-d", pod, "-p", "tcp", "-m", "multiport"]);
+            command.args(["iptables", "-w", action, "OUTPUT", "-d", pod, "-p", "tcp"]);
+            // Answers to what pods have asked pass, as through any firewall.
+            command.args(["-m", "conntrack", "--ctstate", "NEW", "-m", "multiport"]);
             command.args(["!", "--dports", "443,10250,8080", "-j", "DROP"]);
             run(&mut command, b"")?.ok()?;
         }
