@@ -186,7 +186,7 @@ fn rights_in_one_namespace_are_enough() -> Result<()> {
         Ok(())
     })?;
     let metrics = page(&world.host, &name, "/metrics/resource")?;
-    let labels = format!(r#"{{container="main",namespace="{namespace}",pod="worker"}} "#);
+    let labels = format!(r#"{{container="main",pod="worker",namespace="{namespace}"}} "#);
     for words in ["resource_scrape_error 0", &format!("container_memory_working_set_bytes{labels}")] {
         ensure!(metrics.contains(words), "{words:?} is not in\n{metrics}");
     }

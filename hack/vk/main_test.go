@@ -12,6 +12,8 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,6 +31,7 @@ var (
 	kubeconfig = flag.String("kubeconfig", "", "the kubeconfig of the host, with all rights")
 	namespace  = flag.String("namespace", "", "the namespace for the suite's pods")
 	node       = flag.String("node-name", "", "the virtual node under test")
+	without    = flag.String("without", "", "tests to leave out, separated by commas")
 	address    = flag.String("gateway-address", "172.30.0.1", "an address of this machine that the host's API server reaches")
 )
 
@@ -45,6 +48,9 @@ func TestVirtualKubelet(t *testing.T) {
 		Namespace:  *namespace,
 		NodeName:   *node,
 		Setup:      func() error { return gateway(t, config) },
+		ShouldSkipTest: func(name string) bool {
+			return slices.Contains(strings.Split(*without, ","), name)
+		},
 	}).Run(t)
 }
 
