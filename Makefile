@@ -6,7 +6,7 @@ DENY := $(CACHE)/tools/bin/cargo-deny
 DENY_VERSION := 0.20.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test fmt lint deny unit mutants e2e image isolation test-vk conformance bench chaos chaos-short clusters-down
+.PHONY: help demo demo-down test fmt lint deny unit mutants e2e image isolation test-vk conformance kueue bench chaos chaos-short clusters-down
 
 help: ## Lists what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,11 @@ test-vk: ## The virtual-kubelet project's own end-to-end suite, against both pro
 
 conformance: ## Kubernetes' own node, pod and storage suites against a virtual node; hours (needs root; GROUPS=…)
 	hack/conformance/run $(GROUPS)
+
+kueue: ## Quotas by the real Kueue on both sides; minutes the first time (needs root)
+	hack/clusters build --helm --kueue
+	hack/clusters up host east
+	$(CARGO) test --package e2e --test kueue -- --ignored --nocapture
 
 bench: ## Measures from outside, beside plain Kubernetes and an offloader without logic: docs/performance.md (needs root)
 	hack/clusters deps
