@@ -703,7 +703,9 @@ impl Entry {
             self.imprint = pod.imprint();
             let made = self.record.instance.there().is_some_and(|instance| instance.sent == want);
             let over = self.home.deleting || self.home.phase.terminal();
-            self.body = if made || over { None } else { pod.to_text().ok().map(Vec::into_boxed_slice) };
+            // After a restart the proxies are listed first. What has started has an instance as a rule; if not, it is read again.
+            let listed_soon = self.home.started && self.record.instance == Presence::Unknown;
+            self.body = if made || over || listed_soon { None } else { pod.to_text().ok().map(Vec::into_boxed_slice) };
         }
         actions
     }

@@ -262,7 +262,7 @@ impl Fake {
             return (201, review.to_string());
         }
         match pod_key(&path) {
-            Some((key, subresource)) => self.pod(&method, &key, subresource, body),
+            Some((key, subresource)) => self.pod(&method, &key, subresource, &body),
             None if path.ends_with("/pods") && method == "GET" => (200, self.list(&query)),
             None if path.ends_with("/pods") && method == "POST" => self.start(body),
             None => self.other(&method, &path, body),
@@ -311,7 +311,7 @@ impl Fake {
         (201, made.to_string())
     }
 
-    fn pod(&self, method: &str, key: &str, subresource: &str, body: Value) -> (u16, String) {
+    fn pod(&self, method: &str, key: &str, subresource: &str, body: &Value) -> (u16, String) {
         let Some(mut pod) = self.read(key) else { return missing() };
         match method {
             "DELETE" => {

@@ -121,6 +121,13 @@ impl Report {
                 list(&outcome.target),
             );
         }
+        self.quiet(&mut text);
+        self.scales(&mut text);
+        self.streams(&mut text);
+        text
+    }
+
+    fn quiet(&self, text: &mut String) {
         if let Some((pods, quiet)) = &self.quiet {
             let both = |home, target, verbs: &[&str]| on_pods(home, verbs) + on_pods(target, verbs);
             _ = write!(
@@ -149,8 +156,11 @@ impl Report {
                 megabytes(quiet.after_memory),
             );
         }
+    }
+
+    fn scales(&self, text: &mut String) {
         if !self.scales.is_empty() {
-            text += "\n## Twenty targets\n\nOf API servers in memory, so that the process is what is measured.\n\n| Pods | Start s | CPU ms a pod | Restart s | CPU s | Deletion s | CPU ms a pod | Idle % of a core | Idle requests | Bare MB | Peak MB | With pods MB | Peak of the restart MB | After MB |\n|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+            *text += "\n## Twenty targets\n\nOf API servers in memory, so that the process is what is measured.\n\n| Pods | Start s | CPU ms a pod | Restart s | CPU s | Deletion s | CPU ms a pod | Idle % of a core | Idle requests | Bare MB | Peak MB | With pods MB | Peak of the restart MB | After MB |\n|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
         }
         for Scale { pods, start, restart, end, idle, idle_requests, memory } in &self.scales {
             let [start, restart, end] = [start, restart, end].map(|both| both.map(|one| one.as_secs_f64()));
@@ -169,8 +179,11 @@ impl Report {
                 list(idle_requests),
             );
         }
+    }
+
+    fn streams(&self, text: &mut String) {
         if let Some(streams) = &self.streams {
-            text += "\n## Streams\n\nSeconds, the best of three; how fast it is is told by the ratio.\n\n| What | Straight | By Longshore | Ratio of throughputs |\n|---|--:|--:|--:|\n";
+            *text += "\n## Streams\n\nSeconds, the best of three; how fast it is is told by the ratio.\n\n| What | Straight | By Longshore | Ratio of throughputs |\n|---|--:|--:|--:|\n";
             let whats = ["`kubectl logs` of 100 MB", "100 MB by `kubectl port-forward`", "200 execs at a time"];
             for (what, [straight, home]) in whats.iter().zip([streams.logs, streams.forward, streams.execs]) {
                 let (straight, home) = (straight.as_secs_f64(), home.as_secs_f64());
@@ -183,7 +196,6 @@ impl Report {
                 "\nCPU of Longshore for all of that {cpu:.1} s; {before} MB at most before the execs, {after} MB with them.\n"
             );
         }
-        text
     }
 
     fn all(&self) -> impl Iterator<Item = (&Vec<Entry>, &Entry)> {

@@ -1,5 +1,6 @@
 //! Far more pods than real API servers could bear here, over twenty targets: the compiled process against API servers in memory.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -144,7 +145,8 @@ impl World {
                 Fake::begin(&format!("00000000-0000-4000-8001-0000000000{index:02}"), true, objects).await?;
             let (name, path) = (format!("t{index}"), self::kubeconfig(dir, &format!("t{index}"), port)?);
             let header = "---\napiVersion: longshore.dev/v1alpha1\nkind:";
-            file += &format!(
+            _ = write!(
+                file,
                 "{header} Target\nmetadata: {{name: {name}}}\nspec: {{kubeconfig: {{file: {path}}}}}\n\
                  {header} VirtualNode\nmetadata: {{name: {}}}\nspec: {{targets: [{{name: {name}}}]}}\n",
                 node_name(index)

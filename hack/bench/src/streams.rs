@@ -42,7 +42,7 @@ pub(crate) struct Streams {
 /// Measures all of it.
 pub(crate) async fn streams(world: &World, subject: &Subject) -> Result<Streams> {
     let script = format!(
-        "mkdir /www; head -c {BYTES} /dev/zero > /www/body; yes {} | head -n {LINES}; echo end >&2; exec httpd -f -p 8080 -h /www",
+        "mkdir /www; head -c {BYTES} /dev/zero > /www/body; yes {} | head -n {LINES}; echo end; exec httpd -f -p 8080 -h /www",
         "x".repeat(99)
     );
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": POD}, "spec": {

@@ -151,6 +151,23 @@ fn a_known_version_is_read_again_where_its_document_is_needed() {
 }
 
 #[test]
+fn the_document_of_what_has_started_is_kept_only_if_it_has_no_instance() {
+    let table = Table::default();
+    let mut running = pod("a", 1);
+    running.status["containerStatuses"] = json!([{"name": "c", "state": {"running": {}}}]);
+    table.listing(Side::Host);
+    table.proxy_seen(&running, 0, Some(0));
+    assert!(table.body(&uid("a")).is_none(), "thousands of them are listed before their instances are");
+    table.listed(Side::Host);
+    table.listing(Side::Site(0));
+    table.listed(Side::Site(0));
+    assert_eq!(table.step(&uid("a"), Event::Look), [Action::Create]);
+    assert_eq!(table.proxy_known(&running), None);
+    table.proxy_seen(&running, 0, Some(0));
+    assert!(table.body(&uid("a")).is_some(), "it was read again");
+}
+
+#[test]
 fn the_document_is_kept_only_until_an_instance_is_made_of_it() {
     let table = listed();
     table.proxy_seen(&pod("a", 1), 0, Some(0));
