@@ -35,6 +35,10 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 /// An unchanged status is written this often. (nodeStatusReportFrequency)
 const REPORT: Duration = Duration::from_secs(300);
 
+/// A status that somebody has replaced is written again this long after it was written, at the earliest: who replaces each that
+/// we write should not be answered at once for ever.
+const INSIST: Duration = Duration::from_secs(5);
+
 /// Changes of capacity are gathered for this long before they are written.
 const GATHER: Duration = Duration::from_millis(500);
 
@@ -209,6 +213,7 @@ impl NodeController {
         let mut reports = self.provider.node_status();
         let mut contact = self.contact.clone();
         let mut written: Option<(Instant, Value)> = None;
+        let mut overruled = false;
         let (mut worn, mut kept_off) = (None, KeptOff::default());
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -224,7 +229,7 @@ impl NodeController {
                         self.tell_labels(&node);
                         kept_off = KeptOff::of(&node.metadata);
                         let status = node.status.unwrap_or_default();
-                        written = written.filter(|(_, ours)| status::shows(&status, ours));
+                        overruled = written.as_ref().is_some_and(|(_, ours)| !status::shows(&status, ours));
                     }
                     Err(error) => tracing::debug!(node = self.identity.name, %error, "the node's watch is interrupted"),
                 },
@@ -244,10 +249,12 @@ impl NodeController {
             if worn.as_ref() != Some(&wanted) && self.dress(&metadata, &report).await.is_ok() {
                 worn = Some(wanted);
             }
-            let due = written.as_ref().is_none_or(|(at, was)| at.elapsed() >= REPORT || *was != status);
+            let due = written
+                .as_ref()
+                .is_none_or(|(at, was)| *was != status || at.elapsed() >= if overruled { INSIST } else { REPORT });
             if due {
                 match self.write_status(&status).await {
-                    Ok(()) => written = Some((Instant::now(), status)),
+                    Ok(()) => (written, overruled) = (Some((Instant::now(), status)), false),
                     Err(error) => {
                         tracing::warn!(node = self.identity.name, %error, "the node's status was not written; trying again");
                     }

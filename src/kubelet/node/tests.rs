@@ -13,13 +13,23 @@ use super::*;
 /// When the status was written, and which.
 type Writes = Arc<Mutex<Vec<(Duration, Value)>>>;
 
-/// A host that has the node.
-fn host(writes: Writes) -> Client {
+/// A host that has the node. A stubborn one shows none of what is written, and says so ten times a second.
+fn host(writes: Writes, stubborn: bool) -> Client {
     let begin = Instant::now();
     let service = tower::service_fn(move |request: Request<Body>| {
         let writes = writes.clone();
         async move {
             let query = request.uri().query().unwrap_or_default();
+            if query.contains("watch=") && stubborn {
+                let tell = futures::stream::unfold(2_u64, |version| async move {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    let event = json!({"type": "MODIFIED", "object": {"apiVersion": "v1", "kind": "Node", "spec": {},
+                        "metadata": {"name": "n", "uid": "u", "resourceVersion": version.to_string()}, "status": {}}});
+                    let line = Bytes::from(format!("{event}\n"));
+                    Some((Ok::<_, Infallible>(hyper::body::Frame::data(line)), version + 1))
+                });
+                return Ok(Response::new(StreamBody::new(tell).boxed_unsync()));
+            }
             if query.contains("watch=") {
                 let nothing = futures::stream::pending::<Result<hyper::body::Frame<Bytes>, Infallible>>();
                 return Ok(Response::new(StreamBody::new(nothing).boxed_unsync()));
@@ -30,7 +40,8 @@ fn host(writes: Writes) -> Client {
                 let patch: Value = serde_json::from_slice(&patch).unwrap();
                 writes.lock().unwrap().push((begin.elapsed(), patch["status"].clone()));
             }
-            let status = writes.lock().unwrap().last().map_or(json!({}), |(_, status)| status.clone());
+            let shown = writes.lock().unwrap().last().filter(|_| !stubborn).map(|(_, status)| status.clone());
+            let status = shown.unwrap_or_else(|| json!({}));
             let node = json!({"apiVersion": "v1", "kind": "Node",
                 "metadata": {"name": "n", "uid": "u", "resourceVersion": "1"}, "spec": {}, "status": status});
             let list =
@@ -55,12 +66,8 @@ impl NodeProvider for Provider {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_status_is_written_when_it_changes_and_every_five_minutes() {
-    let writes = Writes::default();
-    let client = host(writes.clone());
-    let (change, report) = watch::channel(NodeReport::default());
-    let (_contact, contact) = watch::channel(Contact::Answers);
+fn controller(client: Client, report: watch::Receiver<NodeReport>) -> NodeController {
+    let contact = watch::Sender::new(Contact::Answers).subscribe();
     let identity = NodeIdentity {
         name: "n".into(),
         ip: "192.0.2.1".into(),
@@ -71,7 +78,31 @@ async fn a_status_is_written_when_it_changes_and_every_five_minutes() {
         annotations: BTreeMap::new(),
     };
     let connect: Connect = Arc::new(|| Box::pin(async { Err("there is no lease here".into()) }));
-    let node = NodeController::new(identity, client, connect, Arc::new(Provider(report)), contact);
+    NodeController::new(identity, client, connect, Arc::new(Provider(report)), contact)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_is_never_shown_is_written_with_pauses() {
+    let writes = Writes::default();
+    let (_change, report) = watch::channel(NodeReport::default());
+    let node = controller(host(writes.clone(), true), report);
+    let shutdown = CancellationToken::new();
+    let keeping = tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move { node.keep_status(false, &shutdown).await }
+    });
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    shutdown.cancel();
+    keeping.await.unwrap();
+    let many = writes.lock().unwrap().len();
+    assert!((6..=13).contains(&many), "{many} times in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_is_written_when_it_changes_and_every_five_minutes() {
+    let writes = Writes::default();
+    let (change, report) = watch::channel(NodeReport::default());
+    let node = controller(host(writes.clone(), false), report);
     let shutdown = CancellationToken::new();
     let keeping = tokio::spawn({
         let shutdown = shutdown.clone();

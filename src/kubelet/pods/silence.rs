@@ -23,7 +23,8 @@ use crate::kubelet::table::Uid;
 const CALM: Duration = Duration::from_secs(10);
 const ALERT: Duration = Duration::from_secs(1);
 
-/// A proxy is kept from eviction when it is this old, or as soon as its side is in doubt. So late, because it is a change of the
+/// A proxy is kept from eviction when it is this old, or as soon as its side is silent; a short break is no reason, since the
+/// host evicts nobody for another five minutes. So late, because it is a change of the
 /// spec, and who counts the generations of a fresh pod should count his own changes only (Kubernetes' suites do so for four
 /// and a half minutes), and because a pod of a short life then costs no write. Who is younger when all replicas end for good is
 /// evicted as from any node that is gone: 350 s later, at the soonest.
@@ -109,9 +110,9 @@ impl Shell {
         }
     }
 
-    /// Keeps old proxies from eviction, and all of them once something may be wrong.
+    /// Keeps old proxies from eviction, and all of them once their side is silent.
     fn lift(&self, site: Index, contact: &Contact) {
-        let age = if matches!(contact, Contact::Answers | Contact::Unheard) { AGE } else { Duration::ZERO };
+        let age = if contact.is_silent() { Duration::ZERO } else { AGE };
         for uid in self.table.evictable(site, age) {
             self.table.step(&uid, Event::LiftDue);
             self.queue.add(&uid);
