@@ -79,8 +79,10 @@ fn leave(record: &Record, proxy: &ProxyView) -> Vec<Action> {
         Presence::There(instance) => {
             let asked = instance.deleting.is_some_and(|now| grace.is_some_and(|grace| now <= grace));
             let mut actions = if asked { vec![] } else { stop(record, instance, grace) };
-            // What a late request has started after the end is stopped, but no news: a terminal phase never changes.
-            if !proxy.health.phase.terminal() || instance.health.phase == proxy.health.phase {
+            // What a late request has started after the end is stopped, but no news: a terminal phase never changes. Nor is what
+            // runs where the proxy does not say.
+            let news = !proxy.health.phase.terminal() || instance.health.phase == proxy.health.phase;
+            if news && !misplaced(proxy, instance) {
                 actions.extend(mirror(record, proxy, instance, Evidence::Instance));
             }
             actions

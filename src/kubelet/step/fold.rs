@@ -185,9 +185,16 @@ fn see_proxy(record: &mut Record, proxy: ProxyView) {
     sort_out(record);
 }
 
-/// What is there once the instance has gone: the second one, if there is one.
+/// What is there once the instance has gone: the second one, if there is one. The end of one where the proxy does not say tells
+/// nothing of where it says; whoever has listed that knows.
 fn succeed(record: &mut Record) -> Presence<InstanceView> {
-    record.elsewhere.take().map_or(Presence::Absent, |other| Presence::There(*other))
+    if let Some(other) = record.elsewhere.take() {
+        return Presence::There(*other);
+    }
+    match (&record.proxy, &record.instance) {
+        (Presence::There(proxy), Presence::There(instance)) if misplaced(proxy, instance) => Presence::Unknown,
+        _ => Presence::Absent,
+    }
 }
 
 /// Of two instances, the one where the proxy says counts.
@@ -231,7 +238,8 @@ fn see_instance(record: &mut Record, instance: InstanceView) {
     record.memo.sought = false;
     record.memo.ran |= instance.started;
     record.memo.moving &= !instance.started;
-    if instance.health.phase.terminal() && instance.deleting.is_none() {
+    let placed = record.proxy.there().is_none_or(|proxy| !misplaced(proxy, &instance));
+    if placed && instance.health.phase.terminal() && instance.deleting.is_none() {
         record.memo.ended = Some(instance.uid.clone());
     } else if record.memo.ended.as_ref() != Some(&instance.uid) {
         record.memo.ended = None;

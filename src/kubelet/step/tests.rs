@@ -493,12 +493,40 @@ fn an_end_that_the_host_refuses_to_show_keeps_no_proxy() {
     assert_eq!(step(&mut record, Event::Answer(Answer::StatusRefused)), [Action::DeleteProxy]);
 }
 
+/// What follows once the site where the proxy says is known to have nothing, which whoever has its list concludes.
+fn listed_there(record: &mut Record) -> Vec<Action> {
+    assert_eq!(record.instance, Presence::Unknown);
+    record.instance = Presence::Absent;
+    step(record, Event::Look)
+}
+
 /// A pod that has moved to site 1, where an instance of a smaller version runs.
 fn moved() -> Record {
     let mut record = listed();
     step(&mut record, Event::ProxySeen(ProxyView { site: Some(1), health: running(), ..proxy(1) }));
     step(&mut record, Event::InstanceSeen(InstanceView { site: 1, health: running(), ..instance("new", 5) }));
     record
+}
+
+#[test]
+fn the_end_of_one_that_is_astray_tells_nothing_of_where_the_pod_should_be() {
+    // A process begins; the site that counts is not listed yet, and the other one is.
+    let mut record = Record::default();
+    let proxy = ProxyView { site: Some(1), deleting: Some(30), health: running(), ..proxy(1) };
+    step(&mut record, Event::ProxySeen(proxy));
+    let astray = InstanceView { health: running(), ..instance("old", 4) };
+    assert_eq!(
+        step(&mut record, Event::InstanceSeen(astray.clone())),
+        [delete("old", Some(30))],
+        "it is no news for home"
+    );
+    let over = InstanceView { version: 5, deleting: Some(30), health: ended(Phase::Failed), ..astray };
+    assert_eq!(step(&mut record, Event::InstanceSeen(over)), []);
+    assert_eq!(step(&mut record, Event::InstanceGone("old".into())), [], "the proxy waits for the list");
+    assert_eq!((&record.instance, &record.memo.ended), (&Presence::Unknown, &None));
+    step(&mut record, Event::InstanceSeen(InstanceView { site: 1, health: running(), ..instance("new", 1) }));
+    let stop = Action::Delete { instance: "new".into(), site: 1, grace: Some(30) };
+    assert_eq!(step(&mut record, Event::Look)[0], stop);
 }
 
 #[test]
@@ -531,8 +559,8 @@ fn a_proxy_goes_after_both_of_its_instances() {
     step(&mut record, Event::ProxySeen(leaving));
     let actions = step(&mut record, Event::InstanceGone("new".into()));
     assert_eq!(actions[0], delete("old", Some(30)));
-    let actions = step(&mut record, Event::InstanceGone("old".into()));
-    assert_eq!(actions, [Action::Report { evidence: Evidence::Ended, urgent: true }]);
+    assert_eq!(step(&mut record, Event::InstanceGone("old".into())), [], "it says nothing of the other site");
+    assert_eq!(listed_there(&mut record), [Action::Report { evidence: Evidence::Ended, urgent: true }]);
 }
 
 #[test]
@@ -585,7 +613,8 @@ fn a_doubt_about_one_site_outlasts_what_is_seen_at_another() {
     step(&mut record, Event::Answer(Answer::Doubtful(Some(1))));
     step(&mut record, Event::InstanceSeen(InstanceView { deleting: Some(30), ..instance("late", 2) }));
     step(&mut record, Event::ProxySeen(ProxyView { site: Some(1), deleting: Some(30), ..proxy(2) }));
-    assert_eq!(step(&mut record, Event::InstanceGone("late".into())), [Action::FindInstance]);
+    step(&mut record, Event::InstanceGone("late".into()));
+    assert_eq!(listed_there(&mut record), [Action::FindInstance]);
 }
 
 #[test]
@@ -603,7 +632,8 @@ fn what_an_answer_has_told_of_is_looked_for_before_anything_is_made_elsewhere() 
     assert_eq!(step(&mut record, Event::Retry), [Action::FindElsewhere(0)]);
     let actions = step(&mut record, Event::Answer(Answer::Created(instance("i", 1))));
     assert_eq!(actions[0], delete("i", None), "it is there, and goes first");
-    assert_eq!(step(&mut record, Event::InstanceGone("i".into())), [Action::Create]);
+    step(&mut record, Event::InstanceGone("i".into()));
+    assert_eq!(listed_there(&mut record), [Action::Create]);
 
     let mut record = doubtful(moved.clone());
     assert_eq!(step(&mut record, Event::Answer(Answer::NotElsewhere(0))), [Action::Create], "it has gone since");
