@@ -21,14 +21,15 @@ pub(super) fn fold(record: &mut Record, event: Event) {
             record.memo.delete_blocked = false;
         }
         Event::InstanceGone(uid) => {
-            // Of an instance that was never seen nothing follows for the one that is there.
-            if record.instance.there().is_none_or(|known| known.uid == uid) {
+            // Of an instance that was never seen nothing follows for the one that is there, or may be at another site.
+            if record.instance.there().is_some_and(|known| known.uid == uid) {
                 record.instance = succeed(record);
             }
             bury(record, uid);
         }
         Event::NoInstance => {
-            let next = succeed(record);
+            let known = record.instance.there().is_some();
+            let next = if known { succeed(record) } else { Presence::Absent };
             if let Presence::There(known) = std::mem::replace(&mut record.instance, next) {
                 bury(record, known.uid);
             }
@@ -186,14 +187,16 @@ fn see_proxy(record: &mut Record, proxy: ProxyView) {
 }
 
 /// What is there once the instance has gone: the second one, if there is one. The end of one where the proxy does not say tells
-/// nothing of where it says; whoever has listed that knows.
+/// nothing of where it says, which may not be known yet; whoever has listed that knows.
 fn succeed(record: &mut Record) -> Presence<InstanceView> {
     if let Some(other) = record.elsewhere.take() {
         return Presence::There(*other);
     }
     match (&record.proxy, &record.instance) {
-        (Presence::There(proxy), Presence::There(instance)) if misplaced(proxy, instance) => Presence::Unknown,
-        _ => Presence::Absent,
+        (Presence::There(proxy), Presence::There(instance)) if !misplaced(proxy, instance) => Presence::Absent,
+        // Nothing is made there any more.
+        (Presence::Absent, _) => Presence::Absent,
+        _ => Presence::Unknown,
     }
 }
 

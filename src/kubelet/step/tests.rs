@@ -527,6 +527,14 @@ fn the_end_of_one_that_is_astray_tells_nothing_of_where_the_pod_should_be() {
     step(&mut record, Event::InstanceSeen(InstanceView { site: 1, health: running(), ..instance("new", 1) }));
     let stop = Action::Delete { instance: "new".into(), site: 1, grace: Some(30) };
     assert_eq!(step(&mut record, Event::Look)[0], stop);
+
+    // The same, when its end is heard of before the proxy is.
+    let mut record = Record::default();
+    step(&mut record, Event::InstanceSeen(instance("old", 4)));
+    step(&mut record, Event::InstanceGone("old".into()));
+    assert_eq!(record.instance, Presence::Unknown);
+    assert_eq!(step(&mut record, Event::InstanceGone("older".into())), []);
+    assert_eq!(record.instance, Presence::Unknown, "nor is one told of that was never seen");
 }
 
 #[test]
