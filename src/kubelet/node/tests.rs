@@ -66,7 +66,8 @@ impl NodeProvider for Provider {
     }
 }
 
-fn controller(client: Client, report: watch::Receiver<NodeReport>) -> NodeController {
+/// Keeps the node's status until the token is cancelled.
+fn keep(client: Client, report: watch::Receiver<NodeReport>) -> (CancellationToken, tokio::task::JoinHandle<Ended>) {
     let contact = watch::Sender::new(Contact::Answers).subscribe();
     let identity = NodeIdentity {
         name: "n".into(),
@@ -78,19 +79,17 @@ fn controller(client: Client, report: watch::Receiver<NodeReport>) -> NodeContro
         annotations: BTreeMap::new(),
     };
     let connect: Connect = Arc::new(|| Box::pin(async { Err("there is no lease here".into()) }));
-    NodeController::new(identity, client, connect, Arc::new(Provider(report)), contact)
+    let node = NodeController::new(identity, client, connect, Arc::new(Provider(report)), contact);
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    (shutdown, tokio::spawn(async move { node.keep_status(false, &stop).await }))
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_status_that_is_never_shown_is_written_with_pauses() {
     let writes = Writes::default();
     let (_change, report) = watch::channel(NodeReport::default());
-    let node = controller(host(writes.clone(), true), report);
-    let shutdown = CancellationToken::new();
-    let keeping = tokio::spawn({
-        let shutdown = shutdown.clone();
-        async move { node.keep_status(false, &shutdown).await }
-    });
+    let (shutdown, keeping) = keep(host(writes.clone(), true), report);
     tokio::time::sleep(Duration::from_secs(60)).await;
     shutdown.cancel();
     keeping.await.unwrap();
@@ -102,12 +101,7 @@ async fn a_status_that_is_never_shown_is_written_with_pauses() {
 async fn a_status_is_written_when_it_changes_and_every_five_minutes() {
     let writes = Writes::default();
     let (change, report) = watch::channel(NodeReport::default());
-    let node = controller(host(writes.clone(), false), report);
-    let shutdown = CancellationToken::new();
-    let keeping = tokio::spawn({
-        let shutdown = shutdown.clone();
-        async move { node.keep_status(false, &shutdown).await }
-    });
+    let (shutdown, keeping) = keep(host(writes.clone(), false), report);
     tokio::time::sleep(Duration::from_secs(700)).await;
     change.send_modify(|report| _ = report.capacity.insert("cpu".into(), "4".into()));
     tokio::time::sleep(Duration::from_secs(295)).await;
