@@ -241,6 +241,45 @@ fn a_delegate_without_labels_is_not_gone_because_nobody_answers() -> Result<()> 
 }
 
 #[test]
+fn labels_that_are_lost_while_nobody_looks_are_put_back() -> Result<()> {
+    let scene = Scene::new("stripped", &[])?;
+    let kept = scene.running("kept")?;
+    let home = scene.world.record_home()?;
+    let strip = || {
+        let labels = json!({"longshore.dev/host": null, "longshore.dev/node": null, "longshore.dev/uid": null});
+        scene.world.east.patch("pods", "kept", &json!({"metadata": {"labels": labels}}))
+    };
+    let labelled = || {
+        let whose = kept.0.uid();
+        scene.world.east.wait_for_pod("kept", "labelled again", |pod| pod.label("longshore.dev/uid") == whose)
+    };
+    // No watch tells of it, and the next list does not show it.
+    let list = |asked: &Asked| pods(asked) && !asked.is_write() && !asked.path.ends_with("/kept");
+    scene.target.always(list, Fault::Status(503, None));
+    scene.target.expire_watches();
+    scene.world.east.wait("a list to be refused", secs(20), |_| {
+        ensure!(scene.target.asked().iter().any(|asked| list(asked) && asked.status == 503), "none was");
+        Ok(())
+    })?;
+    strip()?;
+    scene.target.stop();
+    labelled()?;
+    scene.ensure_untouched(&kept)?;
+
+    // Nor does a process know of it that was not there.
+    scene.world.longshore().kill9()?;
+    strip()?;
+    scene.world.longshore().restart()?;
+    labelled()?;
+    scene.ensure_untouched(&kept)?;
+    let noticed = home.observations()?.into_iter().any(|one| one.pod.uid() == kept.0.uid() && !one.pod.is_ready());
+    assert!(!noticed, "{}", home.tell());
+    scene.world.host.delete("pods", "kept")?;
+    scene.world.host.wait_for_gone(&kept.0)?;
+    scene.world.east.wait_for_gone(&kept.1)
+}
+
+#[test]
 fn an_event_that_was_lost_is_made_good() -> Result<()> {
     let scene = Scene::new("lost", &["--relist", "5"])?;
     let (_, delegate) = scene.running("leaving")?;

@@ -33,6 +33,8 @@ pub const NODE: &str = "longshore.dev/node";
 /// Label of a delegate: the UID of the proxy, its identity on both sides.
 pub const UID: &str = "longshore.dev/uid";
 
+/// Annotation of a delegate: whose it is ([`origin`]), for the day on which somebody takes its labels off.
+pub const ORIGIN: &str = "longshore.dev/origin";
 /// Annotation of a delegate: the namespace of the proxy.
 pub const NAMESPACE: &str = "longshore.dev/namespace";
 /// Annotation of a delegate: the name of the proxy.
@@ -89,6 +91,11 @@ pub const HOME_ANNOTATION: &str = "longshore.dev/home-annotation-";
 /// The annotation in which `kubectl apply` keeps a manifest. On a delegate it would be a lie that kubectl believes.
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
+/// The values of [`HOST`], [`NODE`] and [`UID`] in one: none of them can have a slash, as values of labels.
+pub fn origin(host_id: &str, node: &str, uid: &str) -> String {
+    format!("{host_id}/{node}/{uid}")
+}
+
 /// Whether a delegate's label of this key is ours, whoever set it before.
 pub fn owns_label(key: &str) -> bool {
     [HOST, NODE, UID].contains(&key)
@@ -97,6 +104,7 @@ pub fn owns_label(key: &str) -> bool {
 /// Whether a delegate's annotation of this key is ours, whoever set it before.
 pub fn owns_annotation(key: &str) -> bool {
     [
+        ORIGIN,
         NAMESPACE,
         NAME,
         SENT,
@@ -130,6 +138,7 @@ mod tests {
             HOST,
             NODE,
             UID,
+            ORIGIN,
             NAMESPACE,
             NAME,
             SENT,

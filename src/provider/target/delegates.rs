@@ -41,6 +41,7 @@ const ATTEMPTS: usize = 4;
 pub(super) struct Delegates {
     client: Client,
     host_id: String,
+    node: String,
     /// Selects them.
     selector: String,
     addresses: Addresses,
@@ -58,10 +59,10 @@ pub(super) struct Delegates {
 
 impl Delegates {
     pub(super) fn new(setup: &TargetSetup, health: Arc<Health>, follow: Arc<Follow>, load: Arc<Load>) -> Self {
-        let (client, host_id) = (setup.client.clone(), setup.host_id.clone());
+        let (client, host_id, node) = (setup.client.clone(), setup.host_id.clone(), setup.node_name.clone());
         let reach = setup.reach.clone();
         Self {
-            selector: format!("{}={host_id},{}={}", names::HOST, names::NODE, setup.node_name),
+            selector: format!("{}={host_id},{}={node}", names::HOST, names::NODE),
             events: Events::new(client.clone(), reach.clone(), &setup.name, setup.tales),
             addresses: setup.addresses,
             places: setup.places.clone(),
@@ -71,6 +72,7 @@ impl Delegates {
             reach,
             client,
             host_id,
+            node,
             health,
             follow,
         }
@@ -115,13 +117,13 @@ impl Delegates {
             return Err(PodError::Namesake(format!("{namespace}/{name} has just gone")));
         };
         readable(&holder)?;
+        if let Some(ours) = self.identify(&holder, key).await? {
+            return self.read(&ours);
+        }
         if holder.label(names::HOST) != Some(&self.host_id) {
             return Err(PodError::Stranger(format!(
                 "the target has a pod {namespace}/{name} that is not ours; rename one of the two, or delete the one there"
             )));
-        }
-        if holder.label(names::UID) == Some(&key.uid) {
-            return self.read(&holder);
         }
         Err(PodError::Namesake(format!("{namespace}/{name}, UID {}", holder.uid())))
     }
@@ -212,8 +214,23 @@ impl Delegates {
 
     pub(super) async fn get(&self, namespace: &str, name: &str, key: &PodKey) -> Result<Option<ProviderPod>, PodError> {
         let found = self.api(namespace).get_opt(name).await.map_err(|error| refusal(error, "pods"))?;
-        found.as_ref().map(readable).transpose()?;
-        found.filter(|pod| pod.label(names::UID) == Some(&key.uid)).map(|pod| self.read(&pod)).transpose()
+        let Some(found) = found else { return Ok(None) };
+        readable(&found)?;
+        self.identify(&found, key).await?.map(|pod| self.read(&pod)).transpose()
+    }
+
+    /// This pod, if it is the delegate of this proxy. Its labels say so, or they have been taken off while nobody looked:
+    /// then they are put back, since no list would ever show it again.
+    async fn identify(&self, pod: &PodDocument, key: &PodKey) -> Result<Option<PodDocument>, PodError> {
+        if pod.label(names::UID) == Some(&key.uid) {
+            return Ok(Some(pod.clone()));
+        }
+        if pod.annotation(names::ORIGIN) != Some(&names::origin(&self.host_id, &self.node, &key.uid)) {
+            return Ok(None);
+        }
+        let labels = [(names::HOST, &*self.host_id), (names::NODE, &self.node), (names::UID, &key.uid)];
+        let relabelled = self.relabel(pod, labels.map(|(key, value)| (key, Some(value)))).await;
+        relabelled.map(Some).map_err(|error| refusal(error, "pods"))
     }
 
     pub(super) async fn list(&self) -> Result<Vec<ProviderPod>, PodError> {
@@ -360,21 +377,25 @@ impl Delegates {
 
     /// Puts our labels back on a pod; `None` if it is there no more.
     async fn restore(&self, pod: &PodDocument) -> kube::Result<Option<PodDocument>> {
-        let api = self.api(pod.namespace());
-        let there = api.get_opt(pod.name()).await?;
+        let there = self.api(pod.namespace()).get_opt(pod.name()).await?;
         let Some(there) = there.filter(|there| there.uid() == pod.uid()) else { return Ok(None) };
         // The event shows the pod as it was when it still matched.
         let labels = [names::HOST, names::NODE, names::UID].map(|key| (key, pod.label(key)));
         if labels.iter().all(|(key, value)| there.label(key) == *value) {
             return Ok(Some(there));
         }
+        self.relabel(&there, labels).await.map(Some)
+    }
+
+    /// Puts labels on a pod, and only on this one.
+    async fn relabel(&self, pod: &PodDocument, labels: [(&str, Option<&str>); 3]) -> kube::Result<PodDocument> {
         let labels: serde_json::Map<_, _> = labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
         let patch = serde_json::json!({"metadata": {"uid": pod.uid(), "labels": labels}});
         tracing::warn!(
             pod = format!("{}/{}", pod.namespace(), pod.name()),
             "somebody took our labels off; restoring them"
         );
-        api.patch(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await.map(Some)
+        self.api(pod.namespace()).patch(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await
     }
 }
 

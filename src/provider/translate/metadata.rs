@@ -67,6 +67,7 @@ pub(super) fn build(
         }
         labels.insert(key.into(), value.into());
     }
+    annotations.insert(names::ORIGIN.into(), names::origin(&site.host_id, &site.node_name, proxy.uid()));
     annotations.insert(names::NAMESPACE.into(), proxy.namespace().into());
     annotations.insert(names::NAME.into(), proxy.name().into());
     annotations.insert(names::SENT.into(), fingerprint::hex(fingerprint::fingerprint(proxy)));
@@ -142,7 +143,8 @@ mod tests {
         let expected = json!({"name": "web", "namespace": "far",
             "labels": {"app": "web", "longshore.dev/host": "home-1", "longshore.dev/node": "virtual",
                 "longshore.dev/uid": "u-1"},
-            "annotations": {"note": "n", "longshore.dev/offload": "true", "longshore.dev/namespace": "shop",
+            "annotations": {"note": "n", "longshore.dev/offload": "true",
+                "longshore.dev/origin": "home-1/virtual/u-1", "longshore.dev/namespace": "shop",
                 "longshore.dev/name": "web", "longshore.dev/sent": null, "longshore.dev/labels": "all",
                 "longshore.dev/last": "{\"labels\":[\"app\"],\
                     \"annotations\":[\"longshore.dev/labels\",\"longshore.dev/offload\",\"note\"],\"images\":{}}"},
