@@ -2,21 +2,27 @@
 //!
 //! A watch tells each change once. One that was lost on the way, by a proxy or a bug of whoever, would stay lost for as long as
 //! the watch can be resumed, which may be for ever. A complete list makes good for it.
+//!
+//! A list comes as the beginning of a watch (KEP-3157) where the API server has that, which all do from 1.34 on: one object after
+//! the other, by one request, and neither side has to have a page of them in memory. Older ones are asked for pages.
 
 use std::fmt::Debug;
 use std::future::poll_fn;
+use std::iter::once;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::stream::{BoxStream, unfold};
+use futures::stream::{BoxStream, iter, unfold};
 use futures::{Stream, StreamExt};
 use kube::Api;
-use kube::core::Resource;
+use kube::core::{Resource, Status};
 use kube::runtime::{WatchStreamExt, watcher};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-/// How many objects are listed at a time. A page is in memory as a whole, as text and as documents: with 500 of kube's own
+/// How many objects are listed at a time where they come in pages. A page is in memory as a whole, as text and as documents: with 500 of kube's own
 /// choice, a list would take more than all records of ten thousand pods.
 const PAGE: u32 = 100;
 
@@ -45,32 +51,71 @@ pub(crate) fn watch_all<K>(
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let config = config.page_size(PAGE);
+    let paged = Arc::new(AtomicBool::new(false));
+    let asked = paged.clone();
     let begin = move || {
+        let paged = asked.load(Ordering::Relaxed);
+        let config = if paged { config.clone().page_size(PAGE) } else { config.clone().streaming_lists() };
         let one = |api: Api<K>| {
             let config = config.clone();
-            move || watcher(api.clone(), config.clone()).backoff(crate::backoff::of_watches()).boxed()
+            move || {
+                let stream = watcher(api.clone(), config.clone()).backoff(crate::backoff::of_watches());
+                if paged { stream.boxed() } else { announced(stream).boxed() }
+            }
         };
         match places.as_slice() {
             [only] => one(only.clone())(),
             places => together(places.iter().cloned().map(one).collect()),
         }
     };
-    unfold((begin(), begin, deadline(after), true), move |(mut stream, begin, mut due, mut listing)| async move {
-        loop {
-            let Some(item) = next(&mut stream, due.filter(|_| !listing)).await else {
-                (stream, listing) = (begin(), true);
-                continue;
-            };
-            let item = item?;
-            match &item {
-                Ok(watcher::Event::Init) => listing = true,
-                Ok(watcher::Event::InitDone) => (due, listing) = (deadline(after), false),
-                _ => {}
+    unfold((begin(), begin, deadline(after), true), move |(mut stream, begin, mut due, mut listing)| {
+        let paged = paged.clone();
+        async move {
+            loop {
+                let Some(item) = next(&mut stream, due.filter(|_| !listing)).await else {
+                    (stream, listing) = (begin(), true);
+                    continue;
+                };
+                let item = item?;
+                match &item {
+                    Ok(watcher::Event::Init) => listing = true,
+                    Ok(watcher::Event::InitDone) => (due, listing) = (deadline(after), false),
+                    Err(error) if wants_pages(error) && !paged.swap(true, Ordering::Relaxed) => {
+                        (stream, listing) = (begin(), true);
+                        continue;
+                    }
+                    _ => {}
+                }
+                return Some((item, (stream, begin, due, listing)));
             }
-            return Some((item, (stream, begin, due, listing)));
         }
     })
+}
+
+/// Says at once that a list is due. kube says so of a list that comes as a watch only when that has begun, which may be much later,
+/// and until then whoever listens would take for complete what nobody tells any more. It may be said twice.
+fn announced<K>(stream: impl Stream<Item = Item<K>>) -> impl Stream<Item = Item<K>> {
+    let due = |item: &Item<K>| match item {
+        Err(watcher::Error::WatchError(status)) => status.code == 410,
+        Err(error) => matches!(error, watcher::Error::NoResourceVersion),
+        Ok(_) => false,
+    };
+    let init = || Ok(watcher::Event::Init);
+    let told = stream.flat_map(move |item| {
+        let anew = due(&item).then(init);
+        iter(once(item).chain(anew))
+    });
+    iter(once(init())).chain(told)
+}
+
+/// Whether a watch was refused because the API server cannot begin one with a list: it calls the parameters invalid, whether it
+/// knows one of them or both (`ValidateListOptions` of apimachinery).
+fn wants_pages(error: &watcher::Error) -> bool {
+    let says = |status: &Status| {
+        status.is_invalid()
+            && ["sendInitialEvents", "resourceVersionMatch"].iter().any(|field| status.message.contains(field))
+    };
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if says(status))
 }
 
 /// How far the list of one of several places is.
@@ -225,6 +270,32 @@ mod tests {
             }
             places
         }
+    }
+
+    #[test]
+    fn a_list_is_announced_before_it_begins() {
+        let status = |code| Err(watcher::Error::WatchError(Box::new(Status { code, ..Status::default() })));
+        let told = |items: Vec<Item<&'static str>>| {
+            let all = announced(iter(items)).collect::<Vec<_>>();
+            let all = futures::FutureExt::now_or_never(all).unwrap();
+            all.iter().map(|item| matches!(item, Ok(Event::Init))).collect::<Vec<_>>()
+        };
+        assert_eq!(told(vec![Ok(Event::InitDone), status(500), status(410)]), [true, false, false, false, true]);
+        assert_eq!(told(vec![Err(watcher::Error::NoResourceVersion)]), [true, false, true]);
+    }
+
+    #[test]
+    fn pages_are_asked_for_where_a_watch_cannot_begin_with_a_list() {
+        let refused = |code, reason: &str, message: &str| {
+            let status = Status { code, reason: reason.into(), message: message.into(), ..Status::default() };
+            wants_pages(&watcher::Error::WatchStartFailed(kube::Error::Api(Box::new(status))))
+        };
+        // As 1.26 says it, and 1.33.
+        let old = "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch";
+        let off = "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch \
+                   unless the WatchList feature gate is enabled";
+        assert!(refused(422, "Invalid", old) && refused(422, "Invalid", off));
+        assert!(!refused(403, "Forbidden", off) && !refused(422, "Invalid", "fieldSelector: no"));
     }
 
     #[test]

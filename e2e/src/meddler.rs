@@ -54,13 +54,25 @@ impl Asked {
         self.path.split('/').any(|part| part == plural)
     }
 
+    /// Whether it is a watch that begins with a list.
+    pub fn begins_with_list(&self) -> bool {
+        self.is_watch() && self.query.contains("sendInitialEvents=true")
+    }
+
+    /// Whether it asks for all such objects that there are, in a list or at the beginning of a watch.
+    pub fn is_list_of(&self, plural: &str) -> bool {
+        let all = self.path.rsplit('/').next() == Some(plural) && !self.is_write();
+        all && (!self.is_watch() || self.begins_with_list())
+    }
+
     /// Whether it changes anything, or would.
     pub fn is_write(&self) -> bool {
         self.method != "GET"
     }
 }
 
-/// Changes an object of an answer: an item of a list (`LISTED`), or that of a watch's event of this type. `false` leaves it
+/// Changes an object of an answer: one of a list (`LISTED`), also of one that a watch begins with, or that of a watch's event of
+/// this type. `false` leaves it
 /// out.
 type Edit = Arc<dyn Fn(&str, &mut Value) -> bool + Send + Sync>;
 
@@ -73,7 +85,7 @@ pub enum Fault {
     Late(Duration),
     /// The request arrives when it is let go ([`Meddler::release`]), also if nobody waits for its answer any more.
     Held,
-    /// The request arrives, and the connection breaks after so many bytes of the answer's body.
+    /// The request arrives, and the connection breaks after so many bytes of the answer's body; that of a watch as they come.
     Cut(usize),
     /// The request does not arrive, and is answered with something that is no answer to it.
     Garbage,
@@ -309,6 +321,19 @@ impl Shared {
             told = told.header(name, value);
         }
         let body = match fault {
+            Some(Fault::Cut(bytes)) if asked.is_watch() => {
+                let body = body.into_data_stream();
+                let pieces = futures::stream::unfold((body, bytes), |(mut body, left)| async move {
+                    let cut = || Err(std::io::Error::other("meddled with: cut"));
+                    let piece = match body.next().await? {
+                        Ok(chunk) if left > 0 => Ok(Frame::data(chunk.slice(..left.min(chunk.len())))),
+                        _ => cut(),
+                    };
+                    let sent = piece.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
+                    Some((piece, (body, left - sent)))
+                });
+                BodyExt::boxed(StreamBody::new(pieces))
+            }
             Some(Fault::Cut(bytes)) => {
                 let whole = body.collect().await?.to_bytes();
                 let begun = whole.slice(..bytes.min(whole.len()));
@@ -347,7 +372,7 @@ impl Shared {
         mut sender: mpsc::Sender<Result<Frame<Bytes>, std::io::Error>>,
     ) {
         let mut body = std::pin::pin!(body);
-        let mut rest = Vec::new();
+        let (mut rest, mut listing) = (Vec::new(), asked.begins_with_list());
         loop {
             let chunk = tokio::select! {
                 chunk = body.next() => chunk,
@@ -370,7 +395,7 @@ impl Shared {
             rest.extend_from_slice(&chunk);
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
-                let Some(line) = self.line(asked, line) else { continue };
+                let Some(line) = self.line(asked, line, &mut listing) else { continue };
                 if sender.send(Ok(Frame::data(line.into()))).await.is_err() {
                     return;
                 }
@@ -378,12 +403,21 @@ impl Shared {
         }
     }
 
-    fn line(&self, asked: &Asked, line: Vec<u8>) -> Option<Vec<u8>> {
-        if !self.edits() {
+    /// An event, edited; `listing` says whether it belongs to the list that the watch begins with.
+    fn line(&self, asked: &Asked, line: Vec<u8>, listing: &mut bool) -> Option<Vec<u8>> {
+        if !*listing && !self.edits() {
             return Some(line);
         }
         let Ok(mut event) = serde_json::from_slice::<Value>(&line) else { return Some(line) };
-        let kind = event["type"].as_str().unwrap_or_default().to_owned();
+        let end = &event["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"];
+        if *listing && end == "true" {
+            *listing = false;
+            return Some(line);
+        }
+        let kind = if *listing { "LISTED" } else { event["type"].as_str().unwrap_or_default() }.to_owned();
+        if !self.edits() {
+            return Some(line);
+        }
         if !self.edited(asked, &kind, &mut event["object"]) {
             return None;
         }

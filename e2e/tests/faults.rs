@@ -134,7 +134,7 @@ fn watches_end_expire_and_break() -> Result<()> {
             }
             if round == 2 {
                 // The list that follows is cut, and one that is cut says nothing of what is missing in it.
-                meddler.times(2, |asked| pods(asked) && !asked.is_watch() && !asked.is_write(), Fault::Cut(300));
+                meddler.times(2, |asked| asked.is_list_of("pods"), Fault::Cut(300));
                 meddler.expire_watches();
             }
         }
@@ -254,7 +254,7 @@ fn labels_that_are_lost_while_nobody_looks_are_put_back() -> Result<()> {
         scene.world.east.wait_for_pod("kept", "labelled again", |pod| pod.label("longshore.dev/uid") == whose)
     };
     // No watch tells of it, and the next list does not show it.
-    let list = |asked: &Asked| pods(asked) && !asked.is_write() && !asked.path.ends_with("/kept");
+    let list = |asked: &Asked| asked.is_list_of("pods");
     scene.target.always(list, Fault::Status(503, None));
     scene.target.expire_watches();
     scene.world.east.wait("a list to be refused", secs(20), |_| {
@@ -366,7 +366,7 @@ fn a_target_that_refuses_us_for_a_while_loses_nothing() -> Result<()> {
     })?;
     // A pod that comes before the list begins is refused by its own creation, and told that instead.
     scene.world.host.wait("the delegates to be listed in vain", secs(20), |_| {
-        let list = |asked: &Asked| asked.method == "GET" && pods(asked) && !asked.is_watch() && asked.status == 401;
+        let list = |asked: &Asked| asked.is_list_of("pods") && asked.status == 401;
         ensure!(scene.target.asked().iter().any(list), "nobody has asked");
         Ok(())
     })?;

@@ -41,6 +41,21 @@ struct Pod {
     text: String,
 }
 
+/// An object as it is sent.
+enum Text {
+    Pod(Arc<Pod>),
+    Other(String),
+}
+
+impl std::fmt::Display for Text {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Pod(pod) => &pod.text,
+            Self::Other(text) => text,
+        })
+    }
+}
+
 /// What happened: to a pod of this node, or to whatever else is at this path.
 #[derive(Clone)]
 struct News {
@@ -215,7 +230,19 @@ impl Fake {
         stream
             .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
             .await?;
-        let from: u64 = request.query.get("resourceVersion").and_then(|from| from.parse().ok()).unwrap_or_default();
+        let mut from: u64 = request.query.get("resourceVersion").and_then(|from| from.parse().ok()).unwrap_or_default();
+        if request.query.get("sendInitialEvents").is_some_and(|wanted| wanted == "true") {
+            let (version, known) = self.known_now(&request.path, &chosen);
+            for object in known {
+                let line = format!("{{\"type\":\"ADDED\",\"object\":{object}}}\n");
+                stream.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes()).await?;
+            }
+            let end = json!({"type": "BOOKMARK", "object": {"kind": "Object", "apiVersion": "v1", "metadata": {
+                "resourceVersion": version.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}}}});
+            let end = format!("{end}\n");
+            stream.write_all(format!("{:x}\r\n{end}\r\n", end.len()).as_bytes()).await?;
+            from = version;
+        }
         let (mut news, missed, expired) = {
             let past = lock(&self.0.past);
             let missed: Vec<News> = past.iter().filter(|one| one.version > from).cloned().collect();
@@ -248,6 +275,19 @@ impl Fake {
                 stream.write_all(format!("{:x}\r\n{}\r\n", one.line.len(), one.line).as_bytes()).await?;
             }
         }
+    }
+
+    /// What there is of a collection, as text, and of which version that is.
+    fn known_now(&self, path: &str, chosen: &Selection) -> (u64, Vec<Text>) {
+        let (pods, others) = (lock(&self.0.pods), lock(&self.0.others));
+        let known = if path == "/api/v1/pods" {
+            pods.values().filter(|pod| chosen.takes(&pod.node)).cloned().map(Text::Pod).collect()
+        } else {
+            let inside = format!("{path}/");
+            let inside = others.iter().filter(|(at, _)| at.starts_with(&inside));
+            inside.map(|(_, object)| Text::Other(object.to_string())).collect()
+        };
+        (self.0.version.load(Ordering::SeqCst), known)
     }
 
     fn answer(&self, request: Request) -> (u16, String) {

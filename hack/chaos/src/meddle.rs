@@ -64,7 +64,11 @@ impl Meddlers {
             }
             _ => {
                 let bytes = usize::try_from(strike.pick % 200).unwrap_or(0);
-                meddler.during(strike.lasts, one_of(share, |asked| !asked.is_watch()), Trouble::Cut(bytes));
+                meddler.during(
+                    strike.lasts,
+                    one_of(share, |asked| !asked.is_watch() || asked.begins_with_list()),
+                    Trouble::Cut(bytes),
+                );
             }
         }
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
@@ -148,12 +148,38 @@ impl Service<Request<Body>> for Transport {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
+    fn call(&mut self, mut request: Request<Body>) -> ResponseFuture {
+        if let Some(uri) = consistent(request.uri()) {
+            *request.uri_mut() = uri;
+        }
         let uri = request.uri();
         let verb = Verb::of(request.method(), uri.path(), uri.query().unwrap_or_default());
         match &self.shared {
             Some(shared) if !matches!(verb, Verb::Watch | Verb::Connect) => shared.request(request),
             _ => self.apart.request(request),
         }
+    }
+}
+
+/// A watch that begins with a list, as kube asks for it, takes any state that the API server happens to have. One of several that
+/// has fallen behind would bring back what has gone long ago; without a version the list is as new as the request.
+fn consistent(uri: &Uri) -> Option<Uri> {
+    let (path, query) = (uri.path(), uri.query().filter(|query| query.contains("sendInitialEvents=true"))?);
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(format!("{path}?{}", query.strip_suffix("&resourceVersion=0")?).parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_is_a_watch_is_as_new_as_its_request() {
+        let asked = |uri: &str| consistent(&uri.parse().unwrap()).map(|uri| uri.to_string());
+        let list = "https://east:6443/api/v1/pods?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+        assert_eq!(asked(&format!("{list}&resourceVersion=0")).as_deref(), Some(list));
+        assert_eq!(asked("https://east:6443/api/v1/pods?watch=true&resourceVersion=0"), None);
+        assert_eq!(asked(&format!("{list}&resourceVersion=10")), None);
     }
 }
