@@ -14,7 +14,10 @@ const SIMULATED: [&str; 2] = ["capsim1", "capsim2"];
 /// So many pods are created in each run.
 const PODS: usize = 210;
 
-/// How often each run is made; the least disturbed counts, since others may be at work on the same machine.
+/// Between two creations: slowly enough that five clusters on one machine are not what is waited for.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How often each run is made. The pods of all of them count together: the worst two of two hundred are chance.
 const ROUNDS: usize = 3;
 
 /// At most so much longer may the 99th percentile be.
@@ -69,27 +72,34 @@ fn a_sick_target_costs_the_pods_of_the_others_nothing() -> Result<()> {
         Ok(())
     })?;
     run(&world, &meddler, None, "warm")?;
-    let mut best: BTreeMap<&str, Duration> = BTreeMap::new();
+    let mut all: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     for round in 0..ROUNDS {
         for (name, fault) in sicknesses() {
-            let (p50, p99, pods) = run(&world, &meddler, fault, &format!("r{round}"))?;
-            eprintln!("round {round}, {name}: {pods} pods of the others Ready, p50 {p50:.2?}, p99 {p99:.2?}");
-            let known = best.entry(name).or_insert(p99);
-            *known = p99.min(*known);
+            let mut times = run(&world, &meddler, fault, &format!("r{round}"))?;
+            let [p50, p99] = [50, 99].map(|percent| percentile(&mut times, percent));
+            eprintln!("round {round}, {name}: {} pods of the others Ready, p50 {p50:.2?}, p99 {p99:.2?}", times.len());
+            all.entry(name).or_default().append(&mut times);
         }
     }
-    let well = best[WELL];
-    for (name, p99) in &best {
+    let p99s: BTreeMap<&str, Duration> = all.iter_mut().map(|(name, times)| (*name, percentile(times, 99))).collect();
+    let well = p99s[WELL];
+    for (name, times) in &mut all {
+        let (p50, p99) = (percentile(times, 50), p99s[name]);
         let ratio = p99.as_secs_f64() / well.as_secs_f64();
-        eprintln!("{name}: p99 {p99:.2?}, {ratio:.2} of that while all are well");
+        eprintln!("{name}: {} pods, p50 {p50:.2?}, p99 {p99:.2?}, {ratio:.2} of that while all are well", times.len());
     }
-    let slower: Vec<_> = best.iter().filter(|(_, p99)| p99.as_secs_f64() > well.as_secs_f64() * BOUND).collect();
+    let slower: Vec<_> = p99s.iter().filter(|(_, p99)| p99.as_secs_f64() > well.as_secs_f64() * BOUND).collect();
     ensure!(slower.is_empty(), "slower than {BOUND} of {well:.2?}: {slower:?}");
     Ok(())
 }
 
+fn percentile(times: &mut [Duration], percent: usize) -> Duration {
+    times.sort();
+    times[(times.len() * percent / 100).min(times.len() - 1)]
+}
+
 /// Creates all pods while the target is sick, and answers how long those of the others took to be Ready.
-fn run(world: &World, meddler: &Meddler, fault: Option<Fault>, name: &str) -> Result<(Duration, Duration, usize)> {
+fn run(world: &World, meddler: &Meddler, fault: Option<Fault>, name: &str) -> Result<Vec<Duration>> {
     let home = world.record_home()?;
     if let Some(fault) = fault {
         meddler.always(|_| true, fault);
@@ -103,6 +113,7 @@ fn run(world: &World, meddler: &Meddler, fault: Option<Fault>, name: &str) -> Re
         pod["spec"]["nodeName"] = world.longshore().node().into();
         let at = Instant::now();
         created.insert(world.host.create(pod)?["metadata"]["uid"].as_str().unwrap_or_default().to_owned(), at);
+        std::thread::sleep(PAUSE.saturating_sub(at.elapsed()));
     }
     let place =
         |pod: &Pod| pod.0["metadata"]["annotations"]["longshore.dev/target"].as_str().unwrap_or_default().to_owned();
@@ -120,11 +131,8 @@ fn run(world: &World, meddler: &Meddler, fault: Option<Fault>, name: &str) -> Re
     });
     meddler.stop();
     meddler.close_watches();
-    let mut times = times?;
-    times.sort();
     clear(&world.host, name)?;
-    let percentile = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
-    Ok((percentile(50), percentile(99), times.len()))
+    times
 }
 
 fn clear(host: &Cluster, run: &str) -> Result<()> {

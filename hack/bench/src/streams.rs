@@ -149,6 +149,12 @@ async fn execs(cluster: &Cluster) -> Result<Duration> {
         let line = format!("line {index}\n");
         exec.stdin().context("no input")?.write_all(line.as_bytes()).await?;
         expect(&mut out, &line).await?;
+        // Whoever does not wait for how it ended is told that nobody did.
+        let end = exec.take_status().context("no status")?.await;
+        ensure!(
+            end.is_some_and(|end| end.status.as_deref() == Some("Success")),
+            "it ended without a word, or with an error"
+        );
         exec.join().await.map_err(anyhow::Error::from)
     });
     try_join_all(talk).await?;
