@@ -1,6 +1,6 @@
 //! What the delegates of one virtual node ask of their target, kept up from the watch that there is anyway.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::kubelet::provider::PodDocument;
@@ -17,7 +17,9 @@ pub(super) struct Load {
 #[derive(Debug, Default)]
 struct Inner {
     /// By the UID of the proxy: what it asks for, and on which node it is.
-    pods: HashMap<Box<str>, (Requests, Option<Arc<str>>)>,
+    pods: HashMap<Box<str>, (Arc<Requests>, Option<Arc<str>>)>,
+    /// Requests that pods have, each once: most pods ask for the same, and a map for each of them takes half a kilobyte.
+    kinds: HashSet<Arc<Requests>>,
     total: Requests,
     /// The sums by node.
     by_node: BTreeMap<Arc<str>, Requests>,
@@ -51,7 +53,7 @@ impl Load {
         let node = delegate.spec.get("nodeName").and_then(serde_json::Value::as_str).filter(|name| !name.is_empty());
         if inner.pods.get(uid).is_none_or(|(_, known)| known.as_deref() != node) {
             inner.remove(uid);
-            let requests = requests::of(&delegate.spec);
+            let requests = inner.shared(requests::of(&delegate.spec));
             requests::add(&mut inner.total, &requests);
             let node =
                 node.map(|name| inner.by_node.get_key_value(name).map_or_else(|| name.into(), |it| it.0.clone()));
@@ -76,7 +78,7 @@ impl Load {
     pub(super) fn listed(&self) {
         let mut inner = self.lock();
         let Some(listed) = inner.listed.take() else { return };
-        let listed: std::collections::HashSet<_> = listed.into_iter().collect();
+        let listed: HashSet<_> = listed.into_iter().collect();
         let gone: Vec<_> = inner.pods.keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
         for uid in gone {
             inner.remove(&uid);
@@ -95,9 +97,21 @@ impl Load {
 }
 
 impl Inner {
+    fn shared(&mut self, requests: Requests) -> Arc<Requests> {
+        self.kinds.get(&requests).cloned().unwrap_or_else(|| {
+            let new = Arc::new(requests);
+            self.kinds.insert(new.clone());
+            new
+        })
+    }
+
     fn remove(&mut self, uid: &str) {
         let Some((requests, node)) = self.pods.remove(uid) else { return };
         requests::subtract(&mut self.total, &requests);
+        // This one and that of the set.
+        if Arc::strong_count(&requests) == 2 {
+            self.kinds.remove(&requests);
+        }
         let Some(node) = node else { return };
         if let Some(sum) = self.by_node.get_mut(&node) {
             requests::subtract(sum, &requests);
@@ -126,10 +140,12 @@ mod tests {
         load.seen(&delegate("a", "Running"));
         load.seen(&delegate("b", "Running"));
         assert_eq!(load.total()["cpu"], Quantity::whole(4));
+        assert_eq!(load.lock().kinds.len(), 1, "they ask for the same");
         load.seen(&delegate("b", "Succeeded"));
         assert_eq!(load.total()["pods"], Quantity::whole(1));
         load.gone("a");
         assert_eq!(load.total()["cpu"], Quantity::ZERO);
+        assert!(load.lock().kinds.is_empty());
     }
 
     #[test]
