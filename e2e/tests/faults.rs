@@ -265,6 +265,9 @@ fn labels_that_are_lost_while_nobody_looks_are_put_back() -> Result<()> {
     scene.target.stop();
     labelled()?;
     scene.ensure_untouched(&kept)?;
+    // It is watched again: what becomes of it is seen.
+    scene.world.east.patch("pods", "kept", &json!({"metadata": {"annotations": {"told": "yes"}}}))?;
+    scene.world.host.wait_for_pod("kept", "to show it", |pod| pod.0["metadata"]["annotations"]["told"] == "yes")?;
 
     // Nor does a process know of it that was not there.
     scene.world.longshore().kill9()?;

@@ -10,9 +10,10 @@
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt};
 use kube::runtime::watcher;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +34,7 @@ use super::view;
 use super::way::Observer;
 
 mod perform;
+mod search;
 mod silence;
 
 /// How often a provider without a notifier is asked for its pods.
@@ -272,8 +274,20 @@ impl Shell {
         }
         let (sender, mut receiver) = mpsc::channel(NOTICES);
         let told = async {
-            while let Some(notice) = receiver.recv().await {
-                self.notice(site, notice);
+            let permits = Semaphore::new(search::AT_A_TIME);
+            let mut searches = FuturesUnordered::new();
+            loop {
+                tokio::select! {
+                    notice = receiver.recv() => {
+                        let Some(notice) = notice else { return };
+                        if matches!(notice, PodNotice::Listed) {
+                            let unseen = self.table.unseen(site).into_iter();
+                            searches.extend(unseen.map(|(key, instance)| self.search(site, provider, &permits, key, instance)));
+                        }
+                        self.notice(site, notice);
+                    }
+                    Some(()) = searches.next() => {}
+                }
             }
         };
         let teller = async {

@@ -347,11 +347,30 @@ impl Table {
     pub fn instance_unclear(&self, site: Index, instance: &Arc<str>) {
         let epoch = self.epoch(Side::Site(site));
         for mut entry in self.entries.iter_mut() {
-            let seen = entry.record.instance.there().into_iter().chain(entry.record.elsewhere.as_deref());
-            if seen.into_iter().any(|there| there.uid == *instance) {
+            if entry.record.instances().any(|there| there.uid == *instance) {
                 entry.see_site(site, epoch);
             }
         }
+    }
+
+    /// The instances that the list of a site has not shown, which is complete: their proxies, and their own UIDs. They count as
+    /// shown until somebody has looked for each.
+    pub fn unseen(&self, site: Index) -> Vec<(PodKey, Arc<str>)> {
+        let epoch = self.epoch(Side::Site(site));
+        let mut unseen = vec![];
+        for mut entry in self.entries.iter_mut().filter(|entry| !entry.seen_sites.contains(&(site, epoch))) {
+            let missing = entry.record.instances().find(|one| one.site == site).map(|one| one.uid.clone());
+            if let Some(instance) = missing {
+                entry.see_site(site, epoch);
+                unseen.push((entry.key.clone(), instance));
+            }
+        }
+        unseen
+    }
+
+    /// Whether a proxy still has this instance, as far as is known.
+    pub fn has(&self, uid: &Uid, instance: &str) -> bool {
+        self.known(uid).is_some_and(|entry| entry.record.instances().any(|one| &*one.uid == instance))
     }
 
     /// The host shows that a proxy has gone.

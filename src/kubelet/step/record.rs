@@ -153,6 +153,13 @@ pub struct Record {
     pub memo: Memo,
 }
 
+impl Record {
+    /// The instances that are there, as far as is known, each at a site of its own.
+    pub fn instances(&self) -> impl Iterator<Item = &InstanceView> {
+        self.instance.there().into_iter().chain(self.elsewhere.as_deref())
+    }
+}
+
 /// Volatile memory that spares writes. Decisions without it are the same or come later, never different.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[expect(

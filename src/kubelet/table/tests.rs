@@ -51,6 +51,21 @@ fn what_a_new_list_does_not_show_is_gone() {
 }
 
 #[test]
+fn what_a_list_does_not_show_stays_while_it_is_looked_for() {
+    let table = listed();
+    table.proxy_seen(&pod("a", 1), 0, Some(0));
+    table.instance_seen(0, instance("a", "i"));
+    assert!(table.unseen(0).is_empty(), "it was shown since the last list");
+    table.listing(Side::Site(0));
+    assert_eq!(table.unseen(0), [(instance("a", "i").key, "i".into())]);
+    table.listed(Side::Site(0));
+    assert!(table.has(&uid("a"), "i") && table.instance(&uid("a")).is_some());
+    assert!(table.unseen(0).is_empty(), "somebody looks for it");
+    table.instance_gone(&instance("a", "i").key, &"i".into());
+    assert!(!table.has(&uid("a"), "i"));
+}
+
+#[test]
 fn what_was_made_during_a_list_is_not_gone_with_it() {
     let table = listed();
     table.proxy_seen(&pod("a", 1), 0, Some(0));
