@@ -72,13 +72,12 @@ fn give_up(record: &Record, proxy: &ProxyView) -> Vec<Action> {
 
 /// The proxy is being deleted: stop the instance, show how it ends, and go last.
 fn leave(record: &Record, proxy: &ProxyView) -> Vec<Action> {
-    // Zero takes the proxy away from its API server and shortens nothing: a kubelet gives containers the time that their spec
-    // asks for (`calculateEffectiveGracePeriod` of its pod workers). On a live instance it would let a namesake start beside them.
-    let grace = proxy.deleting.filter(|seconds| *seconds > 0);
+    // A grace period of zero on a live instance would let a namesake start before its containers have stopped.
+    let grace = proxy.deleting.map(|seconds| seconds.max(1));
     match &record.instance {
         Presence::Unknown => vec![],
         Presence::There(instance) => {
-            let asked = instance.deleting.is_some_and(|now| grace.is_none_or(|grace| now <= grace));
+            let asked = instance.deleting.is_some_and(|now| grace.is_some_and(|grace| now <= grace));
             let mut actions = if asked { vec![] } else { stop(record, instance, grace) };
             // What a late request has started after the end is stopped, but no news: a terminal phase never changes. Nor is what
             // runs where the proxy does not say.
