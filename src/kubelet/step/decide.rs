@@ -72,7 +72,8 @@ fn give_up(record: &Record, proxy: &ProxyView) -> Vec<Action> {
 
 /// The proxy is being deleted: stop the instance, show how it ends, and go last.
 fn leave(record: &Record, proxy: &ProxyView) -> Vec<Action> {
-    // A grace period of zero on a live instance would let a namesake start before its containers have stopped.
+    // A grace period of zero on a live instance would let a namesake start before its containers have stopped. A kubelet takes
+    // it for one second as well (`calculateEffectiveGracePeriod` of its pod workers).
     let grace = proxy.deleting.map(|seconds| seconds.max(1));
     match &record.instance {
         Presence::Unknown => vec![],
