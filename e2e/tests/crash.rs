@@ -226,8 +226,8 @@ fn ensure_ended_by_itself(history: &History, delegate: &Pod) -> Result<()> {
     let end = &last.pod.container("main")["state"]["terminated"];
     // An API server shows a pod that is deleted by force once more, with a grace of 0, before it is gone. Whoever sees that gives
     // containers a second, as a kubelet does, which is as long as these take.
-    let given = |one: &Observation| &one.pod.0["metadata"]["deletionGracePeriodSeconds"];
-    let forced = all.iter().any(|one| one.pod.uid() == delegate.uid() && given(one) == 1);
+    let a_second = |one: &Observation| one.pod.0["metadata"]["deletionGracePeriodSeconds"] == 1;
+    let forced = all.iter().any(|one| one.pod.uid() == delegate.uid() && a_second(one));
     ensure!(
         end["exitCode"] == 0 || (forced && end["exitCode"] == 137),
         "{} had no time to end: {end}",

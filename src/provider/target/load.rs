@@ -14,10 +14,17 @@ pub(super) struct Load {
     inner: Mutex<Inner>,
 }
 
+/// What a delegate asks for, and on which node it is.
+#[derive(Debug)]
+struct Delegate {
+    requests: Arc<Requests>,
+    node: Option<Arc<str>>,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
-    /// By the UID of the proxy: what it asks for, and on which node it is.
-    pods: HashMap<Box<str>, (Arc<Requests>, Option<Arc<str>>)>,
+    /// By the UID of the proxy.
+    pods: HashMap<Box<str>, Delegate>,
     /// Requests that pods have, each once: most pods ask for the same, and a map for each of them takes half a kilobyte.
     kinds: HashSet<Arc<Requests>>,
     total: Requests,
@@ -51,7 +58,7 @@ impl Load {
             return;
         }
         let node = delegate.spec.get("nodeName").and_then(serde_json::Value::as_str).filter(|name| !name.is_empty());
-        if inner.pods.get(uid).is_none_or(|(_, known)| known.as_deref() != node) {
+        if inner.pods.get(uid).is_none_or(|known| known.node.as_deref() != node) {
             inner.remove(uid);
             let requests = inner.shared(requests::of(&delegate.spec));
             requests::add(&mut inner.total, &requests);
@@ -60,7 +67,7 @@ impl Load {
             if let Some(node) = &node {
                 requests::add(inner.by_node.entry(node.clone()).or_default(), &requests);
             }
-            inner.pods.insert(uid.into(), (requests, node));
+            inner.pods.insert(uid.into(), Delegate { requests, node });
         }
     }
 
@@ -106,7 +113,7 @@ impl Inner {
     }
 
     fn remove(&mut self, uid: &str) {
-        let Some((requests, node)) = self.pods.remove(uid) else { return };
+        let Some(Delegate { requests, node }) = self.pods.remove(uid) else { return };
         requests::subtract(&mut self.total, &requests);
         // This one and that of the set.
         if Arc::strong_count(&requests) == 2 {
