@@ -22,8 +22,8 @@ use kube::runtime::{WatchStreamExt, watcher};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-/// How many objects are listed at a time where they come in pages. A page is in memory as a whole, as text and as documents: with 500 of kube's own
-/// choice, a list would take more than all records of ten thousand pods.
+/// How many objects are listed at a time where they come in pages. A page is in memory as a whole, as text and as documents:
+/// with 500 of kube's own choice, a list would take more than all records of ten thousand pods.
 const PAGE: u32 = 100;
 
 /// What a watch yields.

@@ -72,8 +72,7 @@ impl Asked {
 }
 
 /// Changes an object of an answer: one of a list (`LISTED`), also of one that a watch begins with, or that of a watch's event of
-/// this type. `false` leaves it
-/// out.
+/// this type. `false` leaves it out.
 type Edit = Arc<dyn Fn(&str, &mut Value) -> bool + Send + Sync>;
 
 /// What happens to an answer.
