@@ -75,11 +75,11 @@ bench: ## Measures from outside, beside plain Kubernetes and an offloader withou
 chaos: ## Breaks everything at random and judges: SEED=7 DURATION=120 PODS=200 TARGETS=2 REAL=1 make chaos
 	hack/clusters deps
 	hack/clusters build
-	$(CARGO) build --bin longshore
+	$(CARGO) build --bin longshore $(FEATURES)
 	$(CARGO) run --quiet --package chaos
 
 chaos-short: ## A short seed set of `make chaos`, as a part of `make test`
-	@$(MAKE) --no-print-directory chaos SEED=3,5 DURATION=25 PODS=80
+	@$(MAKE) --no-print-directory chaos SEED=3,5 DURATION=25 PODS=80 FEATURES='--features crash-points'
 
 clusters-down: ## Ends all local clusters
 	hack/clusters down

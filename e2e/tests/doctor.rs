@@ -1,6 +1,6 @@
 //! What is left behind is found, explained, and removed; what is needed is not touched.
 
-use e2e::{IDLE, Result, Value, World, bail, container, ensure, json, secs};
+use e2e::{Cluster, IDLE, Result, Value, World, bail, container, ensure, json, secs};
 
 /// Runs the doctor with the configuration of the world's Longshore.
 fn doctor(world: &World, more: &[&str]) -> Result<(i32, Vec<Value>)> {
@@ -24,7 +24,7 @@ fn about(found: &[Value], text: &str) -> Vec<String> {
 #[test]
 fn the_doctor_removes_what_nobody_needs_and_nothing_else() -> Result<()> {
     let world = World::alone("left")?;
-    for name in ["kept", "lost"] {
+    for name in ["kept", "lost", "stripped"] {
         world.host.create(world.pod(name, &[container("main", IDLE)]))?;
         world.host.wait_for_ready(name)?;
     }
@@ -32,19 +32,26 @@ fn the_doctor_removes_what_nobody_needs_and_nothing_else() -> Result<()> {
     assert_eq!(about(&found, &world.namespace), [""; 0], "all is in order");
 
     // Nobody keeps the node any more: its lease was given back, and the Node is gone with the pods' sight of it.
-    let (kept, lost) = (world.host.pod("kept")?, world.host.pod("lost")?);
+    let kept = world.host.pod("kept")?;
     world.longshore().stop()?;
-    world.host.delete_with("pods", "lost", "gracePeriodSeconds=0")?;
-    world.host.wait_for_gone(&lost)?;
+    for name in ["lost", "stripped"] {
+        let proxy = world.host.pod(name)?;
+        world.host.delete_with("pods", name, "gracePeriodSeconds=0")?;
+        world.host.wait_for_gone(&proxy)?;
+    }
+    // Nor do its labels say any more whose it is.
+    let labels = json!({"longshore.dev/host": null, "longshore.dev/node": null, "longshore.dev/uid": null});
+    world.east.patch("pods", "stripped", &json!({"metadata": {"labels": labels}}))?;
     let (code, found) = doctor(&world, &[])?;
-    let place = format!("pod {}/lost", world.namespace);
-    assert_eq!((code, about(&found, &world.namespace)), (1, vec![place.clone()]));
+    let places = ["lost", "stripped"].map(|name| format!("pod {}/{name}", world.namespace));
+    assert_eq!((code, about(&found, &world.namespace)), (1, places.to_vec()));
 
     let (code, found) = doctor(&world, &["--fix"])?;
-    assert_eq!((code, about(&found, &world.namespace)), (0, vec![place]));
-    world
-        .east
-        .wait("the leftover to go", secs(30), |east| east.find_pod("lost")?.map_or(Ok(()), |pod| bail!("{pod}")))?;
+    assert_eq!((code, about(&found, &world.namespace)), (0, places.to_vec()));
+    for name in ["lost", "stripped"] {
+        let gone = |east: &Cluster| east.find_pod(name)?.map_or(Ok(()), |pod| bail!("{pod}"));
+        world.east.wait("the leftovers to go", secs(30), gone)?;
+    }
     let delegate = world.delegate(&kept)?;
     ensure!(!delegate.is_terminating() && delegate.restarts() == 0, "{delegate}");
     assert_eq!(about(&doctor(&world, &[])?.1, &world.namespace), [""; 0]);

@@ -277,6 +277,23 @@ fn labels_that_are_lost_while_nobody_looks_are_put_back() -> Result<()> {
     scene.ensure_untouched(&kept)?;
     let noticed = home.observations()?.into_iter().any(|one| one.pod.uid() == kept.0.uid() && !one.pod.is_ready());
     assert!(!noticed, "{}", home.tell());
+
+    // One label is as good as none: the others do not say whose it is.
+    let label = json!({"metadata": {"labels": {"longshore.dev/uid": null}}});
+    scene.world.east.patch("pods", "kept", &label)?;
+    labelled()?;
+
+    // Nobody asks for what has no proxy any more; it is found all the same, or it would run for ever.
+    let leaked = scene.running("leaked")?;
+    scene.world.longshore().kill9()?;
+    scene.world.host.delete_with("pods", "leaked", "gracePeriodSeconds=0")?;
+    scene.world.host.wait_for_gone(&leaked.0)?;
+    let labels = json!({"longshore.dev/host": null, "longshore.dev/node": null, "longshore.dev/uid": null});
+    scene.world.east.patch("pods", "leaked", &json!({"metadata": {"labels": labels}}))?;
+    scene.world.longshore().restart()?;
+    scene.world.east.wait_for_gone(&leaked.1)?;
+    scene.ensure_untouched(&kept)?;
+
     scene.world.host.delete("pods", "kept")?;
     scene.world.host.wait_for_gone(&kept.0)?;
     scene.world.east.wait_for_gone(&kept.1)

@@ -42,6 +42,9 @@ pub mod uninstall;
 /// How long one cluster may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How many of a target's pods are asked for at a time.
+const PAGE: u32 = 500;
+
 /// A lease that nobody has renewed for this long is nobody's, whatever the clocks say.
 const ABANDONED: i64 = 60;
 
@@ -270,6 +273,7 @@ fn leadership(lease: &Lease) -> Option<(String, bool)> {
 async fn objects(client: &Client, spec: &TargetSpec, host_id: &str) -> Result<Vec<Object>, String> {
     let reach = reach(spec);
     let mut objects = list::<Pod>(client, &reach, Kind::Pod, host_id).await?;
+    objects.extend(strays(client, &reach, host_id).await?);
     objects.extend(list::<ConfigMap>(client, &reach, Kind::ConfigMap, host_id).await?);
     // It owns delegates, and goes with its namespace.
     objects.retain(|object| object.kind != Kind::ConfigMap || object.name != marker(host_id));
@@ -337,6 +341,28 @@ where
         }
     }
     Ok(objects)
+}
+
+/// Delegates without our label, which say by an annotation that they are ours.
+async fn strays(client: &Client, reach: &Reach, host_id: &str) -> Result<Vec<Object>, String> {
+    let mut strays = vec![];
+    for api in reach.apis::<Pod>(client) {
+        let mut params = ListParams::default().labels(&format!("{}!={host_id}", names::HOST)).limit(PAGE);
+        loop {
+            let page = within(api.list_metadata(&params)).await?;
+            for found in page.items {
+                let origin = found.annotations().get(names::ORIGIN);
+                let Some((node, proxy)) = origin.and_then(|origin| names::read_origin(origin, host_id)) else {
+                    continue;
+                };
+                let (node, proxy) = (node.to_owned(), proxy.to_owned());
+                strays.push(Object { node, proxy, ..object(Kind::Pod, found.metadata) });
+            }
+            let Some(next) = page.metadata.continue_.filter(|token| !token.is_empty()) else { break };
+            params = params.continue_token(&next);
+        }
+    }
+    Ok(strays)
 }
 
 fn object(kind: Kind, metadata: ObjectMeta) -> Object {

@@ -96,6 +96,12 @@ pub fn origin(host_id: &str, node: &str, uid: &str) -> String {
     format!("{host_id}/{node}/{uid}")
 }
 
+/// The node and the UID that an [`origin`] names, if it names this host.
+pub fn read_origin<'a>(origin: &'a str, host_id: &str) -> Option<(&'a str, &'a str)> {
+    let (node, uid) = origin.strip_prefix(host_id)?.strip_prefix('/')?.split_once('/')?;
+    (!node.is_empty() && !uid.is_empty() && !uid.contains('/')).then_some((node, uid))
+}
+
 /// Whether a delegate's label of this key is ours, whoever set it before.
 pub fn owns_label(key: &str) -> bool {
     [HOST, NODE, UID].contains(&key)

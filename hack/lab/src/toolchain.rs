@@ -104,7 +104,7 @@ impl Toolchain {
 
     /// Path of agnhost, Kubernetes' own test image program, whether or not it is built.
     pub fn agnhost(&self) -> PathBuf {
-        self.cache.join(format!("agnhost-{VERSION}-{}", recipe(&[module::AGNHOST]))).join("bin/agnhost")
+        self.cache.join(format!("agnhost-{VERSION}-{}", recipe(&[module::NO_MAIN]))).join("bin/agnhost")
     }
 
     /// Builds all programs of a cluster unless the cache has them; minutes the first time.
@@ -126,7 +126,7 @@ impl Toolchain {
         let program = self.agnhost();
         let home = program.parent().and_then(Path::parent).unwrap_or(&self.cache);
         build::once(home, &format!("agnhost of Kubernetes {VERSION}"), |dir, log| {
-            module::create(dir, &[("main.go", module::AGNHOST)], build::go)?;
+            module::create(dir, &[("main.go", module::NO_MAIN)], build::go)?;
             build::compile(dir, module::AGNHOST_PACKAGE, "bin/agnhost", log)
         })?;
         Ok(program)

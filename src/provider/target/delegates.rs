@@ -1,16 +1,17 @@
 //! The delegates in a target: create, change, delete, list and watch.
 
 use std::collections::HashSet;
+use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use kube::Client;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::watcher;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::TargetSetup;
 use super::health::Health;
@@ -27,6 +28,8 @@ use crate::provider::places::Places;
 use crate::provider::reach::Reach;
 use crate::provider::services::Tracker;
 use crate::provider::translate::Refreshed;
+
+mod strays;
 
 const WATCH: &str = "pods";
 
@@ -117,15 +120,14 @@ impl Delegates {
             return Err(PodError::Namesake(format!("{namespace}/{name} has just gone")));
         };
         readable(&holder)?;
-        if let Some(ours) = self.identify(&holder, key).await? {
-            return self.read(&ours);
-        }
-        if holder.label(names::HOST) != Some(&self.host_id) {
-            return Err(PodError::Stranger(format!(
+        let other = if holder.label(names::HOST) == Some(&self.host_id) {
+            PodError::Namesake(format!("{namespace}/{name}, UID {}", holder.uid()))
+        } else {
+            PodError::Stranger(format!(
                 "the target has a pod {namespace}/{name} that is not ours; rename one of the two, or delete the one there"
-            )));
-        }
-        Err(PodError::Namesake(format!("{namespace}/{name}, UID {}", holder.uid())))
+            ))
+        };
+        self.identify(holder, key).await?.ok_or(other).and_then(|ours| self.read(&ours))
     }
 
     /// Patches what may change of a live pod, and only of this one. What is refused keeps nothing else from following.
@@ -216,21 +218,19 @@ impl Delegates {
         let found = self.api(namespace).get_opt(name).await.map_err(|error| refusal(error, "pods"))?;
         let Some(found) = found else { return Ok(None) };
         readable(&found)?;
-        self.identify(&found, key).await?.map(|pod| self.read(&pod)).transpose()
+        self.identify(found, key).await?.map(|pod| self.read(&pod)).transpose()
     }
 
     /// This pod, if it is the delegate of this proxy. Its labels say so, or they have been taken off while nobody looked:
     /// then they are put back, since no list would ever show it again.
-    async fn identify(&self, pod: &PodDocument, key: &PodKey) -> Result<Option<PodDocument>, PodError> {
+    async fn identify(&self, pod: PodDocument, key: &PodKey) -> Result<Option<PodDocument>, PodError> {
         if pod.label(names::UID) == Some(&key.uid) {
-            return Ok(Some(pod.clone()));
+            return Ok(Some(pod));
         }
         if pod.annotation(names::ORIGIN) != Some(&names::origin(&self.host_id, &self.node, &key.uid)) {
             return Ok(None);
         }
-        let labels = [(names::HOST, &*self.host_id), (names::NODE, &self.node), (names::UID, &key.uid)];
-        let relabelled = self.relabel(pod, labels.map(|(key, value)| (key, Some(value)))).await;
-        relabelled.map(Some).map_err(|error| refusal(error, "pods"))
+        self.relabel(&pod.metadata, &key.uid).await.map(Some).map_err(|error| refusal(error, "pods"))
     }
 
     pub(super) async fn list(&self) -> Result<Vec<ProviderPod>, PodError> {
@@ -248,13 +248,21 @@ impl Delegates {
 
     /// Tells of every delegate, and what is told about it, for as long as somebody listens.
     pub(super) async fn watch(&self, notices: mpsc::Sender<PodNotice>) {
+        let listed = Notify::new();
+        let recovery = async {
+            listed.notified().await;
+            self.recover().await;
+            future::pending().await
+        };
         tokio::select! {
-            () = self.watch_pods(notices.clone()) => {}
+            () = self.watch_pods(notices.clone(), &listed) => {}
             () = self.events.watch(notices) => {}
+            () = recovery => {}
         }
     }
 
-    async fn watch_pods(&self, notices: mpsc::Sender<PodNotice>) {
+    /// `ready` is told of every complete list.
+    async fn watch_pods(&self, notices: mpsc::Sender<PodNotice>, ready: &Notify) {
         let mut listed = None;
         let config = watcher::Config::default().labels(&self.selector);
         let places = self.reach.apis::<PodDocument>(&self.client);
@@ -290,6 +298,10 @@ impl Delegates {
                         self.track(|tracker| tracker.seen(&pod));
                         self.follow.seen(&pod);
                     }
+                    if read.is_none() && self.is_stray(&pod.metadata) {
+                        let metadata = pod.metadata.clone();
+                        searches.push(async move { self.put_right(metadata).await }.boxed());
+                    }
                     let unclear = PodNotice::Unclear(pod.uid().into());
                     Some(read.map_or(unclear, |pod| {
                         self.events.seen(&pod);
@@ -307,6 +319,7 @@ impl Delegates {
                         self.events.listed(&listed);
                     }
                     self.health.works(WATCH);
+                    ready.notify_one();
                     for uid in &doubtful {
                         if notices.send(PodNotice::Unclear(uid.clone())).await.is_err() {
                             return;
@@ -318,7 +331,7 @@ impl Delegates {
                 Ok(Some(watcher::Event::Delete(pod))) => {
                     let uid: Arc<str> = pod.uid().into();
                     doubtful.insert(uid.clone());
-                    searches.push(async move { (uid, self.look_for(pod).await) });
+                    searches.push(async move { (uid, self.look_for(pod).await) }.boxed());
                     None
                 }
                 Ok(None) => return,
@@ -380,22 +393,26 @@ impl Delegates {
         let there = self.api(pod.namespace()).get_opt(pod.name()).await?;
         let Some(there) = there.filter(|there| there.uid() == pod.uid()) else { return Ok(None) };
         // The event shows the pod as it was when it still matched.
-        let labels = [names::HOST, names::NODE, names::UID].map(|key| (key, pod.label(key)));
-        if labels.iter().all(|(key, value)| there.label(key) == *value) {
+        let Some(uid) = pod.label(names::UID) else { return Ok(Some(there)) };
+        if self.labels(uid).iter().all(|(key, value)| there.label(key) == Some(value)) {
             return Ok(Some(there));
         }
-        self.relabel(&there, labels).await.map(Some)
+        self.relabel(&there.metadata, uid).await.map(Some)
     }
 
-    /// Puts labels on a pod, and only on this one.
-    async fn relabel(&self, pod: &PodDocument, labels: [(&str, Option<&str>); 3]) -> kube::Result<PodDocument> {
-        let labels: serde_json::Map<_, _> = labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
-        let patch = serde_json::json!({"metadata": {"uid": pod.uid(), "labels": labels}});
-        tracing::warn!(
-            pod = format!("{}/{}", pod.namespace(), pod.name()),
-            "somebody took our labels off; restoring them"
-        );
-        self.api(pod.namespace()).patch(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await
+    /// Our labels on the delegate of the proxy with this UID.
+    fn labels<'a>(&'a self, uid: &'a str) -> [(&'static str, &'a str); 3] {
+        [(names::HOST, &self.host_id), (names::NODE, &self.node), (names::UID, uid)]
+    }
+
+    /// Puts our labels on a pod, and only on this one: it is the delegate of the proxy with this UID.
+    async fn relabel(&self, pod: &ObjectMeta, uid: &str) -> kube::Result<PodDocument> {
+        let labels: serde_json::Map<_, _> =
+            self.labels(uid).into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        let patch = serde_json::json!({"metadata": {"uid": pod.uid, "labels": labels}});
+        let (namespace, name) = (pod.namespace.as_deref().unwrap_or_default(), pod.name.as_deref().unwrap_or_default());
+        tracing::warn!(pod = format!("{namespace}/{name}"), "somebody took our labels off; restoring them");
+        self.api(namespace).patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await
     }
 }
 

@@ -1,31 +1,16 @@
-//! helm, built from its own module.
+//! helm, built from its module.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::{Error, Toolchain, build, recipe};
-use crate::files;
+use super::module::Beside;
+use super::{Error, Toolchain};
 
-/// The release of helm.
-const RELEASE: &str = "v3.19.5";
-
-const PACKAGE: &str = "helm.sh/helm/v3/cmd/helm";
-const MAIN: &str = "package main\n\nfunc main() {}\n";
+const PROGRAM: Beside =
+    Beside { name: "helm", module: "helm.sh/helm/v3", release: "v3.19.5", package: "helm.sh/helm/v3/cmd/helm" };
 
 impl Toolchain {
-    /// Builds helm unless the cache has it; some minutes the first time.
+    /// Builds helm unless the cache has it; minutes the first time.
     pub fn ensure_helm(&self) -> Result<PathBuf, Error> {
-        let module = module();
-        let home = self.cache.join(format!("helm-{RELEASE}-{}", recipe(&[&module, MAIN])));
-        build::once(&home, &format!("helm {RELEASE}"), |dir: &Path, log| {
-            files::write(&dir.join("go.mod"), &module)?;
-            files::write(&dir.join("main.go"), MAIN)?;
-            build::compile(dir, PACKAGE, "bin/helm", log)
-        })?;
-        Ok(home.join("bin/helm"))
+        self.ensure_beside(&PROGRAM)
     }
-}
-
-/// A module that requires this release and nothing else, as for kwok.
-fn module() -> String {
-    format!("module longshore.dev/hack/helm\n\ngo 1.26.0\n\nrequire helm.sh/helm/v3 {RELEASE}\n")
 }

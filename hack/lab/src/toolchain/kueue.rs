@@ -40,7 +40,7 @@ impl Toolchain {
     }
 }
 
-/// A module that requires this release and nothing else, as for kwok.
+/// A module that requires this release and nothing else, so that it is what is released.
 fn module() -> String {
     format!("module longshore.dev/hack/kueue\n\ngo 1.26.0\n\nrequire {MODULE} {RELEASE}\n")
 }
