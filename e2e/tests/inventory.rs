@@ -174,7 +174,37 @@ fn a_cluster_profile_is_the_source_of_a_target() -> Result<()> {
     // Of what has run before, nothing has noticed.
     assert_eq!((world.delegate(&proxy)?.uid(), host.pod("web")?.uid()), (delegate.uid(), proxy.uid()));
     // A profile that goes changes nothing but a condition.
+    let profile = host.get("clusterprofiles", "east")?;
     host.delete("clusterprofiles", "east")?;
     wait_for_reason(&world, &east, "ClusterProfileNotFound", "there is no ClusterProfile")?;
-    can_log(true)
+    can_log(true)?;
+
+    // Whoever takes Longshore away has to reach the target in the same way, for what nobody there needs.
+    host.create(json!({"apiVersion": profile["apiVersion"], "kind": "ClusterProfile", "metadata": {"name": "east"},
+        "spec": profile["spec"]}))?;
+    offer(&world, "east", "operators", &json!({}))?;
+    world.wait_for("targets", &east, "Accepted", "True", secs(60))?;
+    let host_id = host.get("namespaces", "kube-system")?["metadata"]["uid"].clone();
+    let labels = json!({"longshore.dev/host": host_id, "longshore.dev/node": east,
+        "longshore.dev/uid": "0c0ffee0-0000-4000-8000-000000000000"});
+    world.east.create(json!({"kind": "Service", "metadata": {"name": "left", "labels": labels},
+        "spec": {"ports": [{"port": 80}]}}))?;
+    let (kubeconfig, selector) = (kubeconfig.to_string_lossy(), format!("e2e={}", world.namespace));
+    let programs = programs.to_string_lossy();
+    let output = World::longshore_command(&[
+        "uninstall",
+        "--kubeconfig",
+        &kubeconfig,
+        "--selector",
+        &selector,
+        "--lease-namespace",
+        &world.namespace,
+        "--clusterprofile-provider-file",
+        &programs,
+    ])?;
+    let removed = format!("removed: service {}/left in {east}", world.namespace);
+    ensure!(output.code == 0 && output.stdout.contains(&removed), "{output:?}");
+    ensure!(output.stdout.contains(&format!("{foreign} does not answer")), "{output:?}");
+    ensure!(world.east.find("services", "left")?.is_none() && host.find("nodes", &east)?.is_none(), "{output:?}");
+    world.east.wait_for_gone(&delegate)
 }

@@ -65,6 +65,9 @@ pub struct DoctorArgs {
     /// The namespace of the leases by which replicas share the virtual nodes
     #[arg(long, value_name = "NAMESPACE", default_value = "kube-node-lease")]
     lease_namespace: String,
+    /// The nodes that may be left over, where that is known: others belong to another Longshore, whose leases are elsewhere.
+    #[arg(skip)]
+    nodes: Option<BTreeSet<String>>,
 }
 
 /// How findings are shown.
@@ -172,7 +175,8 @@ async fn look(
     let parts = nodes.items.iter().filter(|node| node.labels().get(WHOLE).is_some_and(|one| configured.contains(one)));
     let parts: Vec<_> = parts.map(ResourceExt::name_any).collect();
     configured.extend(parts);
-    let kept = |node: &str| leaderships.get(node) == Some(&true);
+    let is_foreign = |node: &str| args.nodes.as_ref().is_some_and(|nodes| !nodes.contains(node));
+    let kept = |node: &str| leaderships.get(node) == Some(&true) || is_foreign(node);
     let found = |node: &Node| leftovers::Node { uid: node.uid().unwrap_or_default(), kept: kept(&node.name_any()) };
     let nodes: BTreeMap<_, _> =
         nodes.items.iter().filter(|node| is_ours(node)).map(|node| (node.name_any(), found(node))).collect();

@@ -10,6 +10,8 @@ use clap_complete::Shell;
 use super::Cli;
 
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod reasons;
 
 /// The flags of `completion`.
