@@ -51,7 +51,7 @@ const CASES: &[(&str, &[&str])] = &[
             "--set",
             "crds.install=false,rbac.create=false,flowSchema.enabled=false,webhook.enabled=false,podDisruptionBudget.enabled=false",
             "--set",
-            "hostNetwork=true,kubeletPort=10350,podLabels.identity=cloud,priorityClassName=high",
+            "hostNetwork=true,kubeletPort=10350,podLabels.identity=cloud,priorityClassName=high,runAsUser=null",
             "--set-json",
             r#"extraArgs=["--workers", "64", "--clusterprofile-provider-file", "/lists/providers.json", "--relist=600"]"#,
             "--set-json",
@@ -133,6 +133,7 @@ fn values_that_mean_nothing_are_refused() -> Result<()> {
         ("hostNetwork=true,kubeletPort=10350,webhook.port=443", "webhook.port"),
         ("traces.otlpEndpoint=otel:4318", "otlpEndpoint"),
         ("image.digest=latest", "digest"),
+        ("runAsUser=0", "runAsUser"),
         ("extraVolumes={programs}", "extraVolumes"),
         ("extraVolumeMounts[0].name=programs", "mountPath"),
     ] {

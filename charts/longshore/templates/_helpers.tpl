@@ -60,8 +60,11 @@ capabilities:
 
 {{- define "longshore.confinedPod" -}}
 runAsNonRoot: true
-runAsUser: 65534
-runAsGroup: 65534
+{{- /* As a whole number, which it is not where it comes from a file of values. */ -}}
+{{- if not (kindIs "invalid" .Values.runAsUser) }}
+runAsUser: {{ int64 .Values.runAsUser }}
+runAsGroup: {{ int64 .Values.runAsUser }}
+{{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- end -}}
