@@ -94,11 +94,15 @@ pub enum DoctorError {
     #[error("failed to find target {0} in the configuration; correct --lost-target")]
     UnknownTarget(String),
     /// Something was found.
-    #[error("{0} things are left over; `longshore doctor --fix` removes those that are certain")]
+    #[error("{} left over; `longshore doctor --fix` removes those that are certain", left(*.0))]
     Found(usize),
     /// Not everything could be removed.
     #[error("failed to remove {0} of the things above")]
     Remove(usize),
+}
+
+fn left(number: usize) -> String {
+    if number == 1 { "1 thing is".into() } else { format!("{number} things are") }
 }
 
 pub(super) async fn doctor(args: &DoctorArgs) -> Result<(), CliError> {

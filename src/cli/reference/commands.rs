@@ -15,7 +15,9 @@ const PLACES: [&str; 6] = ["docs", "src", "charts", "README.md", "SECURITY.md", 
 
 fn files(path: &Path, found: &mut Vec<PathBuf>) {
     if path.is_dir() {
-        fs::read_dir(path).unwrap().for_each(|entry| files(&entry.unwrap().path(), found));
+        for entry in fs::read_dir(path).unwrap() {
+            files(&entry.unwrap().path(), found);
+        }
     } else if path
         .extension()
         .is_some_and(|one| ["md", "rs", "json", "tpl", "txt", "yaml"].iter().any(|way| one == *way))
@@ -119,7 +121,9 @@ fn complaint(line: &Line) -> Option<String> {
 #[test]
 fn every_command_line_that_is_written_anywhere_is_taken() {
     let mut all = vec![];
-    PLACES.iter().for_each(|place| files(&Path::new(ROOT).join(place), &mut all));
+    for place in PLACES {
+        files(&Path::new(ROOT).join(place), &mut all);
+    }
     let own = Path::new(file!());
     let (mut typed, mut named, mut complaints) = (0, 0, vec![]);
     for path in all.iter().filter(|path| !path.ends_with(own)) {
