@@ -1,5 +1,6 @@
 # The image of a release, from the programs that were built and compared before: nothing is compiled here.
-FROM docker.io/library/debian:12-slim AS authorities
+# The list of CAs is the same for all machines, and made on that of the build: nothing is emulated.
+FROM --platform=$BUILDPLATFORM docker.io/library/debian:12-slim AS authorities
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates
 
 FROM scratch

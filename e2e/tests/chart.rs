@@ -45,6 +45,25 @@ const CASES: &[(&str, &[&str])] = &[
             "serviceAccount.annotations.a=b,fullnameOverride=ls",
         ],
     ),
+    (
+        "reached",
+        &[
+            "--set",
+            "crds.install=false,rbac.create=false,flowSchema.enabled=false,webhook.enabled=false,podDisruptionBudget.enabled=false",
+            "--set",
+            "hostNetwork=true,kubeletPort=10350,podLabels.identity=cloud,priorityClassName=high,runAsUser=null",
+            "--set-json",
+            r#"extraArgs=["--workers", "64", "--clusterprofile-provider-file", "/lists/providers.json", "--relist=600"]"#,
+            "--set-json",
+            r#"extraVolumes=[{"name": "lists", "configMap": {"name": "programs"}}, {"name": "programs", "emptyDir": {}}]"#,
+            "--set-json",
+            r#"extraVolumeMounts=[{"name": "lists", "mountPath": "/lists"}, {"name": "programs", "mountPath": "/programs"}]"#,
+            "--set-json",
+            r#"extraEnv=[{"name": "AWS_REGION", "value": "eu-west-1"}]"#,
+            "--set-json",
+            r#"extraInitContainers=[{"name": "copy", "image": "registry.example.com/programs:1"}]"#,
+        ],
+    ),
     ("private", &["--set", "crds.install=false,rbac.create=false,flowSchema.enabled=false,webhook.port=443"]),
 ];
 
@@ -114,6 +133,7 @@ fn values_that_mean_nothing_are_refused() -> Result<()> {
         ("hostNetwork=true,kubeletPort=10350,webhook.port=443", "webhook.port"),
         ("traces.otlpEndpoint=otel:4318", "otlpEndpoint"),
         ("image.digest=latest", "digest"),
+        ("runAsUser=0", "runAsUser"),
         ("extraVolumes={programs}", "extraVolumes"),
         ("extraVolumeMounts[0].name=programs", "mountPath"),
     ] {

@@ -1,5 +1,7 @@
 //! Targets that a cluster inventory knows: a ClusterProfile says where they are, and how to get credentials.
 
+use std::path::Path;
+
 use e2e::{Cluster, Context, Declared, IDLE, Result, Value, World, container, ensure, json, secs, write_json};
 
 const DEFINITION: &str = "clusterprofiles.multicluster.x-k8s.io";
@@ -174,7 +176,37 @@ fn a_cluster_profile_is_the_source_of_a_target() -> Result<()> {
     // Of what has run before, nothing has noticed.
     assert_eq!((world.delegate(&proxy)?.uid(), host.pod("web")?.uid()), (delegate.uid(), proxy.uid()));
     // A profile that goes changes nothing but a condition.
+    let profile = host.get("clusterprofiles", "east")?;
     host.delete("clusterprofiles", "east")?;
     wait_for_reason(&world, &east, "ClusterProfileNotFound", "there is no ClusterProfile")?;
-    can_log(true)
+    can_log(true)?;
+
+    host.create(json!({"apiVersion": profile["apiVersion"], "kind": "ClusterProfile", "metadata": {"name": "east"},
+        "spec": profile["spec"]}))?;
+    offer(&world, "east", "operators", &json!({}))?;
+    world.wait_for("targets", &east, "Accepted", "True", secs(60))?;
+    uninstall(&world, &programs)?;
+    world.east.wait_for_gone(&delegate)
+}
+
+/// Whoever takes Longshore away has to reach the target in the same way, for what nobody there needs.
+fn uninstall(world: &Declared, programs: &Path) -> Result<()> {
+    let [east, foreign] = ["east", "foreign"].map(|name| world.name(name));
+    let host_id = world.host.get("namespaces", "kube-system")?["metadata"]["uid"].clone();
+    let labels = json!({"longshore.dev/host": host_id, "longshore.dev/node": east,
+        "longshore.dev/uid": "0c0ffee0-0000-4000-8000-000000000000"});
+    world.east.create(json!({"kind": "Service", "metadata": {"name": "left", "labels": labels},
+        "spec": {"ports": [{"port": 80}]}}))?;
+    let kubeconfig = World::kubeconfig("host")?;
+    let (kubeconfig, selector) = (kubeconfig.to_string_lossy(), format!("e2e={}", world.namespace));
+    let (programs, leases) = (programs.to_string_lossy(), world.namespace.as_str());
+    let mut args = vec!["uninstall", "--kubeconfig", &kubeconfig, "--selector", &selector, "--lease-namespace", leases];
+    args.extend(["--clusterprofile-provider-file", &programs]);
+    let output = World::longshore_command(&args)?;
+    let removed = format!("removed: service {}/left in {east}", world.namespace);
+    ensure!(output.code == 0 && output.stdout.contains(&removed), "{output:?}");
+    ensure!(output.stdout.contains(&format!("{foreign} does not answer")), "{output:?}");
+    let node = world.host.find("nodes", &east)?;
+    ensure!(world.east.find("services", "left")?.is_none() && node.is_none(), "{output:?}");
+    Ok(())
 }

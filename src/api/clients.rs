@@ -10,6 +10,7 @@ use kube::config::{ExecInteractiveMode, InClusterError, KubeConfigOptions, Kubec
 use kube::{Client, Config};
 use tower::timeout::TimeoutLayer;
 
+mod again;
 mod connect;
 #[cfg(feature = "crash-points")]
 mod crash;

@@ -202,7 +202,7 @@ async fn access(client: &Client, name: &str, source: &KubeconfigSource) -> Resul
         return found.map_err(|error| format!("{} (a file of the machine that runs Longshore)", chain(&error)));
     }
     if let Some(reference) = &source.cluster_profile_ref {
-        return of_profile(client, name, reference, LEASES).await;
+        return of_profile(client, name, reference, LEASES, &Programs::default()).await;
     }
     let Some((namespace, secret, key)) = secret_of(source) else { return Err("it names no kubeconfig".into()) };
     let text = read(client, name, &(namespace.clone(), secret.clone()), &key).await?;
@@ -220,20 +220,21 @@ async fn read(client: &Client, target: &str, (namespace, secret): &profile::Key,
     String::from_utf8(bytes.0).map_err(|_| format!("the key `{key}` of the Secret {namespace}/{secret} is no text"))
 }
 
-/// How to reach the cluster of a ClusterProfile whose credentials are in a Secret, where `leases` is the namespace of Longshore's
-/// leases. Programs are for Longshore itself: they get what it may have.
+/// How to reach the cluster of a ClusterProfile, where `leases` is the namespace of Longshore's leases. Programs are for whoever
+/// acts as Longshore itself: they get what it may have.
 pub(super) async fn of_profile(
     client: &Client,
     target: &str,
     reference: &ClusterProfileReference,
     leases: &str,
+    programs: &Programs,
 ) -> Result<Access, String> {
     let key = profile::key(reference, leases);
     let profiles: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.0, &profile::resource());
     let what = format!("read the ClusterProfile {}/{} of Target {target}", key.0, key.1);
     let found = ask_opt(what, profiles.get(&key.1)).await.map_err(|error| chain(&error))?;
     let found = found.ok_or_else(|| format!("there is no ClusterProfile {}/{}", key.0, key.1))?;
-    let way = profile::way(&key, &found.data["status"], &Programs::default(), leases).map_err(|error| chain(&error))?;
+    let way = profile::way(&key, &found.data["status"], programs, leases).map_err(|error| chain(&error))?;
     let secret = match way.credentials.secret() {
         Some((secret, key)) => Some(read(client, target, secret, key).await?),
         None => None,
@@ -260,5 +261,26 @@ mod tests {
         let nodes: Vec<_> = found.nodes.iter().map(|node| node.name.as_str()).collect();
         assert_eq!((targets, nodes), (vec!["east", "west"], vec!["both", "east"]));
         assert_eq!(secret_of(&found.targets[0].spec.kubeconfig).unwrap().0, LEASES);
+    }
+
+    #[tokio::test]
+    async fn a_program_gets_credentials_only_for_who_names_it() {
+        let profile = json!({"apiVersion": "multicluster.x-k8s.io/v1alpha1", "kind": "ClusterProfile",
+            "metadata": {"name": "east", "namespace": "fleet"},
+            "status": {"accessProviders": [{"name": "operators", "cluster": {"server": "https://east"}}]}});
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let found = request.uri().path().ends_with("/namespaces/fleet/clusterprofiles/east");
+            let body = kube::client::Body::from(profile.to_string().into_bytes());
+            let answer = http::Response::builder().status(if found { 200 } else { 500 }).body(body);
+            async move { answer.map_err(std::io::Error::other) }
+        });
+        let client = Client::new(service, "default");
+        let reference = ClusterProfileReference { namespace: Some("fleet".into()), name: "east".into() };
+        let programs = json!({"providers": [{"name": "operators", "execConfig": {"command": "cat"}}]});
+        let programs: Programs = serde_json::from_value(programs).unwrap();
+        let reach = async |programs| of_profile(&client, "east", &reference, LEASES, programs).await;
+        assert_eq!(clients::address(&reach(&programs).await.unwrap()), "https://east");
+        let refused = reach(&Programs::default()).await.err().unwrap();
+        assert!(refused.contains("--clusterprofile-provider-file"), "{refused}");
     }
 }

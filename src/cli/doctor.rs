@@ -68,6 +68,9 @@ pub struct DoctorArgs {
     /// The namespace of the leases by which replicas share the virtual nodes
     #[arg(long, value_name = "NAMESPACE", default_value = "kube-node-lease")]
     lease_namespace: String,
+    /// The nodes that may be left over, where that is known: others belong to another Longshore, whose leases are elsewhere.
+    #[arg(skip)]
+    nodes: Option<BTreeSet<String>>,
 }
 
 /// How findings are shown.
@@ -94,11 +97,15 @@ pub enum DoctorError {
     #[error("failed to find target {0} in the configuration; correct --lost-target")]
     UnknownTarget(String),
     /// Something was found.
-    #[error("{0} things are left over; `longshore doctor --fix` removes those that are certain")]
+    #[error("{} left over; `longshore doctor --fix` removes those that are certain", left(*.0))]
     Found(usize),
     /// Not everything could be removed.
     #[error("failed to remove {0} of the things above")]
     Remove(usize),
+}
+
+fn left(number: usize) -> String {
+    if number == 1 { "1 thing is".into() } else { format!("{number} things are") }
 }
 
 pub(super) async fn doctor(args: &DoctorArgs) -> Result<(), CliError> {
@@ -175,7 +182,8 @@ async fn look(
     let parts = nodes.items.iter().filter(|node| node.labels().get(WHOLE).is_some_and(|one| configured.contains(one)));
     let parts: Vec<_> = parts.map(ResourceExt::name_any).collect();
     configured.extend(parts);
-    let kept = |node: &str| leaderships.get(node) == Some(&true);
+    let is_foreign = |node: &str| args.nodes.as_ref().is_some_and(|nodes| !nodes.contains(node));
+    let kept = |node: &str| leaderships.get(node) == Some(&true) || is_foreign(node);
     let found = |node: &Node| leftovers::Node { uid: node.uid().unwrap_or_default(), kept: kept(&node.name_any()) };
     let nodes: BTreeMap<_, _> =
         nodes.items.iter().filter(|node| is_ours(node)).map(|node| (node.name_any(), found(node))).collect();

@@ -10,6 +10,8 @@ use clap_complete::Shell;
 use super::Cli;
 
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod reasons;
 
 /// The flags of `completion`.
@@ -45,7 +47,9 @@ pub enum ReferenceError {
 }
 
 pub(super) fn completion(args: &CompletionArgs) {
-    clap_complete::generate(args.shell, &mut Cli::command(), &args.name, &mut io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), &args.name, &mut script);
+    print!("{}", String::from_utf8_lossy(&script));
 }
 
 pub(super) fn manual(args: &ManualArgs) -> Result<(), ReferenceError> {

@@ -87,18 +87,21 @@ pub(crate) async fn bound(host: &Client, node: &str) -> kube::Result<Vec<Partial
     Ok(pods.list_metadata(&ListParams::default().fields(&format!("spec.nodeName={node}"))).await?.items)
 }
 
-/// Asks for the eviction of these pods and no namesakes of theirs; a disruption budget may say no to some.
+/// Asks for the eviction of these pods and no namesakes of theirs; a disruption budget may say no to some. A pod that cannot be
+/// evicted, as with two budgets, keeps no other.
 pub(crate) async fn evict(host: &Client, pods: &[PartialObjectMeta<Pod>]) -> kube::Result<()> {
+    let mut failed = None;
     for pod in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
         let pods: Api<Pod> = Api::namespaced(host.clone(), &pod.namespace().unwrap_or_default());
         let params = EvictParams { delete_options: Some(only(pod.uid())), ..EvictParams::default() };
         match pods.evict(&pod.name_any(), &params).await {
             // A disruption budget, a namesake, or gone: the next round tells.
             Err(kube::Error::Api(status)) if [404, 409, 429].contains(&status.code) => {}
+            Err(kube::Error::Api(status)) => failed = failed.or(Some(status)),
             other => drop(other?),
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), |status| Err(kube::Error::Api(status)))
 }
 
 /// Lets the scheduler take the node, or not. Fine if there is none.

@@ -38,6 +38,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{- /* Of the flags of the replicas those that the hook needs, too: where targets are declared, and who gets credentials. */ -}}
+{{- define "longshore.reachArgs" -}}
+{{- $known := list "--provider-config" "--clusterprofile-provider-file" -}}
+{{- $value := false -}}
+{{- range .Values.extraArgs }}
+{{- if or $value (has (first (splitList "=" .)) $known) }}
+- {{ . | quote }}
+{{- end }}
+{{- $value = and (not $value) (has . $known) }}
+{{- end }}
+{{- end -}}
+
 {{- /* What any of our containers may: nothing. */ -}}
 {{- define "longshore.confined" -}}
 allowPrivilegeEscalation: false
@@ -48,8 +60,11 @@ capabilities:
 
 {{- define "longshore.confinedPod" -}}
 runAsNonRoot: true
-runAsUser: 65534
-runAsGroup: 65534
+{{- /* As a whole number, which it is not where it comes from a file of values. */ -}}
+{{- if not (kindIs "invalid" .Values.runAsUser) }}
+runAsUser: {{ int64 .Values.runAsUser }}
+runAsGroup: {{ int64 .Values.runAsUser }}
+{{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- end -}}

@@ -1,8 +1,10 @@
 //! `longshore uninstall`: takes Longshore away in order. Targets and virtual nodes are removed while it runs, so that it empties
-//! its nodes as it always does; then it is stopped, and what is left over goes. A target that does not answer holds nothing
-//! up: what waits for it is given up after a while, and that is said.
+//! its nodes as it always does; then it is stopped, and what is left over goes. What a file declares nobody can remove while it
+//! is served: its nodes are emptied from here. A target that does not answer holds nothing up: what waits for it is given up
+//! after a while, and that is said.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -18,13 +20,15 @@ use tokio::time::{Instant, sleep};
 use super::{ABANDONED, DoctorArgs, Output, gone, leadership, look, remove, within};
 use crate::api::clients;
 use crate::api::configuration::{self, Configuration};
+use crate::api::profile::{Programs, ProgramsError};
 use crate::api::resource;
 use crate::api::target::{DeletionPolicy, Target, TargetSpec};
 use crate::api::virtual_node::VirtualNode;
-use crate::cli::{CliError, Clusters, ConfigurationArgs, HostArgs};
+use crate::cli::{CliError, Clusters, ConfigurationArgs};
 use crate::errors::chain;
 use crate::leftovers::{Finding, findings};
 use crate::only::only;
+use crate::run::drain::{self, WHOLE};
 
 /// How often it looks what is left.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -39,10 +43,19 @@ const ROUNDS: u32 = 5;
 #[derive(Args)]
 pub struct UninstallArgs {
     #[command(flatten)]
-    host: HostArgs,
+    configuration: ConfigurationArgs,
     /// Which Targets and VirtualNodes to remove: a label selector [default: all]
-    #[arg(long, value_name = "LABELS", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "LABELS",
+        default_value = "",
+        conflicts_with = "provider_config",
+        hide_default_value = true
+    )]
     selector: String,
+    /// The file with the programs that may get credentials for ClusterProfiles, as `longshore run` has it [default: none may]
+    #[arg(long, value_name = "FILE", conflicts_with = "provider_config")]
+    clusterprofile_provider_file: Option<PathBuf>,
     /// The Deployment that runs Longshore, in the namespace of the leases, to be stopped once the nodes are empty [default:
     /// somebody else stops it]
     #[arg(long, value_name = "NAME")]
@@ -58,6 +71,9 @@ pub struct UninstallArgs {
 /// Why Longshore could not be taken away.
 #[derive(Debug, thiserror::Error)]
 pub enum UninstallError {
+    /// The programs for ClusterProfiles are not named as they have to be.
+    #[error(transparent)]
+    Programs(#[from] ProgramsError),
     /// The host is needed for everything.
     #[error("failed to {what} in the host: {reason}")]
     UseHost {
@@ -87,8 +103,9 @@ pub enum UninstallError {
     },
 }
 
-/// What is declared in the host.
+/// What is declared in the host, or in a file.
 struct Declared {
+    /// What Longshore will see go: nothing of a file.
     objects: Vec<DynamicObject>,
     /// The names that its nodes may have.
     nodes: BTreeSet<String>,
@@ -97,24 +114,23 @@ struct Declared {
 }
 
 pub(in crate::cli) async fn uninstall(args: UninstallArgs) -> Result<(), CliError> {
-    let access = args.host.load().await?;
+    let access = args.configuration.host.load().await?;
     let host = clients::client(&access).await.map_err(CliError::ConfigureHost)?;
     let declared = read(&args, &host).await?;
     withdraw(&host, &declared.objects).await?;
-    let abandoned =
-        |target: &configuration::Declared<TargetSpec>| target.spec.deletion_policy == DeletionPolicy::Abandon;
-    empty(&args, &host, &declared.nodes, declared.configuration.targets.iter().any(abandoned)).await?;
+    empty(&args, &host, &declared).await?;
     stop(&args, &host, &declared.nodes).await?;
     give_up(&host, &declared.nodes).await?;
-    let Declared { configuration, targets, .. } = declared;
+    let Declared { configuration, targets, nodes, .. } = declared;
     let clusters = Clusters { configuration, host: access, targets: vec![], resources: None };
     let doctor = DoctorArgs {
-        configuration: ConfigurationArgs { provider_config: None, host: args.host },
+        configuration: args.configuration,
         fix: true,
         uninstall: true,
         lost_target: vec![],
         output: Output::Text,
         lease_namespace: args.lease_namespace,
+        nodes: Some(nodes),
     };
     tidy(doctor, &clusters, &host, &targets).await
 }
@@ -136,11 +152,32 @@ async fn list(args: &UninstallArgs, host: &Client, kind: ApiResource) -> Result<
 
 /// Everything that is needed of Targets, while they are there.
 async fn read(args: &UninstallArgs, host: &Client) -> Result<Declared, CliError> {
+    let programs = args.clusterprofile_provider_file.as_deref().map(Programs::read).transpose();
+    let programs = programs.map_err(UninstallError::Programs)?.unwrap_or_default();
+    let (objects, configuration) = match &args.configuration.provider_config {
+        Some(file) => (vec![], configuration::load(file)?),
+        None => declared(args, host).await?,
+    };
+    let mut nodes: BTreeSet<_> = objects.iter().map(ResourceExt::name_any).collect();
+    nodes.extend(configuration.nodes.iter().map(|node| node.name.clone()));
+    nodes.extend(kept(args, host).await?);
+    let all: Api<Node> = Api::all(host.clone());
+    let all =
+        within(all.list_metadata(&ListParams::default().labels(WHOLE))).await.map_err(trouble("list the nodes"))?;
+    let parts = all.items.iter().filter(|node| node.labels().get(WHOLE).is_some_and(|whole| nodes.contains(whole)));
+    let parts: Vec<_> = parts.map(ResourceExt::name_any).collect();
+    nodes.extend(parts);
+    let clients = configuration.targets.iter().map(|target| connect(args, host, &target.spec, &programs));
+    // All at once: a program that gets credentials may take its time.
+    let targets = futures::future::join_all(clients).await;
+    Ok(Declared { objects, nodes, configuration, targets })
+}
+
+/// What the host declares, as it is and as far as it can be used.
+async fn declared(args: &UninstallArgs, host: &Client) -> Result<(Vec<DynamicObject>, Configuration), CliError> {
     let targets = list(args, host, ApiResource::erase::<Target>(&())).await.map_err(trouble("list the targets"))?;
     let nodes =
         list(args, host, ApiResource::erase::<VirtualNode>(&())).await.map_err(trouble("list the virtual nodes"))?;
-    let mut names: BTreeSet<_> = targets.iter().chain(&nodes).map(ResourceExt::name_any).collect();
-    names.extend(kept(args, host).await?);
     let usable = targets.iter().filter(|one| resource::target(&one.name_any(), &one.data["spec"]).is_ok());
     let document = |one: &DynamicObject| {
         json!({"apiVersion": crate::api::API_VERSION, "kind": "Target", "metadata": {"name": one.name_any()},
@@ -153,13 +190,8 @@ async fn read(args: &UninstallArgs, host: &Client) -> Result<Declared, CliError>
     } else {
         configuration::parse("targets of the host".as_ref(), &documents.join("\n---\n"))?
     };
-    let mut clients = vec![];
-    for target in &configuration.targets {
-        clients.push(connect(args, host, &target.spec).await);
-    }
     // A target first: without its virtual node it would get one of its own name.
-    let objects = targets.into_iter().chain(nodes).collect();
-    Ok(Declared { objects, nodes: names, configuration, targets: clients })
+    Ok((targets.into_iter().chain(nodes).collect(), configuration))
 }
 
 /// The nodes that replicas share by leases of a namespace of their own. After an attempt that was given up nothing else tells
@@ -173,7 +205,12 @@ async fn kept(args: &UninstallArgs, host: &Client) -> Result<Vec<String>, CliErr
     Ok(found.items.iter().filter_map(leadership).map(|(node, _)| node).collect())
 }
 
-async fn connect(args: &UninstallArgs, host: &Client, spec: &TargetSpec) -> Result<Client, String> {
+async fn connect(
+    args: &UninstallArgs,
+    host: &Client,
+    spec: &TargetSpec,
+    programs: &Programs,
+) -> Result<Client, String> {
     let context = spec.kubeconfig.context.as_deref();
     let access = match (&spec.kubeconfig.secret_ref, &spec.kubeconfig.file) {
         (Some(secret), _) => {
@@ -190,7 +227,7 @@ async fn connect(args: &UninstallArgs, host: &Client, spec: &TargetSpec) -> Resu
         (None, None) => {
             let profile = spec.kubeconfig.cluster_profile_ref.as_ref().ok_or("it has no kubeconfig")?;
             let (name, leases) = (&profile.name, &args.lease_namespace);
-            let access = crate::cli::clusters::of_profile(host, name, profile, leases).await?;
+            let access = crate::cli::clusters::of_profile(host, name, profile, leases, programs).await?;
             return clients::client(&access).await.map_err(|error| chain(&error));
         }
     };
@@ -210,32 +247,48 @@ async fn withdraw(host: &Client, objects: &[DynamicObject]) -> Result<(), CliErr
     Ok(())
 }
 
-/// The pods of those of `names` that are nodes of Longshore; `None` if there are no such nodes.
-async fn left(host: &Client, names: &BTreeSet<String>) -> Result<Option<Vec<PartialObjectMeta<Pod>>>, CliError> {
+/// What is left of the nodes.
+struct Left {
+    nodes: Vec<String>,
+    pods: Vec<PartialObjectMeta<Pod>>,
+}
+
+/// Those of `names` that are nodes of Longshore, and their pods.
+async fn left(host: &Client, names: &BTreeSet<String>) -> Result<Left, CliError> {
     let nodes: Api<Node> = Api::all(host.clone());
     let nodes = within(nodes.list(&ListParams::default())).await.map_err(trouble("list the nodes"))?;
     let ours = |node: &&Node| names.contains(&node.name_any()) && super::is_ours(node);
     let nodes: Vec<_> = nodes.items.iter().filter(ours).map(ResourceExt::name_any).collect();
-    if nodes.is_empty() {
-        return Ok(None);
-    }
     let mut pods = vec![];
-    for node in nodes {
-        let api: Api<Pod> = Api::all(host.clone());
-        let params = ListParams::default().fields(&format!("spec.nodeName={node}"));
-        pods.extend(within(api.list_metadata(&params)).await.map_err(trouble("list the pods"))?.items);
+    for node in &nodes {
+        pods.extend(within(drain::bound(host, node)).await.map_err(trouble("list the pods"))?);
     }
-    Ok(Some(pods))
+    Ok(Left { nodes, pods })
 }
 
-/// Waits until Longshore has emptied its nodes and removed them, or the rest waits for a target that does not answer.
-async fn empty(args: &UninstallArgs, host: &Client, names: &BTreeSet<String>, abandoned: bool) -> Result<(), CliError> {
+/// Waits until the nodes are empty and have been removed, or the rest waits for a target that does not answer. Nobody removes
+/// those of a file before Longshore has stopped, and nobody else evicts their pods.
+async fn empty(args: &UninstallArgs, host: &Client, declared: &Declared) -> Result<(), CliError> {
+    let abandoned =
+        |target: &configuration::Declared<TargetSpec>| target.spec.deletion_policy == DeletionPolicy::Abandon;
+    let abandoned = declared.configuration.targets.iter().any(abandoned);
+    let of_file = args.configuration.provider_config.is_some();
     let end = Instant::now() + Duration::from_secs(args.patience.into());
     let mut shown = None;
-    while let Some(pods) = left(host, names).await? {
+    loop {
+        let Left { nodes, pods } = left(host, &declared.nodes).await?;
+        if nodes.is_empty() || (of_file && pods.is_empty()) {
+            return Ok(());
+        }
         if shown != Some(pods.len()) {
             println!("waiting for {} pods to leave the virtual nodes", pods.len());
             shown = Some(pods.len());
+        }
+        if of_file && !abandoned {
+            for node in &nodes {
+                within(drain::cordon(host, node, true)).await.map_err(trouble("cordon a node"))?;
+            }
+            drain::evict(host, &pods).await.map_err(|error| trouble("evict pods")(chain(&error)))?;
         }
         if Instant::now() < end {
             sleep(PAUSE).await;
@@ -251,7 +304,6 @@ async fn empty(args: &UninstallArgs, host: &Client, names: &BTreeSet<String>, ab
         let pods = 1 + staying.count();
         return Err(UninstallError::Empty { patience: args.patience, pods, example }.into());
     }
-    Ok(())
 }
 
 /// Stops Longshore, and waits until nobody keeps its nodes.
@@ -279,7 +331,7 @@ async fn stop(args: &UninstallArgs, host: &Client, names: &BTreeSet<String>) -> 
 
 /// Lets go of pods that were to go, and of whose delegates nobody knows.
 async fn give_up(host: &Client, names: &BTreeSet<String>) -> Result<(), CliError> {
-    for pod in left(host, names).await?.unwrap_or_default() {
+    for pod in left(host, names).await?.pods {
         if pod.metadata.deletion_timestamp.is_none() {
             continue;
         }
@@ -302,8 +354,9 @@ async fn tidy(
     let mut rest: Vec<Finding> = vec![];
     for round in 0..ROUNDS {
         let inventory = look(&doctor, clusters, host, targets).await?;
-        for target in inventory.targets.iter().filter(|target| target.objects.is_err()) {
-            println!("{} does not answer: what is there stays there", target.name);
+        for target in &inventory.targets {
+            let Err(reason) = &target.objects else { continue };
+            println!("{} does not answer: what is there stays there ({reason})", target.name);
             doctor.lost_target.push(target.name.clone());
         }
         let found = if round == 0 && !doctor.lost_target.is_empty() {

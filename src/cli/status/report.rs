@@ -165,9 +165,10 @@ fn judge_target(sight: &Sight, target: &Value, report: &mut Report) {
     if let Some(accepted) = accepted {
         report.problems.push(problem(&about, text_of(accepted, "message"), ""));
     }
-    // Longshore may well reach what this machine does not.
+    // Longshore may well reach what this machine does not; and what neither does is one problem, in whosever words.
+    let told = in_api && reason == "Unreachable";
     if let Some(Err(reason)) = answer
-        && (!in_api || ready != "True")
+        && (!in_api || (ready != "True" && !told))
         && !report.problems.iter().any(|one| one.about == about && one.what.contains(reason.as_str()))
     {
         report.problems.push(problem(&about, reason.clone(), ""));
@@ -443,6 +444,21 @@ mod tests {
         assert_eq!((judge(&seen).targets[0].ready.as_str(), judge(&seen).problems.len()), ("True", 0));
         seen.answers.insert("east".into(), Err("refused".into()));
         assert_eq!(judge(&seen).problems[0].what, "refused");
+    }
+
+    #[test]
+    fn what_neither_longshore_nor_this_machine_reaches_is_one_problem() {
+        let mut seen = sight();
+        seen.answers.insert("east".into(), Err("failed to reach https://east: timed out".into()));
+        assert_eq!(judge(&seen).problems.len(), 0, "Longshore does");
+        let ready = |reason: &str| {
+            json!([{"type": "Ready", "status": "False", "reason": reason,
+                "message": "failed to reach https://east: no route to it"}])
+        };
+        seen.declared.targets[0]["status"]["conditions"] = ready("Unreachable");
+        assert_eq!(judge(&seen).problems.len(), 1);
+        seen.declared.targets[0]["status"]["conditions"] = ready("CapacityUnknown");
+        assert_eq!(judge(&seen).problems.len(), 2);
     }
 
     #[test]

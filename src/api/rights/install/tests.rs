@@ -101,9 +101,10 @@ fn rows(path: &str, schema: &Value, default: &Value, rows: &mut Vec<Row>) {
     let Some(properties) = properties else {
         let text = schema["description"].as_str().unwrap_or_default().to_owned();
         assert!(!text.is_empty(), "{path} has no description");
-        let kind = match (&schema["enum"], schema["type"].as_str()) {
+        let kind = match (&schema["enum"], &schema["type"]) {
             (Value::Array(known), _) => known.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-            (_, kind) => kind.unwrap_or_default().to_owned(),
+            (_, Value::Array(kinds)) => kinds.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or "),
+            (_, kind) => kind.as_str().unwrap_or_default().to_owned(),
         };
         rows.push(Row { path: path.to_owned(), kind, default: default.clone(), text });
         return;
