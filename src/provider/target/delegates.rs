@@ -26,7 +26,7 @@ use crate::provider::names;
 use crate::provider::places::Places;
 use crate::provider::reach::Reach;
 use crate::provider::services::Tracker;
-use crate::provider::translate::Refreshed;
+use crate::provider::translate::{Refreshed, devices};
 
 const WATCH: &str = "pods";
 
@@ -40,6 +40,8 @@ const ATTEMPTS: usize = 4;
 /// The delegates of one virtual node in one target.
 pub(super) struct Delegates {
     client: Client,
+    /// The target's name, for people.
+    target: String,
     host_id: String,
     node: String,
     /// Selects them.
@@ -64,6 +66,7 @@ impl Delegates {
         Self {
             selector: format!("{}={host_id},{}={node}", names::HOST, names::NODE),
             events: Events::new(client.clone(), reach.clone(), &setup.name, setup.tales),
+            target: setup.name.clone(),
             addresses: setup.addresses,
             places: setup.places.clone(),
             load,
@@ -102,12 +105,28 @@ impl Delegates {
     /// this one: the answer to an earlier request was lost.
     pub(super) async fn create(&self, delegate: &PodDocument, key: &PodKey) -> Result<Option<ProviderPod>, PodError> {
         let namespace = delegate.namespace();
+        if devices::claims(&delegate.spec)
+            && let Some(lost) = self.would_lose(delegate).await
+        {
+            return Err(lost);
+        }
         match self.api(namespace).create(&PostParams::default(), delegate).await {
             Ok(made) => self.read(&made).map(Some),
             Err(kube::Error::Api(status)) if status.is_already_exists() => self.occupied(delegate, key).await.map(Some),
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
             Err(error) => Err(refusal(error, "pods")),
         }
+    }
+
+    /// Tries to create a delegate that claims devices, and leaves nothing: a pod that has lost them would have started by the
+    /// time the answer shows it. What else is wrong, the creation itself will tell.
+    async fn would_lose(&self, delegate: &PodDocument) -> Option<PodError> {
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        let answer = self.api(delegate.namespace()).create(&params, delegate).await.ok()?;
+        devices::left_out(delegate, &answer).map(|field| PodError::Refused {
+            reason: "DevicesLeftOut".into(),
+            message: without_devices(&field, &self.target),
+        })
     }
 
     /// Who has the name that a delegate needs?
@@ -417,6 +436,14 @@ impl From<PodError> for Rejected {
     fn from(error: PodError) -> Self {
         Self::For(error)
     }
+}
+
+/// What to do about a target that leaves out what a pod claims.
+fn without_devices(field: &str, target: &str) -> String {
+    format!(
+        "target {target} would leave {field} out, so that the pod would start without its devices: its API server is older than \
+         resource.k8s.io, or has it switched off, or a webhook there takes claims off; mend that, or let the pod go elsewhere"
+    )
 }
 
 fn is_conflict(error: &kube::Error) -> bool {
