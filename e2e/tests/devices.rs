@@ -65,7 +65,7 @@ fn hooked(name: &str, target_spec: &str) -> Result<(World, Hooked)> {
     let hook = Hooked::of("devhost", name)?;
     let world = World::elsewhere(name, "devhost", "devfar", |options| {
         options.flags = hook.flags(30);
-        options.target_spec = target_spec.to_owned();
+        options.target_spec = target_spec.into();
     })?;
     world.wait_for_node()?;
     world.create_target_namespace()?;

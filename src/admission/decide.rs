@@ -76,12 +76,11 @@ pub fn admission(pod: &Value, labels: &BTreeMap<String, String>, config: &Config
             return Err(Refusal(format!("the pod's annotation {} {error}", names::RESOURCE_CLAIMS)));
         }
         let places = places(&wish, config.roster, &mut warnings)?;
-        match mode {
-            Mode::LocalAndRemote => later(&mut new, &places, config.name, &mut warnings),
-            _ => {
-                let places = with_devices(&new, &wish, places, &mut warnings);
-                now(&mut new, &places);
-            }
+        if mode == Mode::LocalAndRemote {
+            later(&mut new, &places, config.name, &mut warnings);
+        } else {
+            let places = with_devices(&new, &wish, places, &mut warnings);
+            now(&mut new, &places);
         }
         say(&mut new, names::OFFLOAD, &wish.to_string());
         if mode != Mode::default() {
@@ -150,17 +149,19 @@ fn with_devices<'a>(pod: &Value, wish: &Wish, places: Vec<&'a Place>, warnings: 
         return places;
     }
     let gives = |place: &&Place| place.devices.iter().any(|target| wish.allows(&place.node, target));
-    let (with, without): (Vec<_>, Vec<_>) = places.iter().copied().partition(gives);
+    let (some, none): (Vec<_>, Vec<_>) = places.iter().copied().partition(gives);
     let nodes = |places: &[&Place]| places.iter().map(|place| place.node.as_str()).collect::<Vec<_>>().join(", ");
-    let remedy = "set spec.resourceClaims of their Targets to Remote";
-    if with.is_empty() {
-        warnings.push(format!("the pod claims devices, and is held at {}, which give none; {remedy}", nodes(&without)));
+    if some.is_empty() {
+        warnings.push(format!(
+            "the pod claims devices, and is held at {}, which give none; set spec.resourceClaims of their Targets to Remote",
+            nodes(&none)
+        ));
         return places;
     }
-    if !without.is_empty() {
-        warnings.push(format!("the pod claims devices, and does not go to {}, which give none", nodes(&without)));
+    if !none.is_empty() {
+        warnings.push(format!("the pod claims devices, and does not go to {}, which give none", nodes(&none)));
     }
-    with
+    some
 }
 
 /// The pod as its user made it, and what is wrong with the devices that it says by an annotation.

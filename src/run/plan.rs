@@ -271,22 +271,21 @@ mod tests {
             let roster = roster(declared);
             let place = |place: &Place| {
                 let Place { node, targets, devices, taints } = place;
-                format!(
-                    "{node} {} {}{}",
-                    targets.join(","),
-                    taints.len(),
-                    devices.iter().map(|name| format!(" {name}")).collect::<String>()
-                )
+                format!("{node} {} {} {}", targets.join(","), taints.len(), devices.join(","))
             };
             roster.places().iter().map(place).collect::<Vec<_>>()
         };
         let own = all.targets.clone();
         all.targets.get_mut("west").unwrap().resource_claims = ResourceClaims::Remote;
-        assert_eq!(places(&all), ["a west,north 1 west", "east east 1"], "it is told where there are devices");
+        assert_eq!(places(&all), ["a west,north 1 west", "east east 1 "], "it is told where there are devices");
         all.targets = own;
-        assert_eq!(places(&all), ["a west,north 1", "east east 1"]);
+        assert_eq!(places(&all), ["a west,north 1 ", "east east 1 "]);
         all.targets.clear();
-        assert_eq!(places(&all), ["a west,north 1", "east east 1"], "a target that cannot be used yet is no stranger");
+        assert_eq!(
+            places(&all),
+            ["a west,north 1 ", "east east 1 "],
+            "a target that cannot be used yet is no stranger"
+        );
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl Devices {
         if let Some(name) = lacking.first() {
             return Err(DevicesError::Missing((*name).to_owned()));
         }
-        let whole = |entries: &[Map<String, Value>]| Value::from_iter(entries.iter().cloned());
+        let whole = |entries: &[Map<String, Value>]| entries.iter().cloned().collect::<Value>();
         spec.insert(POD.into(), whole(&self.pod));
         for kind in CONTAINERS {
             for container in entries_mut(spec, kind) {
@@ -232,9 +232,6 @@ pub(in crate::provider) fn left_out(sent: &PodDocument, answer: &PodDocument) ->
     if let Some(i) = lacks(sent.list(POD), answer.list(POD)) {
         return Some(format!("spec.{POD}[{i}]"));
     }
-    fn claimed(container: &Value) -> &[Value] {
-        container.get("resources").map(|resources| list(resources, "claims")).unwrap_or_default()
-    }
     CONTAINERS.into_iter().find_map(|kind| {
         sent.list(kind).iter().enumerate().find_map(|(i, container)| {
             let same = |other: &&Value| text(other, "name") == text(container, "name");
@@ -242,6 +239,11 @@ pub(in crate::provider) fn left_out(sent: &PodDocument, answer: &PodDocument) ->
             lacks(claimed(container), kept).map(|j| format!("spec.{kind}[{i}].resources.claims[{j}]"))
         })
     })
+}
+
+/// The claims of a container.
+fn claimed(container: &Value) -> &[Value] {
+    container.get("resources").map(|resources| list(resources, "claims")).unwrap_or_default()
 }
 
 /// What may be missing that the claims of a delegate need, while no scheduler has looked at it. A scheduler does not begin with a

@@ -124,7 +124,7 @@ fn claims_of_the_target_are_kept_and_it_is_said_what_they_mean() {
     }
     let kept = |report: &[Change]| {
         let kept = report.iter().filter(|change| change.what == What::Kept);
-        kept.map(|change| change.to_string()).collect::<Vec<_>>()
+        kept.map(ToString::to_string).collect::<Vec<_>>()
     };
     let expected = [
         "spec.resourceClaims[0] is kept: it means the ResourceClaimTemplate big of namespace far in target east",
