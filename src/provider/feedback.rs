@@ -322,6 +322,14 @@ mod tests {
         let (word, message) = reason(json!({}), json!({"schedulerName": "mine"})).unwrap();
         assert_eq!(word, "WaitingForScheduler");
         assert!(message.contains("mine"));
+        let claims = json!({"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "big"}]});
+        let (word, message) = reason(json!({}), claims.clone()).unwrap();
+        assert_eq!(word, CLAIMS_AWAITED);
+        assert!(message.contains("ResourceClaimTemplate big"), "{message}");
+        let made = json!({"resourceClaimStatuses": [{"name": "gpu"}]});
+        assert_eq!(reason(made, claims.clone()).unwrap().0, "WaitingForScheduler");
+        let told = reason(scheduled("False", "Unschedulable", no_nodes), claims).unwrap();
+        assert_eq!(told, ("Unschedulable".into(), no_nodes.into()), "the scheduler's own word counts");
         waiting["startTime"] = json!("2026-01-01T00:00:00Z");
         assert_eq!(reason(waiting, none.clone()), None);
         assert_eq!(reason(json!({"phase": "Running"}), none.clone()), None);
