@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use e2e::{Cluster, Hooked, Injector, Pod, Result, Value, World, container, deployment, ensure, json, secs};
+use e2e::{Cluster, Declared, Hooked, Injector, Pod, Result, Value, World, container, deployment, ensure, json, secs};
 use lab::{Lab, Simulation, UpOptions};
 
 const CLUSTERS: [&str; 2] = ["devhost", "devfar"];
@@ -31,9 +31,13 @@ fn devices_of_a_target_are_claimed_from_home() -> Result<()> {
     far.create(json!({"kind": "ResourceSlice", "metadata": {"name": "kwok-1"}, "spec": {
         "driver": DRIVER, "nodeName": "kwok-1", "devices": [{"name": "gpu-0"}, {"name": "gpu-1"}],
         "pool": {"name": "kwok-1", "generation": 1, "resourceSliceCount": 1}}}))?;
-    for (name, test) in
-        [("sent", sent as fn() -> Result<()>), ("by_hand", by_hand), ("held", held), ("left_out", left_out)]
-    {
+    for (name, test) in [
+        ("sent", sent as fn() -> Result<()>),
+        ("by_hand", by_hand),
+        ("held", held),
+        ("declared", declared),
+        ("left_out", left_out),
+    ] {
         let begun = Instant::now();
         test().map_err(|error| error.context(format!("in {name}")))?;
         eprintln!("{name}: {:.0?}", begun.elapsed());
@@ -201,6 +205,14 @@ fn by_hand() -> Result<()> {
     assert_eq!(delegate.0["spec"]["containers"][0]["resources"]["claims"], json!([{"name": "gpu"}]));
     device_of(&claim_of(far, &delegate)?, &delegate)?;
 
+    let (config, kubeconfig) = (world.longshore().config(), World::kubeconfig("devhost")?);
+    let (config, kubeconfig) = (config.to_string_lossy(), kubeconfig.to_string_lossy());
+    let live = format!("{}/annotated", world.namespace);
+    let args = ["explain", "--provider-config", &config, "--kubeconfig", &kubeconfig, &live];
+    let explained = World::longshore_command(&args)?.ok()?;
+    let meaning = format!("it means the ResourceClaimTemplate one of namespace {} in target east", world.namespace);
+    assert!(explained.contains("# kept     spec.resourceClaims[0] ") && explained.contains(&meaning), "{explained}");
+
     host.create(pod("odd", &json!({ANNOTATION: claims.replace("main", "mian")}), &placed))?;
     let said = wait_for_reason(host, "odd", "OffloadHeld")?;
     assert!(said.starts_with(&format!("metadata.annotations[{ANNOTATION}]: it names container mian")), "{said}");
@@ -227,6 +239,33 @@ fn held() -> Result<()> {
         assert!(said.starts_with(&format!("{field}: ")) && said.contains(remedy), "{said}");
         assert!(world.delegates(&host.pod(name)?)?.is_empty());
     }
+    Ok(())
+}
+
+/// Of several virtual nodes, a pod goes where there are devices; and where its owner thinks better of it, held ones get theirs.
+fn declared() -> Result<()> {
+    let hook = Hooked::of("devhost", "declared")?;
+    let world = Declared::between_with("declared", ["devhost", "devfar"], hook.flags(30))?;
+    let [gives, none] = ["gives", "none"].map(|name| world.name(name));
+    for (name, claims) in [(&gives, "Remote"), (&none, "Hold")] {
+        let kubeconfig = world.keep_kubeconfig(name, &world.east.admin_kubeconfig()?)?;
+        world.declare("Target", name, &json!({"kubeconfig": kubeconfig, "resourceClaims": claims}))?;
+        world.wait_for("targets", name, "Ready", "True", secs(60))?;
+    }
+    hook.cover(&world.host, &world.namespace, &none)?;
+    world.east.create(template("one"))?;
+    let spec = claiming("resourceClaimTemplateName", "one");
+    world.host.create(pod("any", &json!({"longshore.dev/offload": "true"}), &spec))?;
+    let any = world.host.wait_for_ready("any")?;
+    assert_eq!(any.text("/spec/nodeName"), gives);
+    device_of(&claim_of(&world.east, &world.delegate(&any)?)?, &world.delegate(&any)?)?;
+
+    world.host.create(pod("there", &json!({"longshore.dev/offload": none}), &spec))?;
+    let said = wait_for_reason(&world.host, "there", "OffloadHeld")?;
+    assert!(said.contains(&format!("set spec.resourceClaims of the Target {none} to Remote")), "{said}");
+    world.host.patch("targets", &none, &json!({"spec": {"resourceClaims": "Remote"}}))?;
+    let there = world.host.wait_for_ready("there")?;
+    device_of(&claim_of(&world.east, &world.delegate(&there)?)?, &world.delegate(&there)?)?;
     Ok(())
 }
 

@@ -105,10 +105,8 @@ impl Delegates {
     /// this one: the answer to an earlier request was lost.
     pub(super) async fn create(&self, delegate: &PodDocument, key: &PodKey) -> Result<Option<ProviderPod>, PodError> {
         let namespace = delegate.namespace();
-        if devices::claims(&delegate.spec)
-            && let Some(lost) = self.would_lose(delegate).await
-        {
-            return Err(lost);
+        if devices::claims(&delegate.spec) {
+            self.try_claims(delegate).await?;
         }
         match self.api(namespace).create(&PostParams::default(), delegate).await {
             Ok(made) => self.read(&made).map(Some),
@@ -119,14 +117,18 @@ impl Delegates {
     }
 
     /// Tries to create a delegate that claims devices, and leaves nothing: a pod that has lost them would have started by the
-    /// time the answer shows it. What else is wrong, the creation itself will tell.
-    async fn would_lose(&self, delegate: &PodDocument) -> Option<PodError> {
+    /// time the answer shows it. Without an answer nothing is known, so that nothing is created.
+    async fn try_claims(&self, delegate: &PodDocument) -> Result<(), PodError> {
         let params = PostParams { dry_run: true, ..PostParams::default() };
-        let answer = self.api(delegate.namespace()).create(&params, delegate).await.ok()?;
-        devices::left_out(delegate, &answer).map(|field| PodError::Refused {
-            reason: "DevicesLeftOut".into(),
-            message: without_devices(&field, &self.target),
-        })
+        match self.api(delegate.namespace()).create(&params, delegate).await {
+            Ok(answer) => match devices::left_out(delegate, &answer) {
+                Some(field) => Err(without_devices(&field, &self.target)),
+                None => Ok(()),
+            },
+            // The creation itself finds these, and knows what follows.
+            Err(kube::Error::Api(status)) if status.is_already_exists() || status.is_not_found() => Ok(()),
+            Err(error) => Err(refusal(error, "pods")),
+        }
     }
 
     /// Who has the name that a delegate needs?
@@ -438,12 +440,13 @@ impl From<PodError> for Rejected {
     }
 }
 
-/// What to do about a target that leaves out what a pod claims.
-fn without_devices(field: &str, target: &str) -> String {
-    format!(
+/// What is told of a target that leaves out what a pod claims.
+fn without_devices(field: &str, target: &str) -> PodError {
+    let message = format!(
         "target {target} would leave {field} out, so that the pod would start without its devices: its API server is older than \
          resource.k8s.io, or has it switched off, or a webhook there takes claims off; mend that, or let the pod go elsewhere"
-    )
+    );
+    PodError::Refused { reason: "DevicesLeftOut".into(), message }
 }
 
 fn is_conflict(error: &kube::Error) -> bool {
