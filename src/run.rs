@@ -277,6 +277,7 @@ fn roster(nodes: &[NodeSetup]) -> Roster {
     let place = |node: &NodeSetup| Place {
         node: node.name.clone(),
         targets: node.targets.iter().map(|target| target.name.clone()).collect(),
+        devices: node.targets.iter().filter(|one| one.spec.gives_devices()).map(|one| one.name.clone()).collect(),
         taints: node.taints.clone(),
     };
     Roster::new(nodes.iter().map(place).collect())

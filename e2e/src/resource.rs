@@ -21,6 +21,7 @@ const APPS: &[&str] = &["daemonsets", "deployments", "replicasets", "statefulset
 const FLOW: &[&str] = &["flowschemas", "prioritylevelconfigurations"];
 const RBAC: &[&str] = &["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
 const OURS: &[&str] = &["targets", "virtualnodes"];
+const DEVICES: &[&str] = &["deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices"];
 const KUEUE: &[&str] = &["clusterqueues", "localqueues", "resourceflavors", "workloads"];
 const ADMISSION: &[&str] = &[
     "validatingadmissionpolicies",
@@ -49,6 +50,8 @@ const CLUSTER_SCOPED: &[&str] = &[
     "customresourcedefinitions",
     "clusterqueues",
     "resourceflavors",
+    "deviceclasses",
+    "resourceslices",
 ];
 
 /// The path of a resource's objects, in `namespace` unless they have none.
@@ -60,6 +63,7 @@ pub(crate) fn path(plural: &str, namespace: &str) -> Result<String> {
         _ if KUEUE.contains(&plural) => "/apis/kueue.x-k8s.io/v1beta2",
         _ if OURS.contains(&plural) => "/apis/longshore.dev/v1alpha1",
         _ if ADMISSION.contains(&plural) => "/apis/admissionregistration.k8s.io/v1",
+        _ if DEVICES.contains(&plural) => "/apis/resource.k8s.io/v1",
         _ if FLOW.contains(&plural) => "/apis/flowcontrol.apiserver.k8s.io/v1",
         "certificatesigningrequests" => "/apis/certificates.k8s.io/v1",
         "poddisruptionbudgets" => "/apis/policy/v1",
@@ -97,6 +101,7 @@ pub(crate) fn with_api_version(mut object: Value) -> Value {
             plural if APPS.contains(&plural) => "apps/v1",
             plural if ADMISSION.contains(&plural) => "admissionregistration.k8s.io/v1",
             plural if KUEUE.contains(&plural) => "kueue.x-k8s.io/v1beta2",
+            plural if DEVICES.contains(&plural) => "resource.k8s.io/v1",
             plural if RBAC.contains(&plural) => "rbac.authorization.k8s.io/v1",
             "poddisruptionbudgets" => "policy/v1",
             "jobs" => "batch/v1",

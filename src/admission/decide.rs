@@ -6,6 +6,10 @@
 //! - `LocalAndRemote`: the pod asks home's nodes what it asked them before. Only where it asks for kinds of nodes, the virtual
 //!   nodes become an alternative to them. It does not tolerate them yet: a toleration is added later, if home has no place.
 //!
+//!
+//! Devices that a pod claims are not asked of home's scheduler, where the pod runs nowhere else: they are kept in an annotation
+//! ([`Devices`]), and of the virtual nodes that are meant it goes to those whose targets give some.
+//!
 //! A pod that some controller made goes to no virtual node that had no room for one of its siblings, for as long as the node
 //! says so ([`stuck`]).
 //!
@@ -21,6 +25,7 @@ use crate::kubelet::stuck;
 use crate::provider::names;
 use crate::provider::offload::{Mode, Wish};
 use crate::provider::translate::constraints::Constraints;
+use crate::provider::translate::devices::{self, Devices, DevicesError};
 
 type Object = Map<String, Value>;
 
@@ -64,13 +69,18 @@ pub fn admission(pod: &Value, labels: &BTreeMap<String, String>, config: &Config
         }
         return Ok(admitted);
     };
-    let mut new = undone(pod);
+    let (mut new, odd) = undone(pod);
     let mut warnings = vec![];
     if mode != Mode::Local && wish != Wish::Home {
+        if let Some(error) = odd {
+            return Err(Refusal(format!("the pod's annotation {} {error}", names::RESOURCE_CLAIMS)));
+        }
         let places = places(&wish, config.roster, &mut warnings)?;
-        match mode {
-            Mode::LocalAndRemote => later(&mut new, &places, config.name, &mut warnings),
-            _ => now(&mut new, &places),
+        if mode == Mode::LocalAndRemote {
+            later(&mut new, &places, config.name, &mut warnings);
+        } else {
+            let places = with_devices(&new, &wish, places, &mut warnings);
+            now(&mut new, &places);
         }
         say(&mut new, names::OFFLOAD, &wish.to_string());
         if mode != Mode::default() {
@@ -132,8 +142,30 @@ fn places<'a>(wish: &Wish, roster: &'a Roster, warnings: &mut Vec<String>) -> Re
     Ok(places)
 }
 
-/// The pod as its user made it.
-fn undone(pod: &Value) -> Value {
+/// Of the virtual nodes that are meant those where a pod gets the devices that it claims, if it claims any; all where none
+/// gives some, so that the pod is held there and tells the remedy.
+fn with_devices<'a>(pod: &Value, wish: &Wish, places: Vec<&'a Place>, warnings: &mut Vec<String>) -> Vec<&'a Place> {
+    if !devices::claims(&pod["spec"]) {
+        return places;
+    }
+    let gives = |place: &&Place| place.devices.iter().any(|target| wish.allows(&place.node, target));
+    let (some, none): (Vec<_>, Vec<_>) = places.iter().copied().partition(gives);
+    let nodes = |places: &[&Place]| places.iter().map(|place| place.node.as_str()).collect::<Vec<_>>().join(", ");
+    if some.is_empty() {
+        warnings.push(format!(
+            "the pod claims devices, and is held at {}, which give none; set spec.resourceClaims of their Targets to Remote",
+            nodes(&none)
+        ));
+        return places;
+    }
+    if !none.is_empty() {
+        warnings.push(format!("the pod claims devices, and does not go to {}, which give none", nodes(&none)));
+    }
+    some
+}
+
+/// The pod as its user made it, and what is wrong with the devices that it says by an annotation.
+fn undone(pod: &Value) -> (Value, Option<DevicesError>) {
     let mut pod = pod.clone();
     let before = annotation(&pod, names::CONSTRAINTS).map(Constraints::read);
     // One that cannot be read is none of ours, and is written anew.
@@ -142,7 +174,15 @@ fn undone(pod: &Value) -> Value {
     }
     take(&mut pod, "annotations", names::CONSTRAINTS);
     take(&mut pod, "labels", names::LATER);
-    pod
+    let devices = annotation(&pod, names::RESOURCE_CLAIMS).map(Devices::read);
+    let restored = match (devices, pod["spec"].as_object_mut()) {
+        (Some(devices), Some(spec)) => devices.and_then(|devices| devices.restore(spec)),
+        _ => return (pod, None),
+    };
+    if restored.is_ok() {
+        take(&mut pod, "annotations", names::RESOURCE_CLAIMS);
+    }
+    (pod, restored.err())
 }
 
 /// Sends a pod away.
@@ -159,11 +199,22 @@ fn now(pod: &mut Value, places: &[&Place]) {
         all.extend(constraints.added.tolerations.iter().cloned());
         spec.insert("tolerations".into(), all.into());
     }
+    let devices = Devices::take(spec);
     say(pod, names::CONSTRAINTS, &constraints.print());
+    if let Some(devices) = devices {
+        give(pod, "annotations", names::RESOURCE_CLAIMS, &devices.print());
+    }
 }
 
 /// Lets a pod go where it may go later.
 fn later(pod: &mut Value, places: &[&Place], name: &str, warnings: &mut Vec<String>) {
+    if devices::claims(&pod["spec"]) {
+        warnings.push(
+            "the pod claims devices, which home's scheduler finds at home alone: it does not go to a virtual node; use the \
+             mode Remote for devices of a target"
+                .into(),
+        );
+    }
     let room = has_room(pod);
     let Some(spec) = pod["spec"].as_object_mut() else { return };
     let mut constraints = Constraints::of(spec);
@@ -291,6 +342,27 @@ fn take(pod: &mut Value, map: &str, key: &str) {
     }
 }
 
+/// The steps that take claims off containers, or give them back.
+fn claims_of_containers(old: &Value, new: &Value) -> Vec<Value> {
+    let list = |spec: &Value, kind: &str| spec[kind].as_array().cloned().unwrap_or_default();
+    let mut steps = vec![];
+    for kind in ["initContainers", "containers"] {
+        for (i, (old, new)) in list(old, kind).iter().zip(&list(new, kind)).enumerate() {
+            let (was, is) = (&old["resources"], &new["resources"]);
+            let path = format!("/spec/{kind}/{i}/resources");
+            match (was.get("claims"), is.get("claims")) {
+                (was, is) if was == is => {}
+                (_, Some(_)) if !was.is_object() => steps.push(json!({"op": "add", "path": path, "value": is})),
+                (_, Some(claims)) => {
+                    steps.push(json!({"op": "add", "path": format!("{path}/claims"), "value": claims}));
+                }
+                (_, None) => steps.push(json!({"op": "remove", "path": format!("{path}/claims")})),
+            }
+        }
+    }
+    steps
+}
+
 /// The steps from one pod to the other. Nothing else than these fields may differ.
 fn difference(old: &Value, new: &Value) -> Vec<Value> {
     let fields = [
@@ -300,8 +372,9 @@ fn difference(old: &Value, new: &Value) -> Vec<Value> {
         ("spec", "affinity"),
         ("spec", "tolerations"),
         ("spec", "topologySpreadConstraints"),
+        ("spec", "resourceClaims"),
     ];
-    let mut steps = vec![];
+    let mut steps = claims_of_containers(&old["spec"], &new["spec"]);
     for (part, field) in fields {
         let (was, is) = (old[part].get(field), new[part].get(field));
         if was == is || is.is_some_and(Value::is_null) {

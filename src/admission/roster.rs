@@ -13,6 +13,8 @@ pub struct Place {
     pub node: String,
     /// The names of its targets.
     pub targets: Vec<String>,
+    /// Those of its targets where pods get devices that they claim.
+    pub devices: Vec<String>,
     /// Its taints.
     pub taints: Vec<Taint>,
 }
@@ -67,6 +69,7 @@ mod tests {
         let place = |node: &str, targets: &[&str]| Place {
             node: node.into(),
             targets: targets.iter().map(|name| (*name).to_owned()).collect(),
+            devices: vec![],
             taints: vec![],
         };
         Roster::new(vec![place("west", &["west"]), place("both", &["east", "north"]), place("far", &["north"])])

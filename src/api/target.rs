@@ -60,6 +60,9 @@ pub struct TargetSpec {
     /// Whose tokens its pods have.
     #[serde(default)]
     pub service_accounts: ServiceAccounts,
+    /// Whose devices pods get that claim some (`spec.resourceClaims` of the pod).
+    #[serde(default)]
+    pub resource_claims: ResourceClaims,
     /// What pods may do there beyond running their containers.
     #[serde(default)]
     pub guardrails: Guardrails,
@@ -330,6 +333,17 @@ pub enum AccountMode {
     Host,
 }
 
+/// Whose devices pods get that claim some by dynamic resource allocation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ResourceClaims {
+    /// Nobody's: such pods are held at home.
+    #[default]
+    Hold,
+    /// The target's: the ResourceClaims and ResourceClaimTemplates that a pod names are those of its namespace there, and its
+    /// scheduler allocates.
+    Remote,
+}
+
 impl ServiceAccounts {
     /// With mode Host, the host and port of the host's API server as the target's pods reach it; `host_url` is its address
     /// as Longshore reaches it. An IPv6 address has no brackets.
@@ -414,6 +428,11 @@ impl TargetSpec {
             findings.extend(guardrails::mapping_findings(field, mapping));
         }
         findings
+    }
+
+    /// Whether its pods get devices that they claim.
+    pub fn gives_devices(&self) -> bool {
+        self.resource_claims != ResourceClaims::Hold
     }
 
     fn check_kubeconfig(&self) -> Vec<Finding> {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::partition::{DISRUPTION, UNREACHABLE};
 use super::provider::Obstacle;
 use super::step::{Evidence, Phase};
+use super::table::CLAIMS_AWAITED;
 use super::view::{
     CONTAINER_LISTS, Container, DELEGATED, FOREIGN_FIELDS, Home, OWNED_CONDITIONS, POD_SCHEDULED, UP_TO_DATE, digest,
     items, text,
@@ -132,8 +133,14 @@ fn partial_digest(home: &Home, desired: &Value) -> u64 {
 }
 
 /// Reasons for which a pod does not run yet that pass by themselves, most of the time at once.
-const PATIENT: [&str; 5] =
-    ["WaitingForScheduler", "WaitingForKubelet", "WaitingForNamesake", "TargetUnreachable", UNREACHABLE];
+const PATIENT: [&str; 6] = [
+    "WaitingForScheduler",
+    CLAIMS_AWAITED,
+    "WaitingForKubelet",
+    "WaitingForNamesake",
+    "TargetUnreachable",
+    UNREACHABLE,
+];
 
 /// Whether somebody waits for what home would show: readiness, which controllers act on, or an answer of the other side
 /// that the pod's owner has to act on. All else may wait to be merged with the next change.

@@ -656,6 +656,14 @@ impl Table {
 /// The reason of the condition `PodScheduled` (v1.PodReasonUnschedulable) with which a scheduler gives up for now.
 pub const UNSCHEDULABLE: &str = "Unschedulable";
 
+/// The reason of an obstacle: claims that the pod needs are not there, for which its scheduler waits without a word.
+pub const CLAIMS_AWAITED: &str = "WaitingForResourceClaims";
+
+/// Whether an obstacle is one for which a pod cannot be scheduled where it is.
+pub fn is_unschedulable(obstacle: &Obstacle) -> bool {
+    [UNSCHEDULABLE, CLAIMS_AWAITED].contains(&obstacle.reason.as_str())
+}
+
 /// A listing of a site that does not exist.
 static NEVER: Listing = Listing { complete: AtomicBool::new(false), epoch: AtomicU32::new(0) };
 

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::before::Before;
-use super::translate::{self, update::Last};
+use super::translate::{self, devices, update::Last};
 use super::{bounds, names};
 use crate::kubelet::document::{PodDocument, PodKey};
 use crate::kubelet::provider::{Instance, Obstacle, ProviderPod};
+use crate::kubelet::table::CLAIMS_AWAITED;
 
 /// What home is told of the delegates' addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -42,6 +43,9 @@ const NOT_HOMES: [&str; 7] = [
     "resourceClaimStatuses",
     "extendedResourceClaimStatus",
 ];
+
+/// The statuses of the containers with which a delegate was created.
+const CONTAINERS: [&str; 2] = ["containerStatuses", "initContainerStatuses"];
 
 /// Annotations of a delegate that never reach home, beside those of Longshore, those that came from there, and those of
 /// Kubernetes itself, by which home's controllers decide which pods to delete or to evict: the manifest of somebody in the
@@ -84,10 +88,15 @@ pub fn home_status(delegate: &PodDocument, addresses: Addresses) -> Value {
     }
     let last = Last::read(delegate);
     if let Some(last) = last.as_ref().filter(|last| !last.images.is_empty()) {
-        for kind in ["containerStatuses", "initContainerStatuses"] {
+        for kind in CONTAINERS {
             if let Some(statuses) = list_mut(&mut status, kind) {
                 statuses.retain(|s| s.get("name").and_then(Value::as_str).is_none_or(|n| last.images.contains_key(n)));
             }
+        }
+    }
+    for kind in CONTAINERS {
+        for status in list_mut(&mut status, kind).into_iter().flatten().filter_map(Value::as_object_mut) {
+            without_devices(status);
         }
     }
     // A delegate is created without them: what did not come from home is somebody's in the target.
@@ -127,6 +136,19 @@ pub fn returned(delegate: &PodDocument) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Takes off how claimed devices are. They are the target's, and home's API server refuses those that a container at home does
+/// not claim (validateContainerStatusAllocatedResourcesStatus in pkg/apis/core/validation).
+fn without_devices(status: &mut Map<String, Value>) {
+    const FIELD: &str = "allocatedResourcesStatus";
+    let Some(all) = list_mut(status, FIELD) else { return };
+    let of_claim = |one: &Value| one.get("name").and_then(Value::as_str).is_some_and(|name| name.starts_with("claim:"));
+    let before = all.len();
+    all.retain(|one| !of_claim(one));
+    if all.is_empty() && before > 0 {
+        status.remove(FIELD);
+    }
+}
+
 fn list_mut<'a>(status: &'a mut Map<String, Value>, field: &str) -> Option<&'a mut Vec<Value>> {
     status.get_mut(field)?.as_array_mut()
 }
@@ -157,6 +179,9 @@ pub fn obstacle(delegate: &PodDocument) -> Option<Obstacle> {
     if spec("nodeName").is_some() || conditions().any(|c| is_condition(c, "PodScheduled", "True")) {
         let message = "it has a node in the target, whose kubelet has not taken it up yet";
         return Some(Obstacle { reason: "WaitingForKubelet".into(), message: message.into() });
+    }
+    if let Some(message) = devices::awaited(delegate) {
+        return Some(Obstacle { reason: CLAIMS_AWAITED.into(), message });
     }
     let scheduler = spec("schedulerName").unwrap_or("default-scheduler");
     let message = format!("the target's scheduler {scheduler} has not looked at it yet");
@@ -223,6 +248,17 @@ mod tests {
     }
 
     #[test]
+    fn how_claimed_devices_are_stays_in_the_target() {
+        let resources = |names: &[&str]| names.iter().map(|name| json!({"name": name})).collect::<Vec<_>>();
+        let delegate = pod(json!({"status": {"containerStatuses": [
+            {"name": "a", "allocatedResourcesStatus": resources(&["claim:gpu/r", "example.com/gpu"])},
+            {"name": "b", "allocatedResourcesStatus": resources(&["claim:gpu"])}]}}));
+        let expected = json!({"containerStatuses": [
+            {"name": "a", "allocatedResourcesStatus": resources(&["example.com/gpu"])}, {"name": "b"}]});
+        assert_eq!(home_status(&delegate, Addresses::Withhold), expected);
+    }
+
+    #[test]
     fn containers_that_the_target_added_are_not_homes() {
         let delegate = pod(json!({"metadata": {"annotations": {"longshore.dev/last": "{\"images\": {\"c\": \"i\"}}"}},
             "status": {"containerStatuses": [{"name": "c"}, {"name": "proxy"}, {}],
@@ -286,6 +322,14 @@ mod tests {
         let (word, message) = reason(json!({}), json!({"schedulerName": "mine"})).unwrap();
         assert_eq!(word, "WaitingForScheduler");
         assert!(message.contains("mine"));
+        let claims = json!({"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "big"}]});
+        let (word, message) = reason(json!({}), claims.clone()).unwrap();
+        assert_eq!(word, CLAIMS_AWAITED);
+        assert!(message.contains("ResourceClaimTemplate big"), "{message}");
+        let made = json!({"resourceClaimStatuses": [{"name": "gpu"}]});
+        assert_eq!(reason(made, claims.clone()).unwrap().0, "WaitingForScheduler");
+        let told = reason(scheduled("False", "Unschedulable", no_nodes), claims).unwrap();
+        assert_eq!(told, ("Unschedulable".into(), no_nodes.into()), "the scheduler's own word counts");
         waiting["startTime"] = json!("2026-01-01T00:00:00Z");
         assert_eq!(reason(waiting, none.clone()), None);
         assert_eq!(reason(json!({"phase": "Running"}), none.clone()), None);

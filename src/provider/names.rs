@@ -23,6 +23,9 @@ pub const OFFLOAD: &str = "longshore.dev/offload";
 pub const OFFLOAD_MODE: &str = "longshore.dev/offload-mode";
 /// Annotation of a pod: what the webhook took off it and put on it, as JSON. Its delegate is made without that.
 pub const CONSTRAINTS: &str = "longshore.dev/constraints";
+/// Annotation of a pod: the devices that it claims, which home's scheduler is not asked for, as JSON. The webhook writes it, or a
+/// user. Its delegate claims them.
+pub const RESOURCE_CLAIMS: &str = "longshore.dev/resource-claims";
 /// Label of a pod that stays at home as long as it has a place there: the name of the webhook that lets it go later.
 pub const LATER: &str = "longshore.dev/offload-later";
 
@@ -125,6 +128,7 @@ pub fn owns_annotation(key: &str) -> bool {
         FENCE,
         RETURNED,
         CONSTRAINTS,
+        RESOURCE_CLAIMS,
         FOLLOWS,
         TOKENS,
     ]

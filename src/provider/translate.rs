@@ -4,7 +4,7 @@
 //! this build has never heard of passes through. What cannot be carried over faithfully *holds* the pod ([`Hold`]) rather
 //! than let a container start in a world that lacks something. The steps:
 //!
-//! 1. [`constraints`]: what the webhook took off the pod is back;
+//! 1. [`constraints`], [`devices`]: what the webhook took off the pod is back;
 //! 2. `hold`: what stops here, and `guardrails`: what the target does not allow;
 //! 3. `downward`: the downward API goes on telling what it tells at home;
 //! 4. `scheduling`: what chose the virtual node would choose no node of the target;
@@ -19,6 +19,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -32,9 +33,11 @@ use crate::provider::names;
 use crate::provider::part::Part;
 
 use constraints::Constraints;
+use devices::Claimed;
 
 pub mod classes;
 pub mod constraints;
+pub mod devices;
 pub mod fingerprint;
 pub mod guardrails;
 pub mod update;
@@ -104,6 +107,8 @@ pub struct Rules {
     pub runtime_classes: BTreeMap<String, String>,
     /// The same for schedulers.
     pub schedulers: BTreeMap<String, String>,
+    /// Whose devices pods get that claim some.
+    pub claimed: Claimed,
 }
 
 /// The reference that makes a namespace of the target the controller of the delegates in it.
@@ -147,8 +152,10 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
         return Err(Hold::new("spec", "the pod has no spec, so that there is nothing to run"));
     };
     let mut report = report::Report::default();
-    let restored = restored(proxy, proxy_spec, &mut report)?;
-    let proxy_spec = restored.as_ref().unwrap_or(proxy_spec);
+    let mut restored = restored(proxy, proxy_spec, &mut report)?;
+    let annotated = devices::restore(proxy, &mut restored, &mut report)?;
+    let proxy_spec = &*restored;
+    devices::check(proxy_spec, annotated, site, &mut report)?;
     hold::check(proxy_spec, &site.accounts)?;
     guardrails::check(proxy, proxy_spec, site)?;
 
@@ -203,13 +210,13 @@ pub fn translate(proxy: &PodDocument, site: &Site) -> Result<Translation, Hold> 
     Ok(Translation { delegate, report: report.into_changes(), references, tokens })
 }
 
-/// The spec with what the webhook took off it; `None` where it did nothing.
-fn restored(
+/// The spec with the constraints that the webhook took off it.
+fn restored<'a>(
     proxy: &PodDocument,
-    spec: &spec::Object,
+    spec: &'a spec::Object,
     report: &mut report::Report,
-) -> Result<Option<spec::Object>, Hold> {
-    let Some(text) = proxy.annotation(names::CONSTRAINTS) else { return Ok(None) };
+) -> Result<Cow<'a, spec::Object>, Hold> {
+    let Some(text) = proxy.annotation(names::CONSTRAINTS) else { return Ok(Cow::Borrowed(spec)) };
     let constraints = Constraints::read(text).map_err(|error| {
         let message = format!(
             "{error}: it is not what Longshore has written, so that what the pod asks of its node is not known; delete the pod \
@@ -224,5 +231,5 @@ fn restored(
             "it is the pod's own again, which gave way to the virtual node's at home",
         );
     }
-    Ok(Some(spec))
+    Ok(Cow::Owned(spec))
 }

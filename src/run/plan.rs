@@ -146,8 +146,10 @@ fn wanted(declared: &Declared, plan: &mut Plan) -> BTreeMap<String, Planned> {
 /// Where pods may be sent to: every node that is declared, whether it runs already or not.
 pub(super) fn roster(declared: &Declared) -> Roster {
     let mut ignored = Plan::default();
+    let gives = |target: &String| declared.targets.get(target).is_some_and(TargetSpec::gives_devices);
     let places = wanted(declared, &mut ignored).into_iter().map(|(node, planned)| Place {
         targets: planned.spec.targets.iter().map(|target| target.name.clone()).collect(),
+        devices: planned.members.iter().map(|member| member.name.clone()).filter(gives).collect(),
         taints: planned.spec.taints_of(&node),
         node,
     });
@@ -215,6 +217,7 @@ impl<'a> Ports<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::target::ResourceClaims;
 
     fn declared(targets: &[&str], nodes: &[(&str, &[&str])]) -> Declared {
         let spec: TargetSpec = serde_json::from_str(r#"{"kubeconfig": {"file": "/x"}}"#).unwrap();
@@ -266,12 +269,23 @@ mod tests {
         let mut all = declared(&["east", "west"], &[("a", &["west", "north"])]);
         let places = |declared: &Declared| {
             let roster = roster(declared);
-            let place = |place: &Place| format!("{} {} {}", place.node, place.targets.join(","), place.taints.len());
+            let place = |place: &Place| {
+                let Place { node, targets, devices, taints } = place;
+                format!("{node} {} {} {}", targets.join(","), taints.len(), devices.join(","))
+            };
             roster.places().iter().map(place).collect::<Vec<_>>()
         };
-        assert_eq!(places(&all), ["a west,north 1", "east east 1"]);
+        let own = all.targets.clone();
+        all.targets.get_mut("west").unwrap().resource_claims = ResourceClaims::Remote;
+        assert_eq!(places(&all), ["a west,north 1 west", "east east 1 "], "it is told where there are devices");
+        all.targets = own;
+        assert_eq!(places(&all), ["a west,north 1 ", "east east 1 "]);
         all.targets.clear();
-        assert_eq!(places(&all), ["a west,north 1", "east east 1"], "a target that cannot be used yet is no stranger");
+        assert_eq!(
+            places(&all),
+            ["a west,north 1 ", "east east 1 "],
+            "a target that cannot be used yet is no stranger"
+        );
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::api::target::{AccountMode, Mapping, Namespaces, Scope, TargetSpec};
+use crate::api::target::{AccountMode, Mapping, Namespaces, ResourceClaims, Scope, TargetSpec};
 use crate::kubelet::node::status::DEFAULT_LABELS;
 use crate::provider::follow::accounts::{Accounts, ApiServer};
 use crate::provider::names;
 use crate::provider::places::Places;
 use crate::provider::reach::Reach;
+use crate::provider::translate::devices::Claimed;
 use crate::provider::translate::{Guardrails, Rules};
 
 /// What a target says of pods, in the provider's words.
@@ -27,6 +28,10 @@ pub(crate) fn rules(spec: &TargetSpec) -> Rules {
         priority_classes: spec.priority_classes.clone(),
         runtime_classes: spec.runtime_classes.clone(),
         schedulers: spec.schedulers.clone(),
+        claimed: match spec.resource_claims {
+            ResourceClaims::Hold => Claimed::Hold,
+            ResourceClaims::Remote => Claimed::Remote,
+        },
     }
 }
 

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::provider::translate::{Site, translate};
+use crate::provider::translate::devices::Claimed;
+use crate::provider::translate::{Rules, Site, translate};
 
 fn taint(key: &str, value: &str, effect: TaintEffect) -> Taint {
     Taint { key: key.into(), value: value.into(), effect }
@@ -11,6 +12,11 @@ fn roster() -> Roster {
     let place = |node: &str, targets: &[&str], taints: &[Taint]| Place {
         node: node.into(),
         targets: targets.iter().map(|name| (*name).to_owned()).collect(),
+        devices: targets
+            .iter()
+            .filter(|name| ["east", "north"].contains(name))
+            .map(|name| (*name).to_owned())
+            .collect(),
         taints: taints.to_vec(),
     };
     let own = |node: &str| taint(names::TAINT, node, TaintEffect::NoSchedule);
@@ -255,6 +261,82 @@ fn a_copy_of_a_pod_that_was_offloaded_begins_anew() {
     assert_eq!(admitted(&waiting, &[])["metadata"]["labels"], json!({}));
 }
 
+/// A spec whose pod claims a device for a container.
+fn claiming() -> Value {
+    json!({"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "t"}],
+        "initContainers": [{"name": "i", "resources": {"claims": [{"name": "gpu"}]}}],
+        "containers": [{"name": "c", "resources": {"limits": {"cpu": "1"}, "claims": [{"name": "gpu"}]}}, {"name": "d"}]})
+}
+
+#[test]
+fn devices_are_not_asked_of_homes_scheduler() {
+    let pod = asking("east", &claiming());
+    let after = admitted(&pod, &[]);
+    assert_eq!(after["spec"]["resourceClaims"], Value::Null);
+    let containers = [&after["spec"]["initContainers"], &after["spec"]["containers"]];
+    assert_eq!(containers[0], &json!([{"name": "i", "resources": {}}]));
+    assert_eq!(containers[1], &json!([{"name": "c", "resources": {"limits": {"cpu": "1"}}}, {"name": "d"}]));
+    let kept: Value = serde_json::from_str(annotation(&after, names::RESOURCE_CLAIMS).unwrap()).unwrap();
+    let claims = json!([{"name": "gpu"}]);
+    assert_eq!(kept, json!({"pod": claiming()["resourceClaims"], "containers": {"c": claims, "i": claims}}));
+    // A copy of it is its user's own again.
+    let mut copy = after;
+    copy["metadata"]["annotations"][names::OFFLOAD] = "false".into();
+    let home = admitted(&copy, &[]);
+    assert_eq!(home["spec"], claiming());
+    assert_eq!(annotation(&home, names::RESOURCE_CLAIMS), None);
+}
+
+#[test]
+fn a_pod_that_claims_devices_goes_where_some_are_given() {
+    let goes_to = |wish: &str| {
+        let pod = asking(wish, &claiming());
+        let admitted = decide(&pod, &[]).unwrap();
+        (node_terms(&patched(&pod, &admitted.patch)).clone(), admitted.warnings.concat())
+    };
+    let (terms, warning) = goes_to("true");
+    assert_eq!(terms, json!([term(&["both", "east"])]));
+    assert!(warning.contains("does not go to bare, which give none"), "{warning}");
+    assert_eq!(goes_to("east"), (json!([term(&["east"])]), String::new()));
+    assert_eq!(goes_to("west,east").0, json!([term(&["east"])]), "of the node both only west is meant");
+    assert_eq!(goes_to("both"), (json!([term(&["both"])]), String::new()), "one of its targets gives some");
+    // Nobody gives any: the pod is held there, and says what to do.
+    let (terms, warning) = goes_to("bare,west");
+    assert_eq!(terms, json!([term(&["bare", "both"])]));
+    assert!(warning.contains("is held at bare, both") && warning.contains("to Remote"), "{warning}");
+}
+
+#[test]
+fn a_pod_that_may_stay_at_home_claims_devices_there() {
+    let pod = later_pod(&claiming());
+    let admitted = decide(&pod, &[]).unwrap();
+    let after = patched(&pod, &admitted.patch);
+    assert_eq!(after["spec"], claiming());
+    assert_eq!(annotation(&after, names::RESOURCE_CLAIMS), None);
+    assert!(admitted.warnings[0].contains("use the mode Remote"), "{:?}", admitted.warnings);
+}
+
+#[test]
+fn devices_that_a_user_writes_into_the_annotation_are_read_like_ours() {
+    let said = r#"{"pod":[{"name":"gpu","resourceClaimName":"x"}],"containers":{"c":[{"name":"gpu"}]}}"#;
+    let with = |text: &str, spec: Value| pod(&json!({names::OFFLOAD: "east", names::RESOURCE_CLAIMS: text}), &spec);
+    let bare = json!({"containers": [{"name": "c"}]});
+    let after = admitted(&with(said, bare.clone()), &[]);
+    assert_eq!(after["spec"]["containers"], json!([{"name": "c"}]));
+    assert_eq!(
+        serde_json::from_str::<Value>(annotation(&after, names::RESOURCE_CLAIMS).unwrap()).unwrap(),
+        serde_json::from_str::<Value>(said).unwrap()
+    );
+    let refused = |text: &str, spec: Value| decide(&with(text, spec), &[]).unwrap_err();
+    let why = refused("gpu", bare.clone());
+    assert!(why.starts_with("the pod's annotation longshore.dev/resource-claims is not {"), "{why}");
+    assert!(refused(said, json!({"containers": []})).contains("names container c, which the pod does not have"));
+    assert!(refused(said, claiming()).contains("is there beside spec.resourceClaims"));
+    let mut home = with("gpu", bare);
+    home["metadata"]["annotations"][names::OFFLOAD] = "false".into();
+    assert_eq!(decide(&home, &[]), Ok(Admitted::default()), "at home it means nothing");
+}
+
 prop_compose! {
     fn any_map()(map in proptest::option::of(proptest::collection::btree_map("[a-c](/[a-c~])?", "[a-z]{0,3}", 0..3))) -> Value {
         json!(map)
@@ -294,6 +376,7 @@ prop_compose! {
         wish in prop_oneof![Just("true"), Just("east"), Just("both,east"), Just("north"), Just("false"), Just("bare")],
         mode in proptest::option::of(prop_oneof![Just("Remote"), Just("LocalAndRemote"), Just("Local")]),
         novel in any_map(), owners in proptest::option::of(Just(json!([{"kind": "Job", "uid": "j", "controller": true}]))),
+        devices in any::<bool>(),
     ) -> Value {
         let mut pod = json!({"kind": "Pod", "novel": novel, "metadata": {"name": "p", "namespace": "n", "uid": "u",
             "generateName": "g"}, "spec": {"containers": [{"name": "c", "image": "i"}], "novel": novel}});
@@ -313,6 +396,11 @@ prop_compose! {
         set("spec", "affinity", affinity);
         set("spec", "tolerations", json!(tolerations));
         set("spec", "topologySpreadConstraints", json!(spread));
+        if devices {
+            for (field, value) in claiming().as_object().into_iter().flatten() {
+                set("spec", field, value.clone());
+            }
+        }
         give(&mut pod, "annotations", names::OFFLOAD, wish);
         if let Some(mode) = mode {
             give(&mut pod, "annotations", names::OFFLOAD_MODE, mode);
@@ -325,11 +413,17 @@ prop_compose! {
 fn unrelated(pod: &Value) -> Value {
     let mut pod = pod.clone();
     take(&mut pod, "annotations", names::CONSTRAINTS);
+    take(&mut pod, "annotations", names::RESOURCE_CLAIMS);
     take(&mut pod, "labels", names::LATER);
+    for kind in ["initContainers", "containers"] {
+        for container in pod["spec"][kind].as_array_mut().into_iter().flatten() {
+            container["resources"]["claims"].take();
+        }
+    }
     if pod["metadata"]["labels"] == json!({}) {
         pod["metadata"].as_object_mut().unwrap().remove("labels");
     }
-    for field in ["nodeSelector", "affinity", "tolerations", "topologySpreadConstraints"] {
+    for field in ["nodeSelector", "affinity", "tolerations", "topologySpreadConstraints", "resourceClaims"] {
         pod["spec"].as_object_mut().unwrap().remove(field);
     }
     pod
@@ -353,7 +447,9 @@ proptest! {
 
     #[test]
     fn the_delegate_is_as_if_nobody_had_touched_the_pod(pod in any_pod()) {
-        let site = Site { host_id: "home".into(), node_name: "both".into(), namespace: "n".into(), ..Site::default() };
+        let rules = Rules { claimed: Claimed::Remote, ..Rules::default() }.into();
+        let site =
+            Site { host_id: "home".into(), node_name: "both".into(), namespace: "n".into(), rules, ..Site::default() };
         let delegate = |pod: &Value| {
             let pod = serde_json::from_value(pod.clone()).unwrap();
             translate(&pod, &site).unwrap().delegate.spec
@@ -372,10 +468,11 @@ proptest! {
     fn no_junk_makes_it_panic(text in "\\PC*", pod in any_pod()) {
         let mut pod = pod;
         give(&mut pod, "annotations", names::CONSTRAINTS, &text);
+        give(&mut pod, "annotations", names::RESOURCE_CLAIMS, &text);
         drop(decide(&pod, &[(names::OFFLOAD_MODE, &text)]));
         give(&mut pod, "annotations", names::OFFLOAD, &text);
         drop(decide(&pod, &[]));
-        for field in ["nodeSelector", "affinity", "tolerations", "topologySpreadConstraints"] {
+        for field in ["nodeSelector", "affinity", "tolerations", "topologySpreadConstraints", "resourceClaims"] {
             pod["spec"][field] = text.clone().into();
         }
         give(&mut pod, "annotations", names::OFFLOAD, "true");

@@ -81,6 +81,7 @@ fn table(report: &[Change]) -> Vec<String> {
         let what = match change.what {
             What::Dropped => "dropped",
             What::Changed => "changed",
+            What::Kept => "kept",
         };
         row(what, &change.field, &change.why)
     });

@@ -48,6 +48,8 @@ const OTHERS: &[&str] = &[
     "PodResizePending",
     "PodScheduled",
     "ReadinessGatesNotReady",
+    "ResourceClaim",
+    "ResourceClaimTemplate",
     "ServiceUnavailable",
     "VirtualNode",
     "WaitForFirstConsumer",

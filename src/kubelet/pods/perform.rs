@@ -13,7 +13,7 @@ use crate::kubelet::provider::{Deletion, Obstacle, PodError, Provider};
 use crate::kubelet::sites::{CHOICE, Chosen, FENCE, Index};
 use crate::kubelet::status::{Facts, desired, needs_whole_status, patch, pressing, shows, tells_its_end};
 use crate::kubelet::step::{Action, Answer, Event, Evidence, ProxyView};
-use crate::kubelet::table::{Side, Snapshot, UNSCHEDULABLE, Uid};
+use crate::kubelet::table::{Side, Snapshot, Uid, is_unschedulable};
 use crate::kubelet::tolerations;
 use crate::kubelet::view::{DELEGATED, digest};
 
@@ -230,7 +230,7 @@ impl Shell {
 
     /// Once for each time that it happens: the condition on the proxy remembers.
     fn tell_unschedulable(&self, snapshot: &Snapshot) {
-        let Some(obstacle) = snapshot.obstacle.as_ref().filter(|obstacle| obstacle.reason == UNSCHEDULABLE) else {
+        let Some(obstacle) = snapshot.obstacle.as_ref().filter(|obstacle| is_unschedulable(obstacle)) else {
             return;
         };
         if snapshot.home.condition(DELEGATED).is_none_or(|shown| shown.reason != obstacle.reason) {

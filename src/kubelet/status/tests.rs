@@ -274,6 +274,7 @@ fn what_somebody_waits_for_is_written_at_once() {
     assert!(pressing(&waiting("TargetRefused"), &nothing));
     assert!(!pressing(&waiting("WaitingForNamesake"), &nothing), "it passes by itself");
     assert!(!pressing(&waiting("TargetUnreachable"), &nothing));
+    assert!(!pressing(&waiting(CLAIMS_AWAITED), &nothing), "claims are made within a moment");
     let shown = desired(&waiting("TargetRefused"), &nothing);
     let told = Home::of(&proxy(one_container(), shown));
     assert!(!pressing(&waiting("TargetRefused"), &facts(&told, &Value::Null, &Value::Null)), "told already");

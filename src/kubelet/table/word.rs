@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::kubelet::provider::{Obstacle, ProviderPod};
 use crate::kubelet::step::{InstanceView, Record};
 
-use super::UNSCHEDULABLE;
+use super::is_unschedulable;
 
 /// An instance as its site last showed it.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ impl Word {
     fn of(pod: ProviderPod, before: Option<&Self>) -> Self {
         let some = Some(&pod.annotations).filter(|all| !all.is_empty());
         let annotations = some.and_then(|all| serde_json::to_vec(all).ok()).unwrap_or_default().into();
-        let refused = pod.instance.obstacle.as_ref().is_some_and(|obstacle| obstacle.reason == UNSCHEDULABLE);
+        let refused = pod.instance.obstacle.as_ref().is_some_and(is_unschedulable);
         let since = before.and_then(|before| before.unschedulable);
         Self {
             status: serde_json::to_vec(&pod.status).unwrap_or_default().into(),

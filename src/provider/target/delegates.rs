@@ -27,7 +27,7 @@ use crate::provider::names;
 use crate::provider::places::Places;
 use crate::provider::reach::Reach;
 use crate::provider::services::Tracker;
-use crate::provider::translate::Refreshed;
+use crate::provider::translate::{Refreshed, devices};
 
 mod strays;
 
@@ -43,6 +43,8 @@ const ATTEMPTS: usize = 4;
 /// The delegates of one virtual node in one target.
 pub(super) struct Delegates {
     client: Client,
+    /// The target's name, for people.
+    target: String,
     host_id: String,
     node: String,
     /// Selects them.
@@ -67,6 +69,7 @@ impl Delegates {
         Self {
             selector: format!("{}={host_id},{}={node}", names::HOST, names::NODE),
             events: Events::new(client.clone(), reach.clone(), &setup.name, setup.tales),
+            target: setup.name.clone(),
             addresses: setup.addresses,
             places: setup.places.clone(),
             load,
@@ -105,10 +108,28 @@ impl Delegates {
     /// this one: the answer to an earlier request was lost.
     pub(super) async fn create(&self, delegate: &PodDocument, key: &PodKey) -> Result<Option<ProviderPod>, PodError> {
         let namespace = delegate.namespace();
+        if devices::claims(&delegate.spec) {
+            self.try_claims(delegate).await?;
+        }
         match self.api(namespace).create(&PostParams::default(), delegate).await {
             Ok(made) => self.read(&made).map(Some),
             Err(kube::Error::Api(status)) if status.is_already_exists() => self.occupied(delegate, key).await.map(Some),
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
+            Err(error) => Err(refusal(error, "pods")),
+        }
+    }
+
+    /// Tries to create a delegate that claims devices, and leaves nothing: a pod that has lost them would have started by the
+    /// time the answer shows it. Without an answer nothing is known, so that nothing is created.
+    async fn try_claims(&self, delegate: &PodDocument) -> Result<(), PodError> {
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        match self.api(delegate.namespace()).create(&params, delegate).await {
+            Ok(answer) => match devices::left_out(delegate, &answer) {
+                Some(field) => Err(without_devices(&field, &self.target)),
+                None => Ok(()),
+            },
+            // The creation itself finds these, and knows what follows.
+            Err(kube::Error::Api(status)) if status.is_already_exists() || status.is_not_found() => Ok(()),
             Err(error) => Err(refusal(error, "pods")),
         }
     }
@@ -434,6 +455,15 @@ impl From<PodError> for Rejected {
     fn from(error: PodError) -> Self {
         Self::For(error)
     }
+}
+
+/// What is told of a target that leaves out what a pod claims.
+fn without_devices(field: &str, target: &str) -> PodError {
+    let message = format!(
+        "target {target} would leave {field} out, so that the pod would start without its devices: its API server is older than \
+         resource.k8s.io, or has it switched off, or a webhook there takes claims off; mend that, or let the pod go elsewhere"
+    );
+    PodError::Refused { reason: "DevicesLeftOut".into(), message }
 }
 
 fn is_conflict(error: &kube::Error) -> bool {

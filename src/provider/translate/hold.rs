@@ -64,11 +64,6 @@ pub(super) fn check_metadata(proxy: &PodDocument) -> Result<(), Hold> {
 
 /// Holds pods whose spec needs what the target does not have.
 pub(super) fn check(spec: &Object, accounts: &Accounts) -> Result<(), Hold> {
-    if !entries(spec, "resourceClaims").is_empty() {
-        let message = "devices that are claimed at home are not in a target; request them as an extended resource, or let \
-             the pod run at home";
-        return Err(Hold::new("spec.resourceClaims", message));
-    }
     let token = residue::token_volume(spec);
     for (i, volume) in entries(spec, "volumes").iter().enumerate() {
         if token.is_none() || text(volume, "name") != token {
@@ -134,12 +129,6 @@ mod tests {
             {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
             {"configMap": {"name": "kube-root-ca.crt"}}, {"downwardAPI": {}}]}}]});
         assert_eq!(held(&spec), None);
-    }
-
-    #[test]
-    fn what_names_objects_of_home_holds_the_pod() {
-        assert_eq!(held(&json!({"resourceClaims": [{"name": "gpu"}]})), Some("spec.resourceClaims".into()));
-        assert_eq!(held(&json!({"resourceClaims": null})), None);
     }
 
     #[test]

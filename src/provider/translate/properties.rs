@@ -24,6 +24,7 @@ fn open_site() -> Site {
         priority_classes: map("mapped", "urgent"),
         runtime_classes: map("mapped", "runsc"),
         schedulers: map("mapped", "volcano"),
+        claimed: Claimed::Remote,
     };
     Site {
         host_id: "home".into(),
@@ -73,7 +74,7 @@ prop_compose! {
             ["livenessProbe", {"grpc": {"port": 1}}], ["lifecycle", {"preStop": {"sleep": {"seconds": 1}}, "stopSignal": "SIGINT"}],
             ["restartPolicyRules", [{"action": "Restart", "exitCodes": {"operator": "In", "values": [3]}}]],
             ["resizePolicy", [{"resourceName": "cpu", "restartPolicy": "NotRequired"}]],
-            ["resources", {"limits": {"cpu": "1"}}], ["volumeDevices", []], ["stdinOnce", true]])),
+            ["resources", {"limits": {"cpu": "1"}, "claims": [{"name": "gpu", "request": "r"}]}], ["volumeDevices", []], ["stdinOnce", true]])),
     ) -> Value {
         let env: Vec<Value> = env.as_array().into_iter().flatten().enumerate()
             .map(|(i, from)| json!({"name": format!("A{i}"), "valueFrom": from})).collect();
@@ -143,7 +144,7 @@ fn scalars() -> impl Strategy<Value = Value> {
         ["serviceAccountName", "s"], ["serviceAccount", "s"], ["readinessGates", [{"conditionType": "g"}]],
         ["ephemeralContainers", [{"name": "e"}]], ["hostNetwork", true], ["hostPID", true], ["hostAliases", [{"ip": "::1"}]],
         ["dnsConfig", {"options": [{"name": "ndots"}]}], ["os", {"name": "linux"}], ["hostUsers", false], ["hostnameOverride", "h"],
-        ["resources", {"limits": {"cpu": "2"}}], ["workloadRef", {"name": "w"}], ["enableServiceLinks", true],
+        ["resources", {"limits": {"cpu": "2"}}], ["resourceClaims", [{"name": "gpu", "resourceClaimTemplateName": "t"}]], ["workloadRef", {"name": "w"}], ["enableServiceLinks", true],
         ["automountServiceAccountToken", false], ["activeDeadlineSeconds", 9], ["shareProcessNamespace", true],
         ["securityContext", {"supplementalGroupsPolicy": "Strict", "seLinuxChangePolicy": "MountOption"}],
         ["inventedIn2031", {"deep": [{"deeper": null}]}],
@@ -290,6 +291,7 @@ fn carried_out(proxy: &PodDocument, report: &[Change]) -> Value {
         match change.what {
             What::Changed => put(&mut whole, &steps(&change.field), CHANGED, true),
             What::Dropped => put(&mut whole, &steps(&change.field), GONE, false),
+            What::Kept => {}
         }
     }
     swept(whole["spec"].take())
@@ -318,18 +320,19 @@ proptest! {
         proxy.metadata.annotations = None;
         let mut site = open_site();
         // What is mapped is mapped once.
-        site.rules = Rules { guardrails: site.rules.guardrails.clone(), ..Rules::default() }.into();
+        site.rules = Rules { guardrails: site.rules.guardrails.clone(), claimed: Claimed::Remote, ..Rules::default() }.into();
         let delegate = translate(&proxy, &site).unwrap().delegate;
         let again = translate(&delegate, &site).unwrap();
         let other: Vec<_> = again.report.iter().filter(|change| {
-            change.field.starts_with("spec") && !change.field.ends_with("fieldRef")
+            change.what != What::Kept && change.field.starts_with("spec") && !change.field.ends_with("fieldRef")
         }).collect();
         prop_assert!(other.is_empty(), "{other:#?}");
     }
 
     #[test]
     fn a_closed_target_gets_nothing_that_reaches_beyond_the_pod(proxy in any_pod()) {
-        let site = Site { rules: Arc::default(), ..open_site() };
+        let rules = Rules { claimed: Claimed::Remote, ..Rules::default() }.into();
+        let site = Site { rules, ..open_site() };
         if let Ok(Translation { delegate, .. }) = translate(&proxy, &site) {
             let text = delegate.spec.to_string();
             for field in ["hostNetwork", "hostPID", "hostPath", "privileged", "NET_ADMIN", "metal-1"] {

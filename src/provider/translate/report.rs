@@ -25,6 +25,8 @@ pub enum What {
     Dropped,
     /// The delegate has another value.
     Changed,
+    /// The delegate has the same value, which means something else where it is.
+    Kept,
 }
 
 impl fmt::Display for Change {
@@ -32,6 +34,7 @@ impl fmt::Display for Change {
         let what = match self.what {
             What::Dropped => "dropped",
             What::Changed => "changed",
+            What::Kept => "kept",
         };
         write!(f, "{} is {what}: {}", self.field, self.why)
     }
@@ -55,6 +58,10 @@ impl Report {
 
     pub(super) fn changed(&mut self, field: impl Into<String>, why: impl Into<String>) {
         self.changes.push(Change { field: field.into(), what: What::Changed, why: why.into(), loss: false });
+    }
+
+    pub(super) fn kept(&mut self, field: impl Into<String>, why: impl Into<String>) {
+        self.changes.push(Change { field: field.into(), what: What::Kept, why: why.into(), loss: false });
     }
 
     pub(super) fn into_changes(self) -> Vec<Change> {
