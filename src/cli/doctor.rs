@@ -364,7 +364,7 @@ async fn strays(client: &Client, reach: &Reach, host_id: &str) -> Result<Vec<Obj
                     continue;
                 };
                 let (node, proxy) = (node.to_owned(), proxy.to_owned());
-                strays.push(Object { node, proxy, ..object(Kind::Pod, found.metadata) });
+                strays.push(Object { proxy, node, ..object(Kind::Pod, found.metadata) });
             }
             let Some(next) = page.metadata.continue_.filter(|token| !token.is_empty()) else { break };
             params = params.continue_token(&next);

@@ -273,7 +273,7 @@ impl Delegates {
         let recovery = async {
             listed.notified().await;
             self.recover().await;
-            future::pending().await
+            future::pending::<()>().await;
         };
         tokio::select! {
             () = self.watch_pods(notices.clone(), &listed) => {}

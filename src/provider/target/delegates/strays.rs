@@ -111,7 +111,7 @@ mod tests {
         let annotations =
             json!({"longshore.dev/origin": origin, "longshore.dev/namespace": "shop", "longshore.dev/name": "web"});
         let metadata = serde_json::from_value(json!({"labels": labels, "annotations": annotations})).unwrap();
-        stray(&metadata, "home-1", "virtual").map(|key| key.uid.to_string())
+        stray(&metadata, "home-1", "virtual").map(|key| key.uid)
     }
 
     #[test]
