@@ -45,7 +45,7 @@ mutants: ## Shows that the checkers can fail: each mistake in hack/mutants is fo
 
 e2e: ## End-to-end tests on real clusters of this machine (brings up `host` and `east`; needs root)
 	hack/clusters deps
-	hack/clusters build --helm --prometheus
+	hack/clusters build --helm --kwok --metrics-server --prometheus
 	$(QUICK_IMAGE) hack/image
 	$(CARGO) build --bin longshore --example memory --features crash-points
 	hack/clusters up host east

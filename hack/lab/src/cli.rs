@@ -49,6 +49,12 @@ enum Action {
         /// Build Kubernetes' own end-to-end suites too, and print the path of e2e.test, beside which is ginkgo
         #[arg(long)]
         suites: bool,
+        /// Build kwok too, which simulates nodes, and print its path
+        #[arg(long)]
+        kwok: bool,
+        /// Build metrics-server too, and print its path
+        #[arg(long)]
+        metrics_server: bool,
         /// Fetch Prometheus too, and print its path
         #[arg(long)]
         prometheus: bool,
@@ -227,7 +233,7 @@ impl Cli {
                 let said = if installed.is_empty() { "nothing is missing".into() } else { installed.join(" ") };
                 writeln!(out, "{}{said}", if installed.is_empty() { "" } else { "installed: " })?;
             }
-            Action::Build { agnhost, helm, kueue, suites, prometheus } => {
+            Action::Build { agnhost, helm, kueue, suites, kwok, metrics_server, prometheus } => {
                 lab.toolchain().ensure()?;
                 writeln!(out, "{}", lab.kubectl_path().display())?;
                 if agnhost {
@@ -241,6 +247,12 @@ impl Cli {
                 }
                 if suites {
                     writeln!(out, "{}", lab.toolchain().ensure_suites()?.display())?;
+                }
+                if kwok {
+                    writeln!(out, "{}", lab.toolchain().ensure_kwok()?.display())?;
+                }
+                if metrics_server {
+                    writeln!(out, "{}", lab.toolchain().ensure_metrics_server()?.display())?;
                 }
                 if prometheus {
                     writeln!(out, "{}", lab.toolchain().ensure_prometheus()?.server.display())?;
