@@ -11,6 +11,7 @@ pub mod leftovers;
 pub mod memory;
 pub mod metrics;
 mod only;
+mod paging;
 pub mod provider;
 pub mod registry;
 mod relist;

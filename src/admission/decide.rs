@@ -6,7 +6,6 @@
 //! - `LocalAndRemote`: the pod asks home's nodes what it asked them before. Only where it asks for kinds of nodes, the virtual
 //!   nodes become an alternative to them. It does not tolerate them yet: a toleration is added later, if home has no place.
 //!
-//!
 //! Devices that a pod claims are not asked of home's scheduler, where the pod runs nowhere else: they are kept in an annotation
 //! ([`Devices`]), and of the virtual nodes that are meant it goes to those whose targets give some.
 //!

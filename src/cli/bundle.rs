@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::api::clients;
 use crate::errors::chain;
 use crate::kubelet::node::status::REACHABLE;
+use crate::paging::{PAGE, next};
 
 use super::ask::{AskError, Progress, ask};
 use super::clusters::{Clusters, ConfigurationArgs, text_of};
@@ -197,10 +198,10 @@ fn skeleton(pod: &Value) -> Value {
 async fn events(host: &Client, proxies: &[Value], nodes: &[String]) -> Result<Vec<Value>, AskError> {
     let uids: Vec<&str> = proxies.iter().map(|pod| text_of(&pod["metadata"], "uid")).collect();
     let all: Api<Event> = Api::all(host.clone());
-    let mut params = ListParams::default().limit(500);
+    let mut params = Some(ListParams::default().limit(PAGE));
     let mut found = vec![];
-    loop {
-        let list = ask("list the events of the host", all.list(&params)).await?;
+    while let Some(asked) = params {
+        let list = ask("list the events of the host", all.list(&asked)).await?;
         found.extend(bare(&list.items).into_iter().filter(|event| {
             let about = &event["involvedObject"];
             uids.contains(&text_of(about, "uid"))
@@ -208,11 +209,9 @@ async fn events(host: &Client, proxies: &[Value], nodes: &[String]) -> Result<Ve
                 || text_of(about, "apiVersion").starts_with("longshore.dev/")
                 || text_of(event, "reportingComponent").contains("longshore")
         }));
-        match list.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params.continue_token = Some(token),
-            None => return Ok(found),
-        }
+        params = next(asked, &list.metadata);
     }
+    Ok(found)
 }
 
 /// The logs of those pods of the host that run Longshore, and of what ran before in their containers.

@@ -27,6 +27,7 @@ use crate::leftovers::{
     self, Finding, Fix, Inventory, Kind, Object, Proxy, RemoteClaim, TargetInventory, Volume, findings,
 };
 use crate::only::only;
+use crate::paging::{PAGE, next};
 use crate::provider::claims::{DRIVER, FINALIZER};
 use crate::provider::follow::names::{EVERYWHERE, Need};
 use crate::provider::reach::Reach;
@@ -41,9 +42,6 @@ pub mod uninstall;
 
 /// How long one cluster may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// How many of a target's pods are asked for at a time.
-const PAGE: u32 = 500;
 
 /// A lease that nobody has renewed for this long is nobody's, whatever the clocks say.
 const ABANDONED: i64 = 60;
@@ -355,9 +353,9 @@ where
 async fn strays(client: &Client, reach: &Reach, host_id: &str) -> Result<Vec<Object>, String> {
     let mut strays = vec![];
     for api in reach.apis::<Pod>(client) {
-        let mut params = ListParams::default().labels(&format!("{}!={host_id}", names::HOST)).limit(PAGE);
-        loop {
-            let page = within(api.list_metadata(&params)).await?;
+        let mut params = Some(ListParams::default().labels(&format!("{}!={host_id}", names::HOST)).limit(PAGE));
+        while let Some(asked) = params {
+            let page = within(api.list_metadata(&asked)).await?;
             for found in page.items {
                 let origin = found.annotations().get(names::ORIGIN);
                 let Some((node, proxy)) = origin.and_then(|origin| names::read_origin(origin, host_id)) else {
@@ -366,8 +364,7 @@ async fn strays(client: &Client, reach: &Reach, host_id: &str) -> Result<Vec<Obj
                 let (node, proxy) = (node.to_owned(), proxy.to_owned());
                 strays.push(Object { proxy, node, ..object(Kind::Pod, found.metadata) });
             }
-            let Some(next) = page.metadata.continue_.filter(|token| !token.is_empty()) else { break };
-            params = params.continue_token(&next);
+            params = next(asked, &page.metadata);
         }
     }
     Ok(strays)

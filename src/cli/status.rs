@@ -17,6 +17,7 @@ use crate::api::configuration::Configuration;
 use crate::api::diagnosis::classify;
 use crate::api::target::TargetSpec;
 use crate::kubelet::node::status::REACHABLE;
+use crate::paging::{PAGE, next};
 
 use super::ask::{AskError, PATIENCE, Progress, ask};
 use super::clusters::{Clusters, ConfigurationArgs, Resources};
@@ -145,16 +146,14 @@ async fn nodes(host: &Client, configuration: &Configuration) -> Result<Vec<Node>
 /// The pods that are bound to a node.
 pub(super) async fn pods_of(host: &Client, node: &str) -> Result<Vec<Value>, AskError> {
     let all: Api<Pod> = Api::all(host.clone());
-    let mut params = ListParams::default().fields(&format!("spec.nodeName={node}")).limit(500);
+    let mut params = Some(ListParams::default().fields(&format!("spec.nodeName={node}")).limit(PAGE));
     let mut pods = vec![];
-    loop {
-        let list = ask(format!("list the pods of node {node}"), all.list(&params)).await?;
+    while let Some(asked) = params {
+        let list = ask(format!("list the pods of node {node}"), all.list(&asked)).await?;
         pods.extend(list.items.iter().map(|pod| json!(pod)));
-        match list.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params.continue_token = Some(token),
-            None => return Ok(pods),
-        }
+        params = next(asked, &list.metadata);
     }
+    Ok(pods)
 }
 
 /// How long each target takes to answer, with the connection made anew as for a first request, and once more.

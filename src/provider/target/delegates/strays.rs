@@ -11,10 +11,8 @@ use super::{Delegates, LONGEST_LOOK, LOOK};
 use crate::errors::chain;
 use crate::kubelet::document::{PodDocument, PodKey};
 use crate::kubelet::provider::PodNotice;
+use crate::paging::{PAGE, next};
 use crate::provider::names;
-
-/// How many pods are asked for at a time: the pages that client-go asks for, too.
-const PAGE: u32 = 500;
 
 impl Delegates {
     /// Puts the labels back on every delegate that lacks some, so that the watch shows it. Tries until all pods have been
@@ -33,21 +31,21 @@ impl Delegates {
     }
 
     async fn recover_once(&self) -> kube::Result<()> {
+        let mut failed = None;
         for selector in unselected(&self.host_id, &self.node) {
             for api in self.reach.apis::<PodDocument>(&self.client) {
-                let mut params = ListParams::default().labels(&selector).limit(PAGE);
-                loop {
-                    let page = api.list_metadata(&params).await?;
+                let mut params = Some(ListParams::default().labels(&selector).limit(PAGE));
+                while let Some(asked) = params {
+                    let page = api.list_metadata(&asked).await?;
                     for pod in &page.items {
-                        self.recover_one(&pod.metadata).await?;
+                        // One whose labels are refused keeps nobody else without.
+                        failed = self.recover_one(&pod.metadata).await.err().or(failed);
                     }
-                    let next = page.metadata.continue_.filter(|token| !token.is_empty());
-                    let Some(next) = next else { break };
-                    params = params.continue_token(&next);
+                    params = next(asked, &page.metadata);
                 }
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Whether this is a delegate that lacks a label.
