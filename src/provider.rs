@@ -8,6 +8,7 @@ pub mod feedback;
 pub mod fit;
 pub mod fleet;
 pub mod follow;
+mod glance;
 pub mod names;
 pub mod offload;
 pub mod part;

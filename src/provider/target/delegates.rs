@@ -23,6 +23,7 @@ use crate::only::only;
 use crate::provider::feedback::{Addresses, provider_pod};
 use crate::provider::follow::Follow;
 use crate::provider::follow::names::Need;
+use crate::provider::glance::glance;
 use crate::provider::names;
 use crate::provider::places::Places;
 use crate::provider::reach::Reach;
@@ -312,7 +313,8 @@ impl Delegates {
                     }
                     None
                 }
-                Ok(Some(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod))) => {
+                Ok(Some(watcher::Event::InitApply(mut pod) | watcher::Event::Apply(mut pod))) => {
+                    glance(&mut pod);
                     let read = self.read_or_tell(&pod);
                     if read.is_some() || pod.unreadable.is_some() {
                         self.load.seen(&pod);
