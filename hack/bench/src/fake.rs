@@ -389,6 +389,15 @@ impl Fake {
             }
             ("POST", _) => (201, self.keep(&named(&body), body).to_string()),
             ("PUT", _) => (200, self.keep(place, body).to_string()),
+            ("PATCH", Some(mut object)) if body.is_array() => {
+                let done = serde_json::from_value::<json_patch::Patch>(body)
+                    .map(|patch| json_patch::patch(&mut object, &patch));
+                match done {
+                    Ok(Ok(())) => (200, self.keep(place, object).to_string()),
+                    // What it expects is not as it is, or it is no patch.
+                    _ => (422, status(422, "Invalid").to_string()),
+                }
+            }
             ("PATCH", Some(mut object)) => {
                 if status_alone {
                     merge(&mut object["status"], &body["status"]);
