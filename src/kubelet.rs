@@ -12,6 +12,7 @@ pub mod host;
 pub mod lanes;
 pub mod naive;
 pub mod node;
+pub mod packed;
 pub mod partition;
 pub mod pods;
 pub mod provider;

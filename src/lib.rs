@@ -16,4 +16,5 @@ pub mod provider;
 pub mod registry;
 mod relist;
 pub mod run;
+mod shared;
 pub mod traces;

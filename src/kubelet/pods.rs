@@ -7,7 +7,7 @@
 //!                      └──────── answers ───┘
 //! ```
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
@@ -50,6 +50,9 @@ const BUSY: u32 = 10;
 /// How long annotations of an instance that have changed alone wait for a change of its status to go with.
 const ANNOTATIONS: Duration = Duration::from_secs(10);
 
+/// How long a pod that a list has shown waits at most for the end of the list, if nothing about it is urgent.
+const LATER: Duration = Duration::from_secs(10);
+
 /// How many notices may wait; a provider that is faster waits itself.
 const NOTICES: usize = 128;
 
@@ -87,6 +90,8 @@ struct Shell {
     relist: Vec<Notify>,
     /// The host has been listed once.
     home: watch::Sender<bool>,
+    /// Those that wait for the end of a list; each may be there more than once.
+    later: Mutex<Vec<Uid>>,
 }
 
 /// What a pod controller is made of.
@@ -171,6 +176,7 @@ impl PodController {
             lanes: OnceLock::new(),
             relist: (0..count).map(|_| Notify::new()).collect(),
             home: watch::Sender::new(false),
+            later: Mutex::default(),
         };
         Self { shell: Arc::new(shell) }
     }
@@ -334,7 +340,17 @@ impl Shell {
                 // The teller may have been dropped meanwhile.
                 let _ = taken.send(());
             }
-            PodNotice::Seen(pod) => self.queue.add(&self.table.instance_seen(site, *pod)),
+            PodNotice::Seen(pod) => {
+                let (uid, actions) = self.table.instance_seen(site, *pod);
+                // Most of what a list shows home shows too. To find that out for each would keep those waiting that have no
+                // instance yet, which is known when the list is complete.
+                let may_wait = |action: &Action| matches!(action, Action::Report { urgent: false, .. });
+                if self.table.is_listed(Side::Site(site)) || !actions.iter().all(may_wait) {
+                    self.queue.add(&uid);
+                } else {
+                    self.later(uid);
+                }
+            }
             PodNotice::Unclear(instance) => self.table.instance_unclear(site, &instance),
             PodNotice::Gone { key, instance } => {
                 let (uid, actions) = self.instance_gone(&key, &instance);
@@ -361,6 +377,29 @@ impl Shell {
         }
     }
 
+    /// Comes back to a pod when the list of its site is complete, as to all; after a while at the latest, since a list may never
+    /// be.
+    fn later(self: &Arc<Self>, uid: Uid) {
+        let mut later = self.lock_later();
+        later.push(uid);
+        if later.len() > 1 {
+            return;
+        }
+        let shell = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LATER).await;
+            let late = std::mem::take(&mut *shell.lock_later());
+            for uid in &late {
+                shell.queue.add(uid);
+            }
+        });
+    }
+
+    /// Nothing panics while it is locked.
+    fn lock_later(&self) -> MutexGuard<'_, Vec<Uid>> {
+        self.later.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// An instance is gone, by whatever way we know: a proxy of the same name need not wait any longer.
     fn instance_gone(&self, key: &PodKey, instance: &Arc<str>) -> (Uid, Vec<Action>) {
         let (uid, namesake, actions) = self.table.instance_gone(key, instance);
@@ -373,6 +412,8 @@ impl Shell {
 
     fn listed(self: &Arc<Self>, side: Side) {
         let pods = self.table.listed(side);
+        // They are among these.
+        self.lock_later().clear();
         if side == Side::Host {
             self.home.send_replace(true);
         }

@@ -44,7 +44,7 @@ pub fn needs_whole_status(evidence: &Evidence, home: &Home, instance: &Value) ->
     match evidence {
         Evidence::Ended | Evidence::Lost | Evidence::GivenUp => true,
         Evidence::Instance => {
-            let mut lists = CONTAINER_LISTS.iter().zip(&home.containers);
+            let mut lists = CONTAINER_LISTS.iter().zip(&home.form.containers);
             !restarts(home, instance)
                 && lists.any(|((_, field), containers)| !undone(containers, instance, field).is_empty())
         }
@@ -59,7 +59,7 @@ pub fn tells_its_end(home: &Home, instance: &Value) -> bool {
         let status = items(instance, field).find(|status| text(status, "name") == &*container.name);
         status.is_some_and(|status| killed(status).is_some())
     };
-    let mut lists = CONTAINER_LISTS.iter().zip(&home.containers).take(2);
+    let mut lists = CONTAINER_LISTS.iter().zip(&home.form.containers).take(2);
     Phase::parse(text(instance, "phase")).terminal()
         && lists.all(|((_, field), containers)| containers.iter().all(|container| ended(container, field)))
 }
@@ -224,7 +224,7 @@ fn from_instance(facts: &Facts<'_>) -> Value {
 
 /// Ends that home shows for good stay as they are, whatever a new instance says of those containers ([`undone`]).
 fn keep_ends(status: &mut Map<String, Value>, facts: &Facts<'_>) {
-    for ((_, field), containers) in CONTAINER_LISTS.iter().zip(&facts.home.containers) {
+    for ((_, field), containers) in CONTAINER_LISTS.iter().zip(&facts.home.form.containers) {
         let undone = undone(containers, facts.instance, field);
         for kept in items(facts.home_status, field).filter(|c| undone.contains(&text(c, "name"))) {
             let list = status.entry(*field).or_insert_with(|| json!([]));
@@ -243,7 +243,7 @@ fn is(truth: bool) -> &'static str {
 
 /// The condition Initialized where the instance has none.
 fn initialized(facts: &Facts<'_>, done: bool) -> Value {
-    let [_, init, _] = &facts.home.containers;
+    let [_, init, _] = &facts.home.form.containers;
     if done || init.is_empty() {
         return condition(facts, "Initialized", "True", "", "");
     }
@@ -273,7 +273,7 @@ fn readiness(facts: &Facts<'_>, phase: Phase, theirs: Option<&Value>, status: &M
             list.into_iter().flatten().any(|c| text(c, "name") == name && c.get("ready") == Some(&Value::Bool(true)))
         };
         let unready: Vec<_> =
-            facts.home.containers[0].iter().map(|c| &*c.name).filter(|name| !is_ready(name)).collect();
+            facts.home.form.containers[0].iter().map(|c| &*c.name).filter(|name| !is_ready(name)).collect();
         if !unready.is_empty() {
             let message = format!("containers with unready status: [{}]", unready.join(" "));
             return both("False", "ContainersNotReady", &message);
@@ -297,7 +297,7 @@ fn open_gates(home: &Home) -> Vec<String> {
         }
         Some(_) => None,
     };
-    home.gates.iter().filter_map(open).collect()
+    home.form.gates.iter().filter_map(open).collect()
 }
 
 /// The API server takes one address of each family, and the first has to be `podIP`.
@@ -486,7 +486,7 @@ pub fn patch(uid: &str, version: u64, home: &Home, desired: &Value) -> Value {
         }
     }
     if status_is_whole(desired) {
-        for field in home.fields.iter() {
+        for field in home.form.fields.iter() {
             let ours = !FOREIGN_FIELDS.contains(&field) && field != "conditions" && field != "observedGeneration";
             if ours && !status.contains_key(field) {
                 let replaced = matches!(field, "podIPs" | "hostIPs");

@@ -4,20 +4,21 @@
 //! module, so none is held across an await.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use dashmap::DashMap;
 use serde_json::Value;
 
 use super::document::{PodDocument, PodKey};
+use super::packed::Compact;
 use super::provider::{Instance, Obstacle, ProviderPod};
-use super::server::{Found, PodDirectory, Running};
 use super::sites::{Index, NOWHERE};
 use super::step::{Action, Answer, Event, InstanceView, Presence, ProxyView, Reach, Record, step};
-use super::view::{Home, instance_view, proxy_view};
+use super::view::{Form, Home, instance_view, proxy_view};
 use super::way::{Mark, Observer, Way};
+use crate::shared::Shared;
 use word::{Word, Words};
 
 pub use ways::Census;
@@ -41,6 +42,8 @@ pub struct Table {
     entries: DashMap<Uid, Box<Entry>>,
     /// The proxy that has this namespace and name ([`full_name`]) now.
     names: DashMap<Box<str>, Uid>,
+    /// Those that proxies have.
+    forms: Forms,
     host: Listing,
     /// By their indexes; at least one.
     sites: Vec<SiteState>,
@@ -51,6 +54,8 @@ pub struct Table {
     begun: Instant,
     observer: Option<Arc<dyn Observer>>,
 }
+
+type Forms = Mutex<Shared<Form>>;
 
 /// What is known of a site.
 #[derive(Debug, Default)]
@@ -76,8 +81,8 @@ struct Entry {
     key: PodKey,
     record: Record,
     home: Home,
-    /// The proxy as a whole, serialized, until an instance has been made of it: in a burst there may be thousands that wait.
-    body: Option<Box<[u8]>>,
+    /// The proxy as a whole until an instance has been made of it: in a burst there may be thousands that wait.
+    body: Option<Compact>,
     words: Words,
     /// [`PodDocument::imprint`] of the proxy.
     imprint: Option<u64>,
@@ -143,6 +148,7 @@ impl Table {
         Self {
             entries: DashMap::default(),
             names: DashMap::default(),
+            forms: Forms::default(),
             host: Listing::default(),
             sites: (0..sites.max(1)).map(|_| SiteState::default()).collect(),
             unsure: AtomicBool::new(unsure),
@@ -173,7 +179,7 @@ impl Table {
     }
 
     /// The list of this side is complete. Returns the UIDs of all records, since each may now be decided, with what
-    /// follows at once for those that the list did not show.
+    /// follows at once for those that the list did not show; first those without an instance, which somebody may wait for.
     pub fn listed(&self, side: Side) -> Vec<(Uid, Vec<Action>)> {
         let listing = self.side(side);
         let epoch = listing.epoch.load(Ordering::SeqCst);
@@ -182,7 +188,7 @@ impl Table {
         if self.sites.iter().all(|site| site.listing.complete.load(Ordering::SeqCst)) {
             self.unsure.store(false, Ordering::SeqCst);
         }
-        let mut keys = vec![];
+        let (mut keys, mut others) = (vec![], vec![]);
         for mut entry in self.entries.iter_mut() {
             let gone = match side {
                 Side::Host => {
@@ -200,8 +206,10 @@ impl Table {
             if side != Side::Host && entry.record.instance == Presence::Absent {
                 self.mark(&mut entry, Mark::Gone);
             }
+            let keys = if entry.record.instance.there().is_some() { &mut others } else { &mut keys };
             keys.push((entry.key().clone(), actions));
         }
+        keys.append(&mut others);
         keys
     }
 
@@ -227,60 +235,6 @@ impl Table {
         place_of(&self.entries.get(uid)?.record)
     }
 
-    /// The records of instances at a site that run although their proxy has gone, or has ended.
-    pub fn stale(&self, site: Index) -> Vec<Uid> {
-        let stale = |record: &Record| {
-            record.instance.there().is_some_and(|instance| instance.deleting.is_none() && instance.site == site)
-                && record.proxy.there().is_none_or(|proxy| proxy.health.phase.terminal() || proxy.deleting.is_some())
-        };
-        self.entries.iter().filter(|entry| stale(&entry.record)).map(|entry| entry.key().clone()).collect()
-    }
-
-    /// The records of instances at a site that could not be scheduled for so long, each with how long.
-    pub fn stuck(&self, site: Index, time: Duration) -> Vec<(Uid, Duration)> {
-        let here = |entry: &Entry| entry.record.instance.there().is_some_and(|instance| instance.site == site);
-        let alive = |entry: &Entry| entry.record.proxy.there().is_some_and(|proxy| proxy.deleting.is_none());
-        let stuck = self.entries.iter().filter_map(|entry| {
-            let waited = entry.word().unschedulable?.elapsed();
-            let stuck = waited >= time && here(&entry) && alive(&entry) && !entry.record.memo.moving;
-            stuck.then(|| (entry.key().clone(), waited))
-        });
-        stuck.collect()
-    }
-
-    /// Whether one of these has not been tried to stop yet.
-    pub fn unswept(&self, stale: &[Uid]) -> bool {
-        let waits = |entry: &Entry| {
-            let untried = |instance: &InstanceView| instance.deleting.is_none();
-            entry.record.instance.there().is_some_and(untried) && !entry.record.memo.delete_blocked
-        };
-        stale.iter().any(|uid| self.entries.get(uid).is_some_and(|entry| waits(&entry)))
-    }
-
-    /// Proxies of a site that the host would evict, of at least this age as far as this process knows.
-    pub fn evictable(&self, site: Index, age: Duration) -> Vec<Uid> {
-        let evictable = |entry: &Entry| {
-            let due = |proxy: &ProxyView| proxy.evictable && proxy.deleting.is_none() && !proxy.health.phase.terminal();
-            let here = place_of(&entry.record) == Some(site);
-            here && entry.record.proxy.there().is_some_and(due)
-                && !entry.record.memo.lift_due
-                && entry.since.elapsed() >= age
-        };
-        self.entries.iter().filter(|entry| evictable(entry)).map(|entry| entry.key().clone()).collect()
-    }
-
-    /// Proxies of a site that have not ended and are not given up, each with the value of its own annotation on what to do in a
-    /// silence.
-    pub fn partitioned(&self, site: Index) -> Vec<(Uid, PodKey, Option<Box<str>>)> {
-        let alive = |entry: &Entry| {
-            let alive = |proxy: &ProxyView| !proxy.health.phase.terminal();
-            let here = place_of(&entry.record) == Some(site);
-            here && entry.record.proxy.there().is_some_and(alive) && !entry.record.memo.give_up
-        };
-        let alive = self.entries.iter().filter(|entry| alive(entry));
-        alive.map(|entry| (entry.key().clone(), entry.key.clone(), entry.home.partition.clone())).collect()
-    }
-
     /// Whether this side has been listed completely.
     pub fn is_listed(&self, side: Side) -> bool {
         self.side(side).complete.load(Ordering::SeqCst)
@@ -298,7 +252,7 @@ impl Table {
         }
         entry.seen_host = self.host.epoch.load(Ordering::SeqCst);
         let bound = self.is_new(&entry).then(|| self.waited(pod, &view));
-        entry.see_proxy(pod, view, Event::ProxySeen);
+        entry.see_proxy(pod, view, &self.forms, Event::ProxySeen);
         if let Some(waited) = bound {
             self.mark(&mut entry, Mark::Bound(waited));
         }
@@ -383,24 +337,24 @@ impl Table {
         uid
     }
 
-    /// A site shows an instance.
-    pub fn instance_seen(&self, site: Index, pod: ProviderPod) -> Uid {
+    /// A site shows an instance. Returns whose it is, and what follows.
+    pub fn instance_seen(&self, site: Index, pod: ProviderPod) -> (Uid, Vec<Action>) {
         let uid = Uid::from(pod.key.uid.as_str());
         let view = instance_view(&pod, site);
         let epoch = self.epoch(Side::Site(site));
         let mut entry = self.entry(&uid, || pod.key.clone());
-        if entry.key == pod.key {
-            entry.see_instance(pod, epoch, &view.clone(), Event::InstanceSeen(view));
-            if !self.is_listed(Side::Site(site)) {
-                self.mark(&mut entry, Mark::Found(site));
-            }
-            if entry.record.instance.there().is_some_and(|instance| instance.health.ready) {
-                self.mark(&mut entry, Mark::ReadyThere);
-            }
-        } else {
+        if entry.key != pod.key {
             tracing::warn!(pod = %pod.key, proxy = %entry.key, "somebody's pod claims to be the instance of another proxy");
+            return (uid, vec![]);
         }
-        uid
+        let actions = entry.see_instance(pod, epoch, &view.clone(), Event::InstanceSeen(view));
+        if !self.is_listed(Side::Site(site)) {
+            self.mark(&mut entry, Mark::Found(site));
+        }
+        if entry.record.instance.there().is_some_and(|instance| instance.health.ready) {
+            self.mark(&mut entry, Mark::ReadyThere);
+        }
+        (uid, actions)
     }
 
     /// The provider shows that an instance has gone. Also returns the proxy that has the same name now and may have waited
@@ -487,7 +441,7 @@ impl Table {
         // A report changes no choice.
         let site = entry.record.proxy.there().and_then(|proxy| proxy.site);
         let view = proxy_view(pod, want, site);
-        let actions = entry.see_proxy(pod, view, |view| Event::Answer(Answer::Reported(view)));
+        let actions = entry.see_proxy(pod, view, &self.forms, |view| Event::Answer(Answer::Reported(view)));
         entry.accepted = Some((asked.0, entry.home.digest, asked.1));
         self.mark_proxy(&mut entry);
         actions
@@ -514,7 +468,7 @@ impl Table {
     ) -> Vec<Action> {
         let view = proxy_view(pod, want, site);
         let Some(mut entry) = self.known(uid) else { return vec![] };
-        entry.see_proxy(pod, view, |view| Event::Answer(answer(view)))
+        entry.see_proxy(pod, view, &self.forms, |view| Event::Answer(answer(view)))
     }
 
     /// Marks that a report waits; `true` if the caller is to start the timer.
@@ -552,7 +506,7 @@ impl Table {
 
     /// The proxy as a whole, if it is still kept.
     pub fn body(&self, uid: &Uid) -> Option<PodDocument> {
-        serde_json::from_slice(self.entries.get(uid)?.body.as_ref()?).ok()
+        serde_json::from_slice(&self.entries.get(uid)?.body.as_ref()?.text()).ok()
     }
 
     /// Whose record it is.
@@ -678,25 +632,6 @@ fn place_of(record: &Record) -> Option<Index> {
     record.instance.there().map(|instance| instance.site).or(chosen)
 }
 
-impl PodDirectory for Table {
-    fn find(&self, namespace: &str, name: &str) -> Option<Found> {
-        let uid = self.named(namespace, name)?;
-        let entry = self.entries.get(&uid)?;
-        entry.record.proxy.there()?;
-        Some(Found { key: entry.key.clone(), running: entry.record.instance.there().is_some() })
-    }
-
-    fn running(&self) -> Vec<Running> {
-        let there = self.entries.iter().filter(|entry| entry.record.proxy.there().is_some());
-        let running = there.filter(|entry| entry.record.instance.there().is_some());
-        let read = |entry: dashmap::mapref::multiple::RefMulti<'_, Uid, Box<Entry>>| Running {
-            key: entry.key.clone(),
-            status: entry.word().status(),
-        };
-        running.map(read).collect()
-    }
-}
-
 impl Entry {
     fn new(key: PodKey) -> Self {
         Self {
@@ -722,17 +657,28 @@ impl Entry {
         self.record.proxy.there().filter(|known| known.version == version && version > 0).cloned()
     }
 
-    fn see_proxy(&mut self, pod: &PodDocument, view: ProxyView, event: impl Fn(ProxyView) -> Event) -> Vec<Action> {
+    fn see_proxy(
+        &mut self,
+        pod: &PodDocument,
+        view: ProxyView,
+        forms: &Forms,
+        event: impl Fn(ProxyView) -> Event,
+    ) -> Vec<Action> {
         let (version, want) = (view.version, view.want);
         let actions = step(&mut self.record, event(view));
         if self.record.proxy.there().is_some_and(|known| known.version == version) {
             self.home = Home::of(pod);
+            // Nothing panics while it is locked.
+            let mut forms = forms.lock().unwrap_or_else(PoisonError::into_inner);
+            self.home.form = forms.one(std::mem::take(&mut self.home.form));
+            drop(forms);
             self.imprint = pod.imprint();
             let made = self.record.instance.there().is_some_and(|instance| instance.sent == want);
             let over = self.home.deleting || self.home.phase.terminal();
             // After a restart the proxies are listed first. What has started has an instance as a rule; if not, it is read again.
             let listed_soon = self.home.started && self.record.instance == Presence::Unknown;
-            self.body = if made || over || listed_soon { None } else { pod.to_text().ok().map(Vec::into_boxed_slice) };
+            self.body =
+                if made || over || listed_soon { None } else { pod.to_text().ok().map(|text| Compact::new(&text)) };
         }
         actions
     }
@@ -769,6 +715,7 @@ impl Entry {
     }
 }
 
+mod select;
 mod ways;
 mod word;
 

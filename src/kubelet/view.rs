@@ -1,12 +1,14 @@
 //! What is kept of a pod: small projections of its documents.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::annotations::Annotations;
 use super::document::PodDocument;
+use super::packed::{Condition, Conditions, Packed};
 use super::partition::{DISRUPTION, PARTITION, UNREACHABLE};
 use super::provider::ProviderPod;
 use super::sites::{CHOICE, Index};
@@ -53,93 +55,8 @@ pub(super) const CONTAINER_LISTS: [(&str, &str); 3] = [
 /// Waiting reasons of a healthy start; any other reason is worth a report at once.
 const PATIENT_REASONS: [&str; 3] = ["ContainerCreating", "PodInitializing", ""];
 
-/// A condition of home, as far as the next report needs it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Condition<'a> {
-    /// `type`.
-    pub kind: &'a str,
-    /// `True`, `False` or `Unknown`.
-    pub status: &'a str,
-    /// In a word, why; empty where nobody says.
-    pub reason: &'a str,
-    /// When it got that status, RFC 3339.
-    pub since: Option<&'a str>,
-}
-
-/// Between the parts of texts that are kept in one piece. Nobody has them in a name, a word or a time.
-const UNIT: char = '\u{1f}';
-const RECORD: char = '\u{1e}';
-
-/// Several texts in one piece: there are thousands of pods, and a piece of memory for each word costs more than the words.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Packed(Box<str>);
-
-impl Packed {
-    /// These texts. The two separators in them, which are control characters, are lost.
-    fn new<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut all = String::new();
-        for (index, text) in texts.into_iter().enumerate() {
-            if index > 0 {
-                all.push(RECORD);
-            }
-            all.extend(text.chars().filter(|c| ![RECORD, UNIT].contains(c)));
-        }
-        Self(all.into())
-    }
-
-    /// The texts in their order; empty ones at the only place are none.
-    pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.split(RECORD).filter(|_| !self.0.is_empty())
-    }
-}
-
-impl std::fmt::Debug for Packed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
-    }
-}
-
-/// Conditions in one piece.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Conditions(Packed);
-
-impl Conditions {
-    fn new<'a>(all: impl IntoIterator<Item = Condition<'a>>) -> Self {
-        let mut packed = String::new();
-        for (index, condition) in all.into_iter().enumerate() {
-            if index > 0 {
-                packed.push(RECORD);
-            }
-            let parts = [condition.kind, condition.status, condition.reason, condition.since.unwrap_or_default()];
-            for (index, part) in parts.into_iter().enumerate() {
-                if index > 0 {
-                    packed.push(UNIT);
-                }
-                packed.extend(part.chars().filter(|c| ![RECORD, UNIT].contains(c)));
-            }
-        }
-        Self(Packed(packed.into()))
-    }
-
-    /// All of them, in home's order.
-    pub fn iter(&self) -> impl Iterator<Item = Condition<'_>> {
-        self.0.iter().map(|packed| {
-            let mut parts = packed.split(UNIT);
-            let mut part = || parts.next().unwrap_or_default();
-            let (kind, status, reason, since) = (part(), part(), part(), part());
-            Condition { kind, status, reason, since: Some(since).filter(|since| !since.is_empty()) }
-        })
-    }
-}
-
-impl std::fmt::Debug for Conditions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
-    }
-}
-
 /// A container by name and image, in spec order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Container {
     /// Its name.
     pub name: Box<str>,
@@ -147,6 +64,17 @@ pub struct Container {
     pub image: Box<str>,
     /// Home shows that it has ended, and its restart policy would not start it again.
     pub done: bool,
+}
+
+/// What many proxies have alike, so that it is kept once for all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Form {
+    /// The readiness gates' condition types, in spec order.
+    pub gates: Packed,
+    /// Regular, init and ephemeral containers.
+    pub containers: [Box<[Container]>; 3],
+    /// The names of the fields that the status has.
+    pub fields: Packed,
 }
 
 /// What the next report needs to know of the proxy as home shows it.
@@ -168,14 +96,10 @@ pub struct Home {
     pub started: bool,
     /// Being deleted.
     pub deleting: bool,
-    /// The readiness gates' condition types, in spec order.
-    pub gates: Packed,
+    /// Its containers, and which fields its status has.
+    pub form: Arc<Form>,
     /// The conditions that are ours, or a readiness gate.
     pub conditions: Conditions,
-    /// Regular, init and ephemeral containers.
-    pub containers: [Box<[Container]>; 3],
-    /// The names of the fields that the status has.
-    pub fields: Packed,
     /// [`digest`] of the status.
     pub digest: u64,
     /// The tolerations that would let the host evict it.
@@ -214,22 +138,24 @@ impl Home {
             start_time: status.get("startTime").and_then(Value::as_str).map(Into::into),
             started: started(status),
             deleting: pod.metadata.deletion_timestamp.is_some(),
-            gates: Packed::new(gates),
             conditions,
-            containers: CONTAINER_LISTS.map(|(field, shown)| {
-                let done = |c: &Value| {
-                    let shown = items(status, shown).find(|shown| text(shown, "name") == text(c, "name"));
-                    let code = shown.and_then(exit_code);
-                    code.is_some_and(|code| field == "ephemeralContainers" || !starts_again(pod, c, Some(code)))
-                };
-                let container = |c: &Value| Container {
-                    name: text(c, "name").into(),
-                    image: text(c, "image").into(),
-                    done: done(c),
-                };
-                pod.list(field).iter().map(container).collect()
+            form: Arc::new(Form {
+                gates: Packed::new(gates),
+                containers: CONTAINER_LISTS.map(|(field, shown)| {
+                    let done = |c: &Value| {
+                        let shown = items(status, shown).find(|shown| text(shown, "name") == text(c, "name"));
+                        let code = shown.and_then(exit_code);
+                        code.is_some_and(|code| field == "ephemeralContainers" || !starts_again(pod, c, Some(code)))
+                    };
+                    let container = |c: &Value| Container {
+                        name: text(c, "name").into(),
+                        image: text(c, "image").into(),
+                        done: done(c),
+                    };
+                    pod.list(field).iter().map(container).collect()
+                }),
+                fields: Packed::new(status.as_object().into_iter().flat_map(Map::keys).map(String::as_str)),
             }),
-            fields: Packed::new(status.as_object().into_iter().flat_map(Map::keys).map(String::as_str)),
             digest: digest(status),
             defaults: Defaults::of(pod),
             partition: pod.annotation(PARTITION).map(Into::into),
@@ -559,7 +485,7 @@ mod tests {
             PodDocument::new(kube::core::ObjectMeta::default(), spec, status)
         };
         assert!(replaceable(&pod("Always")) && replaceable(&pod("OnFailure")) && !replaceable(&pod("Never")));
-        let done = |policy| Home::of(&pod(policy)).containers[1][0].done;
+        let done = |policy| Home::of(&pod(policy)).form.containers[1][0].done;
         assert!(!done("Always") && done("OnFailure") && done("Never"), "what the API server lets go back");
     }
 

@@ -12,7 +12,7 @@ const INIT: usize = 1;
 
 /// The containers of a list in the order of their statuses: init containers as in the spec, all others by name.
 pub(super) fn sorted(home: &Home, kind: usize) -> Vec<&Container> {
-    let mut all: Vec<_> = home.containers[kind].iter().collect();
+    let mut all: Vec<_> = home.form.containers[kind].iter().collect();
     if kind != INIT {
         all.sort_by(|a, b| a.name.cmp(&b.name));
     }
@@ -34,7 +34,7 @@ pub(super) fn killed(status: &Value) -> Option<i64> {
 pub(super) fn complete(status: &mut Map<String, Value>, facts: &Facts<'_>, phase: Phase) {
     let waiting = match facts.obstacle {
         Some(obstacle) => json!({"reason": obstacle.reason, "message": obstacle.message}),
-        None if facts.home.containers[INIT].is_empty() => json!({"reason": "ContainerCreating"}),
+        None if facts.home.form.containers[INIT].is_empty() => json!({"reason": "ContainerCreating"}),
         None => json!({"reason": "PodInitializing"}),
     };
     let waiting = json!({"waiting": waiting});
@@ -96,7 +96,7 @@ fn has_begun(status: &Value) -> bool {
 
 /// Whether home shows that the turn of the regular containers had come (hasPodInitialized in pkg/kubelet/status).
 fn initialized(facts: &Facts<'_>) -> bool {
-    let [_, init, _] = &facts.home.containers;
+    let [_, init, _] = &facts.home.form.containers;
     let Some(last) = init.last() else { return true };
     let is_done = |c: &Value| {
         text(c, "name") == &*last.name && (super::killed(c) == Some(0) || c.get("started") == Some(&Value::Bool(true)))

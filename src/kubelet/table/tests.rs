@@ -1,4 +1,5 @@
 use super::*;
+use crate::kubelet::server::PodDirectory;
 use serde_json::json;
 
 fn pod(uid: &str, version: u64) -> PodDocument {
@@ -39,6 +40,23 @@ fn a_pod_that_came_between_the_lists_is_decided_when_both_are_complete() {
     table.listing(Side::Site(0));
     assert_eq!(table.listed(Side::Site(0)), [(uid("a"), vec![])]);
     assert_eq!(table.step(&uid("a"), Event::Look), [Action::Create]);
+}
+
+#[test]
+fn those_that_wait_for_an_instance_come_first() {
+    let table = listed();
+    table.listing(Side::Site(0));
+    let names: Vec<_> = (0..40).map(|index| format!("pod-{index}")).collect();
+    for (index, name) in names.iter().enumerate() {
+        table.proxy_seen(&pod(name, 1), 0, Some(0));
+        if index % 2 == 0 {
+            table.instance_seen(0, instance(name, "i"));
+        }
+    }
+    let listed = table.listed(Side::Site(0));
+    let has = |uid: &Uid| table.instance(uid).is_some();
+    assert_eq!(listed.len(), names.len());
+    assert!(listed[..20].iter().all(|(uid, _)| !has(uid)) && listed[20..].iter().all(|(uid, _)| has(uid)));
 }
 
 #[test]
@@ -84,6 +102,12 @@ fn what_was_asked_for_before_a_list_may_have_gone_with_it() {
     table.made(&uid("a"), instance("a", "i"), asked, Answer::Created);
     table.listed(Side::Site(0));
     assert_eq!(table.step(&uid("a"), Event::Look), [Action::Create], "its end would not be told");
+    // The list may be complete by then.
+    let asked = table.asking(&uid("a"));
+    table.listing(Side::Site(0));
+    table.listed(Side::Site(0));
+    table.made(&uid("a"), instance("a", "i"), asked, Answer::Created);
+    assert!(table.instance(&uid("a")).is_none(), "no list would show that it has gone");
 }
 
 #[test]

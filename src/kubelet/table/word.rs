@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use crate::kubelet::packed::Compact;
 use crate::kubelet::provider::{Obstacle, ProviderPod};
 use crate::kubelet::step::{InstanceView, Record};
 
@@ -16,9 +17,9 @@ use super::is_unschedulable;
 pub(super) struct Word {
     /// Whose it is.
     instance: Arc<str>,
-    /// Serialized: a parsed one takes several times as much.
-    status: Box<[u8]>,
-    /// What the proxy may show, serialized; empty for none.
+    /// As text: a parsed one takes many times as much.
+    status: Compact,
+    /// What the proxy may show; empty for none.
     annotations: Box<[u8]>,
     pub(super) obstacle: Option<Obstacle>,
     /// Since when it cannot be scheduled.
@@ -32,7 +33,7 @@ impl Word {
         let refused = pod.instance.obstacle.as_ref().is_some_and(is_unschedulable);
         let since = before.and_then(|before| before.unschedulable);
         Self {
-            status: serde_json::to_vec(&pod.status).unwrap_or_default().into(),
+            status: serde_json::to_vec(&pod.status).map(|text| Compact::new(&text)).unwrap_or_default(),
             annotations,
             unschedulable: refused.then(|| since.unwrap_or_else(Instant::now)),
             instance: pod.instance.uid,
@@ -42,7 +43,7 @@ impl Word {
 
     /// The status; null where there is none.
     pub(super) fn status(&self) -> Value {
-        serde_json::from_slice(&self.status).unwrap_or_default()
+        serde_json::from_slice(&self.status.text()).unwrap_or_default()
     }
 
     pub(super) fn annotations(&self) -> BTreeMap<String, String> {

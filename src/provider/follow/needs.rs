@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::names::Key;
+use crate::shared::Shared;
 
 /// How long a pod that waits for something counts, since nobody tells of one that is given up: longer than the longest
 /// backoff, after which it waits anew.
@@ -25,7 +26,7 @@ pub struct Needs {
     /// Pods that have no delegate that was seen, in the same way.
     pins: HashMap<Box<str>, Pin>,
     count: HashMap<Key, u32>,
-    known: HashSet<Keys>,
+    known: Shared<[Key]>,
     /// Delegates seen since a list began.
     listing: Option<HashSet<Box<str>>>,
     lists: u32,
@@ -143,12 +144,10 @@ impl Needs {
             listing.insert(uid.into());
         }
         if !self.delegates.contains_key(uid) {
-            let keys: Keys = keys().into();
-            let keys = self.known.get(&keys).cloned().unwrap_or(keys);
+            let keys = self.known.one(keys().into());
             for key in &*keys {
                 *self.count.entry(key.clone()).or_default() += 1;
             }
-            self.known.insert(keys.clone());
             self.delegates.insert(uid.into(), keys);
         }
         match self.pins.get_mut(uid).map(|pin| &mut pin.state) {
@@ -173,9 +172,7 @@ impl Needs {
         if let Some(before) = self.delegates.remove(uid) {
             self.forget(&before);
         }
-        let keys: Keys = keys.into();
-        let keys = self.known.get(&keys).cloned().unwrap_or(keys);
-        self.known.insert(keys.clone());
+        let keys = self.known.one(keys.into());
         self.delegates.insert(uid.into(), keys);
     }
 
@@ -203,10 +200,6 @@ impl Needs {
     fn forget(&mut self, keys: &Keys) {
         for key in &**keys {
             self.drop_one(key);
-        }
-        // Ours and the one in the set.
-        if Arc::strong_count(keys) == 2 {
-            self.known.remove(keys);
         }
     }
 
@@ -261,13 +254,14 @@ mod tests {
         assert!(!needs.is_complete());
         list(&mut needs, &[("u-1", "a"), ("u-2", "a")]);
         assert!(needs.is_complete() && needs.has(&key("a")));
-        assert_eq!(needs.known.len(), 1, "delegates of one kind share what they need");
+        let alike = Arc::ptr_eq(&needs.delegates["u-1"], &needs.delegates["u-2"]);
+        assert!(alike, "delegates of one kind share what they need");
         needs.gone("u-1");
         needs.gone("u-1");
         assert!(needs.has(&key("a")), "told twice, gone once");
         needs.gone("u-2");
         assert!(!needs.has(&key("a")));
-        assert_eq!((needs.known.len(), needs.take_freed(), needs.take_freed()), (0, vec![key("a")], vec![]));
+        assert_eq!((needs.take_freed(), needs.take_freed()), (vec![key("a")], vec![]));
     }
 
     #[test]
@@ -282,7 +276,7 @@ mod tests {
         needs.gone("u-2");
         assert!(needs.has(&key("a")));
         needs.gone("u-1");
-        assert_eq!((needs.take_freed(), needs.known.len()), (vec![key("a"), key("b")], 0));
+        assert_eq!(needs.take_freed(), [key("a"), key("b")]);
     }
 
     #[test]

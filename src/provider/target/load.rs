@@ -7,6 +7,7 @@ use crate::kubelet::provider::PodDocument;
 use crate::provider::names;
 use crate::provider::quantity::Quantity;
 use crate::provider::requests::{self, Requests};
+use crate::shared::Shared;
 
 /// The requests of all delegates, summed up.
 #[derive(Debug, Default)]
@@ -25,8 +26,8 @@ struct Delegate {
 struct Inner {
     /// By the UID of the proxy.
     pods: HashMap<Box<str>, Delegate>,
-    /// Requests that pods have, each once: most pods ask for the same, and a map for each of them takes half a kilobyte.
-    kinds: HashSet<Arc<Requests>>,
+    /// Requests that pods have: most ask for the same, and a map for each of them takes half a kilobyte.
+    kinds: Shared<Requests>,
     total: Requests,
     /// The sums by node.
     by_node: BTreeMap<Arc<str>, Requests>,
@@ -60,7 +61,7 @@ impl Load {
         let node = delegate.spec.get("nodeName").and_then(serde_json::Value::as_str).filter(|name| !name.is_empty());
         if inner.pods.get(uid).is_none_or(|known| known.node.as_deref() != node) {
             inner.remove(uid);
-            let requests = inner.shared(requests::of(&delegate.spec));
+            let requests = inner.kinds.one(Arc::new(requests::of(&delegate.spec)));
             requests::add(&mut inner.total, &requests);
             let node =
                 node.map(|name| inner.by_node.get_key_value(name).map_or_else(|| name.into(), |it| it.0.clone()));
@@ -104,21 +105,9 @@ impl Load {
 }
 
 impl Inner {
-    fn shared(&mut self, requests: Requests) -> Arc<Requests> {
-        self.kinds.get(&requests).cloned().unwrap_or_else(|| {
-            let new = Arc::new(requests);
-            self.kinds.insert(new.clone());
-            new
-        })
-    }
-
     fn remove(&mut self, uid: &str) {
         let Some(Delegate { requests, node }) = self.pods.remove(uid) else { return };
         requests::subtract(&mut self.total, &requests);
-        // This one and that of the set.
-        if Arc::strong_count(&requests) == 2 {
-            self.kinds.remove(&requests);
-        }
         let Some(node) = node else { return };
         if let Some(sum) = self.by_node.get_mut(&node) {
             requests::subtract(sum, &requests);
@@ -147,12 +136,12 @@ mod tests {
         load.seen(&delegate("a", "Running"));
         load.seen(&delegate("b", "Running"));
         assert_eq!(load.total()["cpu"], Quantity::whole(4));
-        assert_eq!(load.lock().kinds.len(), 1, "they ask for the same");
+        let alike = |inner: &Inner| Arc::ptr_eq(&inner.pods["a"].requests, &inner.pods["b"].requests);
+        assert!(alike(&load.lock()), "they ask for the same");
         load.seen(&delegate("b", "Succeeded"));
         assert_eq!(load.total()["pods"], Quantity::whole(1));
         load.gone("a");
         assert_eq!(load.total()["cpu"], Quantity::ZERO);
-        assert!(load.lock().kinds.is_empty());
     }
 
     #[test]
