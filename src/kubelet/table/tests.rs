@@ -103,11 +103,12 @@ fn what_was_asked_for_before_a_list_may_have_gone_with_it() {
     table.listed(Side::Site(0));
     assert_eq!(table.step(&uid("a"), Event::Look), [Action::Create], "its end would not be told");
     // The list may be complete by then.
-    let asked = table.asking(&uid("a"));
+    table.proxy_seen(&pod("b", 1), 0, Some(0));
+    let asked = table.asking(&uid("b"));
     table.listing(Side::Site(0));
     table.listed(Side::Site(0));
-    table.made(&uid("a"), instance("a", "i"), asked, Answer::Created);
-    assert!(table.instance(&uid("a")).is_none(), "no list would show that it has gone");
+    table.made(&uid("b"), instance("b", "j"), asked, Answer::Created);
+    assert!(table.instance(&uid("b")).is_none(), "no list would show that it has gone");
 }
 
 #[test]
