@@ -12,8 +12,9 @@ use longshore::kubelet::table::{Side, Table};
 use longshore::provider::feedback::{Addresses, provider_pod};
 use serde_json::{Value, json};
 
-/// What a pod may take, in bytes.
+/// What a pod may take, in bytes, and what one that waits for its delegate, of which the whole document is kept.
 const BUDGET: usize = 2000;
+const WAITING: usize = 2500;
 
 /// Before these the process knows no kind of work yet, and has no buffers for it.
 const BEFORE: usize = 1_000;
@@ -118,5 +119,5 @@ fn a_pod_takes_no_more_than_its_budget() {
     println!("{lives} bytes a pod, {waits} while it waits for its delegate");
     assert_eq!((waiting.len(), living.len()), (BEFORE + PODS, BEFORE + PODS));
     assert!(lives <= BUDGET, "a pod takes {lives} bytes");
-    assert!(waits <= BUDGET, "a pod takes {waits} bytes while it waits");
+    assert!(waits <= WAITING, "a pod takes {waits} bytes while it waits");
 }
