@@ -18,7 +18,7 @@ impl Packed {
             if index > 0 {
                 all.push(RECORD);
             }
-            push(&mut all, text);
+            all.extend(text.chars().filter(|c| ![RECORD, UNIT].contains(c)));
         }
         Self(all.into())
     }
@@ -27,10 +27,6 @@ impl Packed {
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.split(RECORD).filter(|_| !self.0.is_empty())
     }
-}
-
-fn push(all: &mut String, text: &str) {
-    all.extend(text.chars().filter(|c| ![RECORD, UNIT].contains(c)));
 }
 
 impl std::fmt::Debug for Packed {

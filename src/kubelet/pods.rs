@@ -411,9 +411,9 @@ impl Shell {
     }
 
     fn listed(self: &Arc<Self>, side: Side) {
-        let pods = self.table.listed(side);
-        // They are among these.
+        // They are among all, which follow; cleared first, lest one be forgotten that another site shows meanwhile.
         self.lock_later().clear();
+        let pods = self.table.listed(side);
         if side == Side::Host {
             self.home.send_replace(true);
         }

@@ -668,10 +668,9 @@ impl Entry {
         let actions = step(&mut self.record, event(view));
         if self.record.proxy.there().is_some_and(|known| known.version == version) {
             self.home = Home::of(pod);
-            // Nothing panics while it is locked.
-            let mut forms = forms.lock().unwrap_or_else(PoisonError::into_inner);
-            self.home.form = forms.one(std::mem::take(&mut self.home.form));
-            drop(forms);
+            let form = std::mem::take(&mut self.home.form);
+            // Nothing panics while they are locked.
+            self.home.form = forms.lock().unwrap_or_else(PoisonError::into_inner).one(form);
             self.imprint = pod.imprint();
             let made = self.record.instance.there().is_some_and(|instance| instance.sent == want);
             let over = self.home.deleting || self.home.phase.terminal();

@@ -192,7 +192,7 @@ struct SkimmedContainer {
 
 /// Reads no more of a proxy's spec than [`Home::of`] and [`proxy_view`] look at, unless it was read already.
 pub fn skim(pod: &mut PodDocument) {
-    pod.spec.skim(|text| serde_json::to_value(serde_json::from_str::<Skimmed>(text).ok()?).ok());
+    pod.spec.skim::<Skimmed>();
 }
 
 /// The part of a proxy document that decisions depend on. `want` is the provider's fingerprint of it, `site` what it says of

@@ -8,7 +8,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::OnceLock;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -28,8 +28,10 @@ impl Json {
         self.text.as_deref().map(RawValue::get)
     }
 
-    /// What was read of the text by whoever needs no more of it, for those who look from now on. The text stays whole.
-    pub fn skim(&mut self, read: impl FnOnce(&str) -> Option<Value>) {
+    /// Reads no more of the text than a `T` keeps, for those who look from now on; all of it where it is no `T`. The text stays
+    /// whole.
+    pub fn skim<T: DeserializeOwned + Serialize>(&mut self) {
+        let read = |text| serde_json::to_value(serde_json::from_str::<T>(text).ok()?).ok();
         if self.value.get().is_none()
             && let Some(value) = self.text().and_then(read)
         {
