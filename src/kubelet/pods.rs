@@ -273,11 +273,6 @@ impl Shell {
     /// Follows the pods of a site, by its notifier or by asking.
     async fn watch_site(self: Arc<Self>, site: Index, provider: &dyn Provider) {
         let Some(relist) = self.relist.get(usize::from(site)) else { return };
-        // Proxies come first: what a site shows can then be told from what only claims to be an instance of one.
-        let mut home = self.home.subscribe();
-        if home.wait_for(|listed| *listed).await.is_err() {
-            return;
-        }
         let (sender, mut receiver) = mpsc::channel(NOTICES);
         let told = async {
             let permits = Semaphore::new(search::AT_A_TIME);
@@ -342,13 +337,10 @@ impl Shell {
             }
             PodNotice::Seen(pod) => {
                 let (uid, actions) = self.table.instance_seen(site, *pod);
-                // Most of what a list shows home shows too. To find that out for each would keep those waiting that have no
-                // instance yet, which is known when the list is complete.
-                let may_wait = |action: &Action| matches!(action, Action::Report { urgent: false, .. });
-                if self.table.is_listed(Side::Site(site)) || !actions.iter().all(may_wait) {
+                if self.table.is_listed(Side::Site(site)) {
                     self.queue.add(&uid);
                 } else {
-                    self.later(uid);
+                    self.unless_later(uid, &actions);
                 }
             }
             PodNotice::Unclear(instance) => self.table.instance_unclear(site, &instance),
@@ -360,6 +352,15 @@ impl Shell {
             PodNotice::Wake(uid) => {
                 self.table.step(&uid, Event::Retry);
                 self.queue.add(&uid);
+            }
+            // Whose it is, is known when home is listed.
+            told @ PodNotice::Told(..) if !*self.home.borrow() => {
+                let (shell, mut home) = (self.clone(), self.home.subscribe());
+                tokio::spawn(async move {
+                    if home.wait_for(|listed| *listed).await.is_ok() {
+                        shell.notice(site, told);
+                    }
+                });
             }
             PodNotice::Told(uid, instance, told) => {
                 // Whoever calls his pod the instance of a proxy does not speak to its owner by it.
@@ -377,8 +378,17 @@ impl Shell {
         }
     }
 
-    /// Comes back to a pod when the list of its site is complete, as to all; after a while at the latest, since a list may never
-    /// be.
+    /// Puts a pod in the queue for which something is to be done, unless that may wait. Most of what a list shows home shows too. To
+    /// find that out for each would keep those waiting that have no instance yet, which is known when the list is complete.
+    fn unless_later(self: &Arc<Self>, uid: Uid, actions: &[Action]) {
+        if actions.iter().all(|action| matches!(action, Action::Report { urgent: false, .. })) {
+            self.later(uid);
+        } else {
+            self.queue.add(&uid);
+        }
+    }
+
+    /// Comes back to a pod when a list is complete, as to all; after a while at the latest, since a list may never be.
     fn later(self: &Arc<Self>, uid: Uid) {
         let mut later = self.lock_later();
         later.push(uid);
@@ -416,11 +426,20 @@ impl Shell {
         let pods = self.table.listed(side);
         if side == Side::Host {
             self.home.send_replace(true);
+            for (_, relist) in self.relist.iter().enumerate().filter(|(site, _)| self.table.contested(*site)) {
+                relist.notify_one();
+            }
         }
         tracing::debug!(node = self.node, ?side, pods = pods.len(), "listed");
+        let all = self.table.all_listed();
         for (uid, actions) in pods {
             self.start_timers(&uid, &actions);
-            self.queue.add(&uid);
+            if all {
+                self.queue.add(&uid);
+            } else {
+                let actions = self.table.step(&uid, Event::Look);
+                self.unless_later(uid, &actions);
+            }
         }
     }
 
@@ -436,6 +455,9 @@ impl Shell {
             while let Some(uid) = next {
                 self.settle(&uid, lane).await;
                 self.queue.done(&uid);
+                // Most pods of a list are as they should be, which takes no request: without this, one worker after the other
+                // would go through thousands of them, and nobody else would have a turn meanwhile.
+                tokio::task::yield_now().await;
                 if shutdown.is_cancelled() {
                     return;
                 }

@@ -22,6 +22,7 @@ use crate::shared::Shared;
 use word::{Word, Words};
 
 pub use ways::Census;
+pub use weigh::{Found, Weighed};
 
 /// The UID of a proxy pod.
 pub type Uid = Arc<str>;
@@ -63,6 +64,8 @@ struct SiteState {
     listing: Listing,
     /// A [`Reach`] as [`REACHES`] orders them.
     reach: AtomicU8,
+    /// Two pods have called themselves instances of one proxy before home was listed.
+    contested: AtomicBool,
 }
 
 const REACHES: [Reach; 3] = [Reach::Fine, Reach::Silent, Reach::Returning];
@@ -89,6 +92,8 @@ struct Entry {
     /// What was last written, what the API server made of it, and for which generation: where it normalizes or drops
     /// fields, the two differ for good, and that is no reason to write again.
     accepted: Option<(u64, u64, Option<i64>)>,
+    /// The last look at whether home shows what the instance says.
+    looked: Option<Weighed>,
     /// A timer for [`Event::ReportDue`] runs.
     deferred: bool,
     /// So does a slow one, for annotations.
@@ -134,6 +139,8 @@ pub struct Snapshot {
     pub current: bool,
     /// See [`Table::reported`].
     pub accepted: Option<(u64, u64, Option<i64>)>,
+    /// What it is, in short, for [`Table::looked`].
+    pub weighed: Option<Weighed>,
 }
 
 impl Default for Table {
@@ -240,6 +247,18 @@ impl Table {
         self.side(side).complete.load(Ordering::SeqCst)
     }
 
+    /// Whether everything has been listed completely.
+    pub fn all_listed(&self) -> bool {
+        let sites = self.sites.iter().map(|site| &site.listing);
+        sites.chain([&self.host]).all(|listing| listing.complete.load(Ordering::SeqCst))
+    }
+
+    /// Whether pods of a site have called themselves instances of one proxy although they have different names, when nobody knew
+    /// the proxy's own yet: the wrong one may have been believed, and the right one is to be listed anew. Says so once.
+    pub fn contested(&self, site: usize) -> bool {
+        self.sites.get(site).is_some_and(|state| state.contested.swap(false, Ordering::SeqCst))
+    }
+
     /// The host shows a proxy; `want` is the provider's fingerprint of it, and `site` where it runs.
     pub fn proxy_seen(&self, pod: &PodDocument, want: u64, site: Option<Index>) -> Uid {
         let (uid, view) = (Uid::from(pod.uid()), proxy_view(pod, want, site));
@@ -255,6 +274,7 @@ impl Table {
         entry.see_proxy(pod, view, &self.forms, Event::ProxySeen);
         if let Some(waited) = bound {
             self.mark(&mut entry, Mark::Bound(waited));
+            self.mark_found(&mut entry);
         }
         self.mark_proxy(&mut entry);
         uid
@@ -345,6 +365,9 @@ impl Table {
         let mut entry = self.entry(&uid, || pod.key.clone());
         if entry.key != pod.key {
             tracing::warn!(pod = %pod.key, proxy = %entry.key, "somebody's pod claims to be the instance of another proxy");
+            if let Some(state) = self.sites.get(usize::from(site)).filter(|_| !self.is_listed(Side::Host)) {
+                state.contested.store(true, Ordering::SeqCst);
+            }
             return (uid, vec![]);
         }
         let actions = entry.see_instance(pod, epoch, &view.clone(), Event::InstanceSeen(view));
@@ -501,6 +524,7 @@ impl Table {
             update: sent.and_then(|_| entry.record.memo.obstacle.clone()),
             current: sent.is_none_or(|sent| sent == proxy.want),
             accepted: entry.accepted,
+            weighed: Weighed::of(&entry),
         })
     }
 
@@ -642,6 +666,7 @@ impl Entry {
             words: Words::default(),
             imprint: None,
             accepted: None,
+            looked: None,
             deferred: false,
             lingering: false,
             seen_host: 0,
@@ -716,6 +741,7 @@ impl Entry {
 
 mod select;
 mod ways;
+mod weigh;
 mod word;
 
 #[cfg(test)]

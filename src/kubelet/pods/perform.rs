@@ -13,7 +13,7 @@ use crate::kubelet::provider::{Deletion, Obstacle, PodError, Provider};
 use crate::kubelet::sites::{CHOICE, Chosen, FENCE, Index};
 use crate::kubelet::status::{Facts, desired, needs_whole_status, patch, pressing, shows, tells_its_end};
 use crate::kubelet::step::{Action, Answer, Event, Evidence, ProxyView};
-use crate::kubelet::table::{Side, Snapshot, Uid, is_unschedulable};
+use crate::kubelet::table::{Found, Side, Snapshot, Uid, is_unschedulable};
 use crate::kubelet::tolerations;
 use crate::kubelet::view::{DELEGATED, digest};
 
@@ -170,7 +170,14 @@ impl Shell {
     }
 
     async fn report(self: &Arc<Self>, uid: &Uid, evidence: &Evidence, urgent: bool) -> Option<Vec<Action>> {
+        if *evidence == Evidence::Instance
+            && let Some(answer) = self.table.known_report(uid, urgent)
+        {
+            self.table.step(uid, Event::Answer(answer));
+            return None;
+        }
         let Some(snapshot) = self.table.snapshot(uid) else { return Some(vec![]) };
+        let weighed = snapshot.weighed.filter(|_| *evidence == Evidence::Instance);
         // What it has told itself is more than what can be concluded, and takes no request.
         let told = *evidence == Evidence::Ended && tells_its_end(&snapshot.home, &snapshot.status);
         let evidence = if told { &Evidence::Instance } else { evidence };
@@ -191,6 +198,7 @@ impl Shell {
         if accepted || shows(&snapshot.home, &wanted) {
             let over = snapshot.home.deleting || snapshot.home.phase.terminal();
             if annotations.is_none() || over {
+                self.table.looked(uid, weighed, Found::Shown);
                 self.table.step(uid, Event::Answer(Answer::Unchanged));
                 return None;
             }
@@ -206,6 +214,7 @@ impl Shell {
             if self.table.defer(uid) {
                 self.wake_to_report(uid);
             }
+            self.table.looked(uid, weighed, Found::MayWait);
             self.table.step(uid, Event::Answer(Answer::Deferred));
             return None;
         }

@@ -43,6 +43,46 @@ fn a_pod_that_came_between_the_lists_is_decided_when_both_are_complete() {
 }
 
 #[test]
+fn an_instance_may_be_listed_before_its_proxy() {
+    let table = Table::default();
+    table.listing(Side::Site(0));
+    table.instance_seen(0, instance("a", "i"));
+    table.instance_seen(0, instance("orphan", "j"));
+    table.listed(Side::Site(0));
+    for name in ["a", "orphan"] {
+        assert_eq!(table.step(&uid(name), Event::Look), [], "nobody knows its proxy");
+    }
+    table.listing(Side::Host);
+    table.proxy_seen(&pod("a", 1), 0, Some(0));
+    assert!(!table.all_listed());
+    table.listed(Side::Host);
+    assert!(table.all_listed() && table.instance(&uid("a")).is_some());
+    assert!(matches!(*table.step(&uid("a"), Event::Look), [Action::Report { .. }]));
+    assert_eq!(table.step(&uid("orphan"), Event::Look), [Action::FindProxy]);
+}
+
+#[test]
+fn where_two_call_themselves_instances_of_a_proxy_that_nobody_knows_the_site_is_listed_anew() {
+    let table = Table::default();
+    table.instance_seen(0, instance("a", "theirs"));
+    assert!(!table.contested(0));
+    let mut ours = instance("a", "ours");
+    ours.key.name = "web-1".into();
+    table.instance_seen(0, ours.clone());
+    assert!(table.contested(0) && !table.contested(0) && !table.contested(1));
+    let mut proxy = pod("a", 1);
+    proxy.metadata.name = Some("web-1".into());
+    table.listing(Side::Host);
+    table.proxy_seen(&proxy, 0, Some(0));
+    assert!(table.instance(&uid("a")).is_none(), "whoever came first was believed");
+    table.listed(Side::Host);
+    table.instance_seen(0, ours);
+    table.instance_seen(0, instance("a", "theirs"));
+    assert!(!table.contested(0), "from now on nobody is");
+    assert_eq!(&*table.instance(&uid("a")).unwrap().uid, "ours");
+}
+
+#[test]
 fn those_that_wait_for_an_instance_come_first() {
     let table = listed();
     table.listing(Side::Site(0));

@@ -69,6 +69,15 @@ impl Table {
         }
     }
 
+    /// A list has shown the instance of a proxy before another has shown the proxy.
+    pub(super) fn mark_found(&self, entry: &mut Entry) {
+        let Some((site, ready)) = entry.record.instance.there().map(|one| (one.site, one.health.ready)) else { return };
+        self.mark(entry, Mark::Found(site));
+        if ready {
+            self.mark(entry, Mark::ReadyThere);
+        }
+    }
+
     /// What a proxy shows of its way.
     pub(super) fn mark_proxy(&self, entry: &mut Entry) {
         let Some(proxy) = entry.record.proxy.there() else { return };
@@ -185,5 +194,19 @@ mod tests {
             table.created(&uid);
         }
         assert_eq!(*notebook.0.lock().unwrap(), [("waits".to_owned(), Step::Create, true)]);
+    }
+
+    #[test]
+    fn a_pod_whose_instance_is_listed_first_has_the_end_of_its_way() {
+        let notebook = Arc::new(Notebook::default());
+        let table = Table::new(1, false).observed(Some(notebook.clone()));
+        for (name, ready) in [("starts", false), ("ready", true)] {
+            table.instance_seen(0, instance(name, 1, ready));
+            table.proxy_seen(&proxy(name, 1, "2026-01-01T00:00:00Z", false, false), 0, Some(0));
+            table.instance_seen(0, instance(name, 2, true));
+            table.reported(&name.into(), &proxy(name, 2, "2026-01-01T00:00:00Z", true, false), 0, (0, None));
+        }
+        let reported = |name: &str| (name.to_owned(), Step::Report, true);
+        assert_eq!(*notebook.0.lock().unwrap(), [reported("starts"), reported("ready")]);
     }
 }

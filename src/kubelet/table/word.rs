@@ -70,6 +70,11 @@ impl Words {
         }
     }
 
+    /// Whether the current word is this instance's.
+    pub(super) fn tell_of(&self, instance: &InstanceView) -> bool {
+        [Some(&self.first), self.second.as_deref()].into_iter().flatten().any(|word| word.instance == instance.uid)
+    }
+
     /// Keeps what a site has shown, if the record goes by it.
     pub(super) fn keep(&mut self, pod: ProviderPod, view: &InstanceView, record: &Record) {
         self.settle(record);
