@@ -84,7 +84,7 @@ fn pod(index: usize, version: usize, ready: bool, theirs: bool) -> PodDocument {
 fn live(table: &Table, index: usize) {
     let see = |version, ready| table.proxy_seen(&pod(index, version, ready, false), 0xff, Some(0));
     let seen = |version, ready| {
-        table.instance_seen(0, provider_pod(&pod(index, version, ready, true), Addresses::Withhold).unwrap());
+        table.instance_seen(0, provider_pod(&mut pod(index, version, ready, true), Addresses::Withhold).unwrap());
     };
     see(1, false);
     seen(1, false);

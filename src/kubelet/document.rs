@@ -5,14 +5,16 @@
 //! rejected: they drop what they do not know, silently.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::NamespaceResourceScope;
+use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use json::Json;
+pub use json::{Json, Keep};
 
 mod json;
 mod metadata;
@@ -44,9 +46,9 @@ pub struct PodDocument {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire {
-    #[serde(default = "v1")]
+    #[serde(default = "v1", deserialize_with = "word")]
     api_version: Cow<'static, str>,
-    #[serde(default = "pod")]
+    #[serde(default = "pod", deserialize_with = "word")]
     kind: Cow<'static, str>,
     #[serde(default)]
     metadata: Json,
@@ -73,6 +75,26 @@ impl From<Wire> for PodDocument {
         let (metadata, unreadable) = metadata::read(metadata);
         Self { api_version, kind, metadata, spec, status, unreadable }
     }
+}
+
+/// A text, which is most of the time one that is known.
+fn word<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'static, str>, D::Error> {
+    struct Word;
+
+    impl Visitor<'_> for Word {
+        type Value = Cow<'static, str>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+            let known = [v1(), pod()].into_iter().find(|known| known == text);
+            Ok(known.unwrap_or_else(|| Cow::Owned(text.to_owned())))
+        }
+    }
+
+    deserializer.deserialize_str(Word)
 }
 
 fn v1() -> Cow<'static, str> {

@@ -3,11 +3,10 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::annotations::Annotations;
-use super::document::PodDocument;
+use super::document::{Keep, PodDocument};
 use super::packed::{Condition, Conditions, Packed};
 use super::partition::{DISRUPTION, PARTITION, UNREACHABLE};
 use super::provider::ProviderPod;
@@ -169,30 +168,26 @@ impl Home {
     }
 }
 
-/// As much of a spec as [`Home::of`] and [`proxy_view`] look at, those of each container included.
-#[derive(Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Skimmed {
-    restart_policy: Value,
-    readiness_gates: Value,
-    tolerations: Value,
-    containers: Vec<SkimmedContainer>,
-    init_containers: Vec<SkimmedContainer>,
-    ephemeral_containers: Vec<SkimmedContainer>,
-}
+/// As much of a spec as [`Home::of`] and [`proxy_view`] look at.
+const SKIMMED: Keep = Keep::Fields(&[
+    ("restartPolicy", Keep::All),
+    ("readinessGates", Keep::All),
+    ("tolerations", Keep::All),
+    ("containers", Keep::Each(&CONTAINER)),
+    ("initContainers", Keep::Each(&CONTAINER)),
+    ("ephemeralContainers", Keep::Each(&CONTAINER)),
+]);
 
-#[derive(Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct SkimmedContainer {
-    name: Value,
-    image: Value,
-    restart_policy: Value,
-    restart_policy_rules: Value,
-}
+const CONTAINER: Keep = Keep::Fields(&[
+    ("name", Keep::All),
+    ("image", Keep::All),
+    ("restartPolicy", Keep::All),
+    ("restartPolicyRules", Keep::All),
+]);
 
 /// Reads no more of a proxy's spec than [`Home::of`] and [`proxy_view`] look at, unless it was read already.
 pub fn skim(pod: &mut PodDocument) {
-    pod.spec.skim::<Skimmed>();
+    pod.spec.skim(&SKIMMED);
 }
 
 /// The part of a proxy document that decisions depend on. `want` is the provider's fingerprint of it, `site` what it says of

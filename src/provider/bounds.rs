@@ -31,18 +31,25 @@ const KNOWN: [&str; 12] = [
     "allocatedResources",
 ];
 
-/// Shortens what is too long in a status.
-pub fn bound(status: &mut Value) {
-    shorten(status);
+/// Shortens what is too long in a status. `length` is that of the text which all of it was read from, if there is one: what is no
+/// longer as a whole than one text may be is taken as it is, but for containers that are told twice.
+pub fn bound(status: &mut Value, length: Option<usize>) {
+    let short = length.is_some_and(|length| length <= TEXT);
+    if !short {
+        shorten(status);
+    }
     if let Value::Object(fields) = &mut *status {
         for list in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
-            if let Some(Value::Array(all)) = fields.get_mut(list) {
+            if let Some(Value::Array(all)) = fields.get_mut(list)
+                && all.len() > 1
+            {
                 let mut names = std::collections::HashSet::new();
                 all.retain(|one| names.insert(one.get("name").and_then(Value::as_str).map(str::to_owned)));
             }
         }
     }
-    if size(status) > WHOLE
+    if !short
+        && size(status) > WHOLE
         && let Value::Object(fields) = status
     {
         fields.retain(|field, _| KNOWN.contains(&field.as_str()));
@@ -95,7 +102,7 @@ mod tests {
         let usual = json!({"phase": "Failed", "message": "m".repeat(TEXT), "novel": {"x": [1, 2]},
             "containerStatuses": [{"name": "a"}, {"name": "b"}]});
         let mut bounded = usual.clone();
-        bound(&mut bounded);
+        bound(&mut bounded, None);
         assert_eq!(bounded, usual);
     }
 
@@ -104,7 +111,7 @@ mod tests {
         let many: Vec<_> = (0..1000).map(|i| json!({"name": format!("c{i}")})).collect();
         let mut status = json!({"message": "ä".repeat(TEXT), "conditions": many,
             "containerStatuses": [{"name": "a", "x": 1}, {"name": "a", "x": 2}]});
-        bound(&mut status);
+        bound(&mut status, None);
         let message = status["message"].as_str().unwrap();
         assert!(message.len() <= TEXT + '…'.len_utf8() && message.ends_with("ä…"));
         assert_eq!(status["conditions"].as_array().unwrap().len(), ENTRIES);
@@ -115,7 +122,19 @@ mod tests {
     fn of_a_huge_status_only_what_is_known_is_left() {
         let junk: Vec<_> = (0..100).map(|_| "j".repeat(TEXT)).collect();
         let mut status = json!({"phase": "Running", "junk": junk});
-        bound(&mut status);
+        bound(&mut status, None);
         assert_eq!(status, json!({"phase": "Running"}));
+    }
+
+    #[test]
+    fn a_short_status_is_taken_as_it_is_but_for_what_it_tells_twice() {
+        let mut status = json!({"phase": "Running", "containerStatuses": [{"name": "a"}, {"name": "a"}]});
+        let length = status.to_string().len();
+        bound(&mut status, Some(length));
+        assert_eq!(status, json!({"phase": "Running", "containerStatuses": [{"name": "a"}]}));
+        let long = json!({"message": "m".repeat(TEXT + 1)});
+        let mut status = long.clone();
+        bound(&mut status, Some(long.to_string().len()));
+        assert_ne!(status, long);
     }
 }

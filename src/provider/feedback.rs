@@ -1,6 +1,7 @@
 //! From a live delegate to what home may know of it: pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -68,10 +69,10 @@ const RETURNED_BYTES: usize = 4 << 10;
 /// It lacks the statuses of containers that the target has added, the generations in its conditions, which count the
 /// delegate's changes rather than the proxy's, and the target's word that it is not scheduled: at home it is, and the
 /// [`obstacle`] says the rest.
-pub fn home_status(delegate: &PodDocument, addresses: Addresses) -> Value {
+fn home_status(status: Value, delegate: &PodDocument, last: Option<&Last>, addresses: Addresses) -> Value {
     let before = Before::read(delegate);
-    let mut status = match &*delegate.status {
-        Value::Object(status) => status.clone(),
+    let mut status = match status {
+        Value::Object(status) => status,
         _ if before.is_some() => Map::new(),
         _ => return Value::Null,
     };
@@ -86,8 +87,7 @@ pub fn home_status(delegate: &PodDocument, addresses: Addresses) -> Value {
             condition.remove("observedGeneration");
         }
     }
-    let last = Last::read(delegate);
-    if let Some(last) = last.as_ref().filter(|last| !last.images.is_empty()) {
+    if let Some(last) = last.filter(|last| !last.images.is_empty()) {
         for kind in CONTAINERS {
             if let Some(statuses) = list_mut(&mut status, kind) {
                 statuses.retain(|s| s.get("name").and_then(Value::as_str).is_none_or(|n| last.images.contains_key(n)));
@@ -101,7 +101,7 @@ pub fn home_status(delegate: &PodDocument, addresses: Addresses) -> Value {
     }
     // A delegate is created without them: what did not come from home is somebody's in the target.
     if let Some(statuses) = list_mut(&mut status, "ephemeralContainerStatuses") {
-        let ours = |name: &str| last.as_ref().is_some_and(|last| last.images.contains_key(name));
+        let ours = |name: &str| last.is_some_and(|last| last.images.contains_key(name));
         statuses.retain(|s| s.get("name").and_then(Value::as_str).is_some_and(ours));
         if statuses.is_empty() {
             status.remove("ephemeralContainerStatuses");
@@ -115,8 +115,8 @@ pub fn home_status(delegate: &PodDocument, addresses: Addresses) -> Value {
 
 /// The annotations that somebody in the target has given the delegate, as far as home may know of them. None where nobody
 /// can tell them from those of home.
-pub fn returned(delegate: &PodDocument) -> BTreeMap<String, String> {
-    let (Some(last), Some(all)) = (Last::read(delegate), &delegate.metadata.annotations) else {
+fn returned(delegate: &PodDocument, last: Option<&Last>) -> BTreeMap<String, String> {
+    let (Some(last), Some(all)) = (last, &delegate.metadata.annotations) else {
         return BTreeMap::new();
     };
     let denied = |key: &str| {
@@ -188,38 +188,41 @@ pub fn obstacle(delegate: &PodDocument) -> Option<Obstacle> {
     Some(Obstacle { reason: "WaitingForScheduler".into(), message })
 }
 
-fn bounded(mut status: Value) -> Value {
-    bounds::bound(&mut status);
-    status
-}
-
-/// A delegate as the core sees it.
-pub fn provider_pod(delegate: &PodDocument, addresses: Addresses) -> Result<ProviderPod, NotADelegate> {
+/// Whose a delegate is, and its own UID.
+pub fn identity(delegate: &PodDocument) -> Result<(PodKey, Arc<str>), NotADelegate> {
     let has = |value: Option<&str>, missing: &'static str| match value {
         Some(value) if !value.is_empty() => Ok(value.to_owned()),
         _ => Err(NotADelegate { namespace: delegate.namespace().into(), name: delegate.name().into(), missing }),
     };
-    Ok(ProviderPod {
-        remarks: vec![],
-        key: PodKey {
-            namespace: has(delegate.annotation(names::NAMESPACE), names::NAMESPACE)?,
-            name: has(delegate.annotation(names::NAME), names::NAME)?,
-            uid: has(delegate.label(names::UID), names::UID)?,
-        },
-        instance: Instance {
-            uid: has(Some(delegate.uid()), "UID")?.into(),
-            version: delegate.version(),
-            // Without the annotation, whatever is sent differs, and is sent again.
-            sent: translate::sent(delegate).unwrap_or_default(),
-            deleting: delegate.deleting(),
-            obstacle: obstacle(delegate).map(|mut obstacle| {
-                bounds::text(&mut obstacle.message);
-                obstacle
-            }),
-        },
-        status: bounded(home_status(delegate, addresses)),
-        annotations: returned(delegate),
-    })
+    let key = PodKey {
+        namespace: has(delegate.annotation(names::NAMESPACE), names::NAMESPACE)?,
+        name: has(delegate.annotation(names::NAME), names::NAME)?,
+        uid: has(delegate.label(names::UID), names::UID)?,
+    };
+    Ok((key, has(Some(delegate.uid()), "UID")?.into()))
+}
+
+/// A delegate as the core sees it. Its status is taken out of it.
+pub fn provider_pod(delegate: &mut PodDocument, addresses: Addresses) -> Result<ProviderPod, NotADelegate> {
+    let (key, uid) = identity(delegate)?;
+    let instance = Instance {
+        uid,
+        version: delegate.version(),
+        // Without the annotation, whatever is sent differs, and is sent again.
+        sent: translate::sent(delegate).unwrap_or_default(),
+        deleting: delegate.deleting(),
+        obstacle: obstacle(delegate).map(|mut obstacle| {
+            bounds::text(&mut obstacle.message);
+            obstacle
+        }),
+    };
+    let last = Last::read(delegate);
+    // What earlier delegates have told is added to it.
+    let alone = delegate.annotation(names::BEFORE).is_none();
+    let length = delegate.status.text().filter(|_| alone).map(str::len);
+    let mut status = home_status(delegate.status.take(), delegate, last.as_ref(), addresses);
+    bounds::bound(&mut status, length);
+    Ok(ProviderPod { remarks: vec![], key, instance, status, annotations: returned(delegate, last.as_ref()) })
 }
 
 #[cfg(test)]
@@ -229,6 +232,14 @@ mod tests {
 
     fn pod(pod: Value) -> PodDocument {
         serde_json::from_value(pod).unwrap()
+    }
+
+    fn at_home(delegate: &PodDocument, addresses: Addresses) -> Value {
+        home_status(delegate.status.clone().into_value(), delegate, Last::read(delegate).as_ref(), addresses)
+    }
+
+    fn back(delegate: &PodDocument) -> BTreeMap<String, String> {
+        returned(delegate, Last::read(delegate).as_ref())
     }
 
     #[test]
@@ -241,10 +252,10 @@ mod tests {
             "containerStatuses": [{"name": "c"}], "ephemeralContainerStatuses": [{"name": "theirs"}]}}));
         let mut expected = json!({"phase": "Running", "novel": {"x": 1}, "containerStatuses": [{"name": "c"}],
             "conditions": [{"type": "Ready", "status": "True"}, {"type": "theirs/own"}]});
-        assert_eq!(home_status(&delegate, Addresses::Withhold), expected);
+        assert_eq!(at_home(&delegate, Addresses::Withhold), expected);
         expected["podIP"] = json!("10.1.0.1");
         expected["podIPs"] = json!([{"ip": "10.1.0.1"}]);
-        assert_eq!(home_status(&delegate, Addresses::Publish), expected);
+        assert_eq!(at_home(&delegate, Addresses::Publish), expected);
     }
 
     #[test]
@@ -255,7 +266,7 @@ mod tests {
             {"name": "b", "allocatedResourcesStatus": resources(&["claim:gpu"])}]}}));
         let expected = json!({"containerStatuses": [
             {"name": "a", "allocatedResourcesStatus": resources(&["example.com/gpu"])}, {"name": "b"}]});
-        assert_eq!(home_status(&delegate, Addresses::Withhold), expected);
+        assert_eq!(at_home(&delegate, Addresses::Withhold), expected);
     }
 
     #[test]
@@ -264,7 +275,7 @@ mod tests {
             "status": {"containerStatuses": [{"name": "c"}, {"name": "proxy"}, {}],
                 "initContainerStatuses": [{"name": "setup"}]}}));
         let expected = json!({"containerStatuses": [{"name": "c"}, {}], "initContainerStatuses": []});
-        assert_eq!(home_status(&delegate, Addresses::Withhold), expected);
+        assert_eq!(at_home(&delegate, Addresses::Withhold), expected);
     }
 
     #[test]
@@ -273,7 +284,7 @@ mod tests {
         let delegate = pod(json!({"metadata": {"annotations": {"longshore.dev/last": last}},
             "status": {"ephemeralContainerStatuses": [{"name": "ours"}, {"name": "theirs"}]}}));
         let expected = json!({"ephemeralContainerStatuses": [{"name": "ours"}]});
-        assert_eq!(home_status(&delegate, Addresses::Withhold), expected);
+        assert_eq!(at_home(&delegate, Addresses::Withhold), expected);
     }
 
     #[test]
@@ -285,18 +296,18 @@ mod tests {
             "container.apparmor.security.beta.kubernetes.io/c": "unconfined"});
         let there = |annotations: &Value| pod(json!({"metadata": {"annotations": annotations}}));
         let expected: BTreeMap<_, _> = [("cni.projectcalico.org/podIP".to_owned(), "10.1.0.1".to_owned())].into();
-        assert_eq!(returned(&there(&annotations)), expected);
+        assert_eq!(back(&there(&annotations)), expected);
         for i in 0..100 {
             annotations[format!("a{i}")] = json!("1");
         }
-        assert_eq!(returned(&there(&annotations)).len(), RETURNED_COUNT);
+        assert_eq!(back(&there(&annotations)).len(), RETURNED_COUNT);
         annotations.as_object_mut().unwrap().remove("longshore.dev/last");
-        assert!(returned(&there(&annotations)).is_empty());
+        assert!(back(&there(&annotations)).is_empty());
     }
 
     #[test]
     fn a_delegate_without_status_has_none() {
-        assert_eq!(home_status(&PodDocument::default(), Addresses::Publish), Value::Null);
+        assert_eq!(at_home(&PodDocument::default(), Addresses::Publish), Value::Null);
     }
 
     #[test]
@@ -335,7 +346,7 @@ mod tests {
         assert_eq!(reason(json!({"phase": "Running"}), none.clone()), None);
         assert_eq!(reason(json!({"phase": "Failed"}), none), None);
         let unscheduled = pod(json!({"status": scheduled("False", "Unschedulable", "")}));
-        assert_eq!(home_status(&unscheduled, Addresses::Withhold)["conditions"], json!([]));
+        assert_eq!(at_home(&unscheduled, Addresses::Withhold)["conditions"], json!([]));
     }
 
     fn delegate() -> Value {
@@ -347,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_delegate_is_known_by_our_labels() {
-        let seen = provider_pod(&pod(delegate()), Addresses::Withhold).unwrap();
+        let seen = provider_pod(&mut pod(delegate()), Addresses::Withhold).unwrap();
         assert_eq!(seen.key, PodKey { namespace: "shop".into(), name: "web".into(), uid: "u-1".into() });
         let instance = Instance { uid: "d-1".into(), version: 41, sent: 0xff, deleting: Some(30), obstacle: None };
         assert_eq!(seen.instance, instance);
@@ -359,11 +370,11 @@ mod tests {
         for (part, key) in [("labels", names::UID), ("annotations", names::NAMESPACE), ("annotations", names::NAME)] {
             let mut stranger = delegate();
             stranger["metadata"][part].as_object_mut().unwrap().remove(key);
-            let error = provider_pod(&pod(stranger), Addresses::Withhold).unwrap_err();
+            let error = provider_pod(&mut pod(stranger), Addresses::Withhold).unwrap_err();
             assert_eq!(error.to_string(), format!("pod far/web is no delegate: it has no {key}"));
         }
         let mut tampered = delegate();
         tampered["metadata"]["annotations"]["longshore.dev/sent"] = json!("?");
-        assert_eq!(provider_pod(&pod(tampered), Addresses::Withhold).unwrap().instance.sent, 0);
+        assert_eq!(provider_pod(&mut pod(tampered), Addresses::Withhold).unwrap().instance.sent, 0);
     }
 }

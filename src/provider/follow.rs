@@ -252,9 +252,9 @@ impl Follow {
         self.shared.needs().listing();
     }
 
-    /// A delegate is there.
-    pub fn seen(&self, delegate: &PodDocument) {
-        self.shared.delegate_seen(delegate);
+    /// A delegate is there, which may be over.
+    pub fn seen(&self, delegate: &PodDocument, over: bool) {
+        self.shared.delegate_seen(delegate, over);
     }
 
     /// The delegate of this proxy has gone.
@@ -339,7 +339,7 @@ impl Shared {
                         let message = missing_message(place.pod.namespace(), reference);
                         found.remarks.push(Obstacle { reason, message });
                     }
-                    if need.name != names.plain(&need.home) {
+                    if need.name != names.of(reference.kind, &need.home) {
                         names.suffix(reference.kind, &need.home);
                     }
                     found.needs.push(need);
@@ -460,11 +460,10 @@ impl Shared {
         (copy, news)
     }
 
-    fn delegate_seen(self: &Arc<Self>, delegate: &PodDocument) {
+    fn delegate_seen(self: &Arc<Self>, delegate: &PodDocument, over: bool) {
         let Some(proxy) = vouch::proxy(delegate) else { return };
         let who = who(&proxy);
-        let phase = delegate.status.get("phase").and_then(serde_json::Value::as_str);
-        if matches!(phase, Some("Succeeded" | "Failed")) {
+        if over {
             self.needs().ended(&who);
             return self.sweep();
         }

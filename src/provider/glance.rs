@@ -2,41 +2,24 @@
 //!
 //! A spec is most of a delegate's text, and each change of a status brings all of it past.
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
-use crate::kubelet::document::PodDocument;
+use crate::kubelet::document::{Keep, PodDocument};
 
 /// For [`super::feedback::obstacle`] and [`super::requests::of`].
-#[derive(Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Spec {
-    #[serde(skip_serializing_if = "Value::is_null")]
-    node_name: Value,
-    #[serde(skip_serializing_if = "Value::is_null")]
-    scheduler_name: Value,
-    #[serde(skip_serializing_if = "Value::is_null")]
-    resource_claims: Value,
-    #[serde(skip_serializing_if = "Value::is_null")]
-    resources: Value,
-    #[serde(skip_serializing_if = "Value::is_null")]
-    overhead: Value,
-    containers: Vec<Container>,
-    init_containers: Vec<Container>,
-}
+const SPEC: Keep = Keep::Fields(&[
+    ("nodeName", Keep::All),
+    ("schedulerName", Keep::All),
+    ("resourceClaims", Keep::All),
+    ("resources", Keep::All),
+    ("overhead", Keep::All),
+    ("containers", Keep::Each(&CONTAINER)),
+    ("initContainers", Keep::Each(&CONTAINER)),
+]);
 
-#[derive(Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Container {
-    #[serde(skip_serializing_if = "Value::is_null")]
-    resources: Value,
-    #[serde(skip_serializing_if = "Value::is_null")]
-    restart_policy: Value,
-}
+const CONTAINER: Keep = Keep::Fields(&[("resources", Keep::All), ("restartPolicy", Keep::All)]);
 
 /// Reads no more of a delegate's spec than these look at, unless it was read already. The text stays whole.
 pub(super) fn glance(delegate: &mut PodDocument) {
-    delegate.spec.skim::<Spec>();
+    delegate.spec.skim(&SPEC);
 }
 
 #[cfg(test)]

@@ -378,21 +378,27 @@ impl PodLifecycleHandler for TargetProvider {
         let mut labels = self.setup.labels_by_hand.clone();
         let _ = tokio::time::timeout(SIGHT, labels.wait_for(Option::is_some)).await;
         let (namespace, _) = self.place(pod.namespace(), pod.name());
-        // Before the namespace: pods that are held must leave none behind.
+        // Before the namespace, as the translation: pods that are held must leave none behind.
         let claims = self.claims(pod).await?;
-        let mut preview = translate::translate(pod, &self.site(pod))?;
         for attempt in 0.. {
+            let site = self.site(pod);
+            let preview = translate::translate(pod, &site)?;
             let home = self.namespaces.ensure(&namespace).await?;
             let prepared = self.follow.prepare(pod, &preview, &namespace, home.uid()).await?;
-            let site = Site { names: prepared.names.clone(), claims: claims.clone(), ..self.site(pod) };
-            let mut translation = translate::translate(pod, &site)?;
-            let metadata = &mut translation.delegate.metadata;
-            metadata.owner_references = Some(vec![home.owner(&namespace)]);
-            metadata.annotations.get_or_insert_default().extend(prepared.annotations.iter().cloned());
-            let delegate = translate::created(translation.delegate.clone(), pod);
+            let translation = if claims.is_empty() && prepared.names == site.names {
+                preview
+            } else {
+                let site = Site { names: prepared.names.clone(), claims: claims.clone(), ..site };
+                translate::translate(pod, &site)?
+            };
+            let mut remarks = losses(&translation);
+            let mut delegate = translation.delegate;
+            delegate.metadata.owner_references = Some(vec![home.owner(&namespace)]);
+            let annotations = delegate.metadata.annotations.get_or_insert_default();
+            annotations.extend(prepared.annotations.iter().cloned());
+            let delegate = translate::created(delegate, pod);
             match self.delegates.create(&delegate, &pod.key()).await {
                 Ok(Some(made)) => {
-                    let mut remarks = losses(&translation);
                     remarks.extend(prepared.remarks.iter().cloned());
                     prepared.made();
                     return Ok(ProviderPod { remarks, ..made });
@@ -400,9 +406,8 @@ impl PodLifecycleHandler for TargetProvider {
                 // The namespace that was known has gone meanwhile.
                 Ok(None) if attempt == 0 => self.namespaces.forget(&namespace),
                 Ok(None) => break,
-                Err(PodError::Refused { message, .. }) if attempt == 0 && self.learn(&message) => {
-                    preview = translate::translate(pod, &self.site(pod))?;
-                }
+                // From now on it is translated in another way.
+                Err(PodError::Refused { message, .. }) if attempt == 0 && self.learn(&message) => {}
                 Err(error) => return Err(self.with_remedy(error)),
             }
         }

@@ -8,10 +8,14 @@ use std::ops::{Deref, DerefMut};
 use std::sync::OnceLock;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
+
+pub use keep::Keep;
+
+mod keep;
 
 /// A value, or the text of one that nobody has looked at yet. A text that is well-formed and cannot be a value all the same
 /// (a number beyond all bounds, lists within lists a hundred deep) counts as null; no API server sends any.
@@ -28,15 +32,19 @@ impl Json {
         self.text.as_deref().map(RawValue::get)
     }
 
-    /// Reads no more of the text than a `T` keeps, for those who look from now on; all of it where it is no `T`. The text stays
-    /// whole.
-    pub fn skim<T: DeserializeOwned + Serialize>(&mut self) {
-        let read = |text| serde_json::to_value(serde_json::from_str::<T>(text).ok()?).ok();
+    /// Reads no more of the text than this, for those who look from now on, unless it was read already. The text stays whole.
+    pub fn skim(&mut self, keep: &Keep) {
+        let read = |text| keep.deserialize(&mut serde_json::Deserializer::from_str(text)).ok();
         if self.value.get().is_none()
             && let Some(value) = self.text().and_then(read)
         {
             self.value = value.into();
         }
+    }
+
+    /// Takes the value out, and leaves null.
+    pub fn take(&mut self) -> Value {
+        std::mem::take(self).into_value()
     }
 
     /// The value by itself.

@@ -20,7 +20,7 @@ use super::tales::Events;
 use crate::kubelet::host::remove;
 use crate::kubelet::provider::{Deletion, Instance, PodDocument, PodError, PodKey, PodNotice, ProviderPod};
 use crate::only::only;
-use crate::provider::feedback::{Addresses, provider_pod};
+use crate::provider::feedback::{Addresses, identity, provider_pod};
 use crate::provider::follow::Follow;
 use crate::provider::follow::names::Need;
 use crate::provider::glance::glance;
@@ -94,14 +94,21 @@ impl Delegates {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    fn read(&self, delegate: &PodDocument) -> Result<ProviderPod, PodError> {
+    /// A delegate as the core sees it. Its status is taken out of it.
+    fn read(&self, delegate: &mut PodDocument) -> Result<ProviderPod, PodError> {
+        self.identity(delegate)?;
+        provider_pod(delegate, self.addresses).map_err(|error| PodError::Stranger(error.to_string()))
+    }
+
+    /// Whose delegate this is, and its own UID.
+    fn identity(&self, delegate: &PodDocument) -> Result<(PodKey, Arc<str>), PodError> {
         readable(delegate)?;
-        let pod = provider_pod(delegate, self.addresses).map_err(|error| PodError::Stranger(error.to_string()))?;
-        if is_in_place(&self.places, delegate, &pod.key) {
-            return Ok(pod);
+        let (key, uid) = identity(delegate).map_err(|error| PodError::Stranger(error.to_string()))?;
+        if is_in_place(&self.places, delegate, &key) {
+            return Ok((key, uid));
         }
         let (namespace, name) = (delegate.namespace(), delegate.name());
-        let message = format!("pod {namespace}/{name} of the target calls itself the delegate of {}", pod.key);
+        let message = format!("pod {namespace}/{name} of the target calls itself the delegate of {key}");
         Err(PodError::Stranger(message))
     }
 
@@ -113,7 +120,7 @@ impl Delegates {
             self.try_claims(delegate).await?;
         }
         match self.api(namespace).create(&PostParams::default(), delegate).await {
-            Ok(made) => self.read(&made).map(Some),
+            Ok(mut made) => self.read(&mut made).map(Some),
             Err(kube::Error::Api(status)) if status.is_already_exists() => self.occupied(delegate, key).await.map(Some),
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
             Err(error) => Err(refusal(error, "pods")),
@@ -149,7 +156,7 @@ impl Delegates {
                 "the target has a pod {namespace}/{name} that is not ours; rename one of the two, or delete the one there"
             ))
         };
-        self.identify(holder, key).await?.ok_or(other).and_then(|ours| self.read(&ours))
+        self.identify(holder, key).await?.ok_or(other).and_then(|mut ours| self.read(&mut ours))
     }
 
     /// Patches what may change of a live pod, and only of this one. What is refused keeps nothing else from following.
@@ -214,7 +221,7 @@ impl Delegates {
         }
         let patch = if refused.is_none() && !is_held { update.whole } else { update.part };
         match api.patch(name, &params, &of(&version, patch)).await {
-            Ok(patched) => Ok((self.read(&patched)?, refused)),
+            Ok(mut patched) => Ok((self.read(&mut patched)?, refused)),
             Err(error) if is_conflict(&error) => Err(Rejected::Changed(refusal(error, "pods"))),
             Err(error) => Err(refusal(error, "pods").into()),
         }
@@ -240,7 +247,7 @@ impl Delegates {
         let found = self.api(namespace).get_opt(name).await.map_err(|error| refusal(error, "pods"))?;
         let Some(found) = found else { return Ok(None) };
         readable(&found)?;
-        self.identify(found, key).await?.map(|pod| self.read(&pod)).transpose()
+        self.identify(found, key).await?.map(|mut pod| self.read(&mut pod)).transpose()
     }
 
     /// This pod, if it is the delegate of this proxy. Its labels say so, or they have been taken off while nobody looked:
@@ -256,16 +263,12 @@ impl Delegates {
     }
 
     pub(super) async fn list(&self) -> Result<Vec<ProviderPod>, PodError> {
-        let mut pods = vec![];
+        let mut pods: Vec<PodDocument> = vec![];
         for api in self.reach.apis::<PodDocument>(&self.client) {
             let list = api.list(&ListParams::default().labels(&self.selector)).await;
             pods.extend(list.map_err(|error| refusal(error, "pods"))?.items);
         }
-        Ok(pods.iter().filter_map(|pod| self.read_or_tell(pod)).collect())
-    }
-
-    fn read_or_tell(&self, pod: &PodDocument) -> Option<ProviderPod> {
-        self.read(pod).inspect_err(|error| tracing::warn!(%error, "a delegate cannot be read")).ok()
+        Ok(pods.iter_mut().filter_map(|pod| told(self.read(pod))).collect())
     }
 
     /// Tells of every delegate, and what is told about it, for as long as somebody listens.
@@ -314,12 +317,15 @@ impl Delegates {
                     None
                 }
                 Ok(Some(watcher::Event::InitApply(mut pod) | watcher::Event::Apply(mut pod))) => {
-                    glance(&mut pod);
-                    let read = self.read_or_tell(&pod);
+                    let over = is_over(&pod);
+                    if !self.load.is_settled(&pod, over) {
+                        glance(&mut pod);
+                    }
+                    let read = told(self.read(&mut pod));
                     if read.is_some() || pod.unreadable.is_some() {
-                        self.load.seen(&pod);
+                        self.load.seen(&pod, over);
                         self.track(|tracker| tracker.seen(&pod));
-                        self.follow.seen(&pod);
+                        self.follow.seen(&pod, over);
                     }
                     if read.is_none() && self.is_stray(&pod.metadata) {
                         let metadata = pod.metadata.clone();
@@ -379,12 +385,12 @@ impl Delegates {
 
     /// A delegate has gone.
     fn gone(&self, pod: &PodDocument) -> Option<PodNotice> {
-        let read = self.read_or_tell(pod)?;
+        let (key, instance) = told(self.identity(pod))?;
         self.track(|tracker| tracker.gone(pod.uid()));
-        self.load.gone(&read.key.uid);
-        self.follow.gone(&read.key);
-        self.events.gone(&read.instance.uid);
-        Some(PodNotice::Gone { key: read.key, instance: read.instance.uid })
+        self.load.gone(&key.uid);
+        self.follow.gone(&key);
+        self.events.gone(&instance);
+        Some(PodNotice::Gone { key, instance })
     }
 
     /// A delegate left the selection: it has gone, or somebody has taken our labels off it. The second would leave a pod
@@ -393,8 +399,8 @@ impl Delegates {
         let mut pause = LOOK;
         loop {
             match self.restore(&pod).await {
-                Ok(Some(restored)) => {
-                    return self.read_or_tell(&restored).map(|pod| PodNotice::Seen(Box::new(pod)));
+                Ok(Some(mut restored)) => {
+                    return told(self.read(&mut restored)).map(|pod| PodNotice::Seen(Box::new(pod)));
                 }
                 Ok(None) => return self.gone(&pod),
                 Err(error) => {
@@ -437,6 +443,16 @@ impl Delegates {
         tracing::warn!(pod = format!("{namespace}/{name}"), "somebody took our labels off; restoring them");
         self.api(namespace).patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await
     }
+}
+
+/// Says so where a delegate could not be read.
+fn told<T>(read: Result<T, PodError>) -> Option<T> {
+    read.inspect_err(|error| tracing::warn!(%error, "a delegate cannot be read")).ok()
+}
+
+/// Whether a delegate has ended.
+fn is_over(pod: &PodDocument) -> bool {
+    matches!(pod.status.get("phase").and_then(Value::as_str), Some("Succeeded" | "Failed"))
 }
 
 /// Whether the last state of a pod is that of one which was removed, and did not only leave the selection: an API server

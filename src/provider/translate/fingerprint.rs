@@ -88,10 +88,17 @@ impl Digest {
         }
     }
 
-    fn object<'a>(&mut self, members: impl Iterator<Item = (&'a String, &'a Value)>) {
+    fn object<'a>(&mut self, members: impl Iterator<Item = (&'a String, &'a Value)> + Clone) {
         // A JSON map is in order of its keys unless some dependency asks serde_json for the order of insertion.
+        if members.clone().is_sorted_by_key(|(name, _)| name) {
+            return self.members(members.clone().count(), members);
+        }
         let members: BTreeMap<&String, &Value> = members.collect();
-        self.head(b'o', members.len());
+        self.members(members.len(), members.into_iter());
+    }
+
+    fn members<'a>(&mut self, count: usize, members: impl Iterator<Item = (&'a String, &'a Value)>) {
+        self.head(b'o', count);
         for (name, value) in members {
             self.bytes(b's', name.as_bytes());
             self.value(value);

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::provider::feedback::{Addresses, obstacle, provider_pod};
 use crate::provider::names;
 
 fn site() -> Site {
@@ -288,9 +289,10 @@ proptest! {
             let _ = Refreshed { delegate: proxy.clone(), held: None, references: vec![] }.update(&delegate);
             prop_assert!(translate(&delegate, &site()).is_ok(), "a delegate holds nothing that would be held");
         }
-        let _ = crate::provider::feedback::provider_pod(&proxy, crate::provider::feedback::Addresses::Publish);
-        let _ = crate::provider::feedback::obstacle(&proxy);
-        let _ = crate::provider::feedback::home_status(&proxy, crate::provider::feedback::Addresses::Withhold);
+        for addresses in [Addresses::Publish, Addresses::Withhold] {
+            let _ = provider_pod(&mut proxy.clone(), addresses);
+        }
+        let _ = obstacle(&proxy);
     }
 
     #[test]
