@@ -426,7 +426,7 @@ impl Shell {
         let pods = self.table.listed(side);
         if side == Side::Host {
             self.home.send_replace(true);
-            for (_, relist) in self.relist.iter().enumerate().filter(|(site, _)| self.table.contested(*site)) {
+            for (_, relist) in (0..).zip(&self.relist).filter(|(site, _)| self.table.contested(*site)) {
                 relist.notify_one();
             }
         }

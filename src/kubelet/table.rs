@@ -255,8 +255,8 @@ impl Table {
 
     /// Whether pods of a site have called themselves instances of one proxy although they have different names, when nobody knew
     /// the proxy's own yet: the wrong one may have been believed, and the right one is to be listed anew. Says so once.
-    pub fn contested(&self, site: usize) -> bool {
-        self.sites.get(site).is_some_and(|state| state.contested.swap(false, Ordering::SeqCst))
+    pub fn contested(&self, site: Index) -> bool {
+        self.sites.get(usize::from(site)).is_some_and(|state| state.contested.swap(false, Ordering::SeqCst))
     }
 
     /// The host shows a proxy; `want` is the provider's fingerprint of it, and `site` where it runs.
@@ -699,7 +699,7 @@ impl Entry {
             self.imprint = pod.imprint();
             let made = self.record.instance.there().is_some_and(|instance| instance.sent == want);
             let over = self.home.deleting || self.home.phase.terminal();
-            // After a restart the proxies are listed first. What has started has an instance as a rule; if not, it is read again.
+            // In a restart the instance may not have been listed yet. What has started has one as a rule; if not, it is read again.
             let listed_soon = self.home.started && self.record.instance == Presence::Unknown;
             self.body =
                 if made || over || listed_soon { None } else { pod.to_text().ok().map(|text| Compact::new(&text)) };

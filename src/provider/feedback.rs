@@ -204,7 +204,12 @@ pub fn identity(delegate: &PodDocument) -> Result<(PodKey, Arc<str>), NotADelega
 
 /// A delegate as the core sees it. Its status is taken out of it.
 pub fn provider_pod(delegate: &mut PodDocument, addresses: Addresses) -> Result<ProviderPod, NotADelegate> {
-    let (key, uid) = identity(delegate)?;
+    let identity = identity(delegate)?;
+    Ok(identified(delegate, identity, addresses))
+}
+
+/// The same of one whose [`identity`] is known.
+pub fn identified(delegate: &mut PodDocument, (key, uid): (PodKey, Arc<str>), addresses: Addresses) -> ProviderPod {
     let instance = Instance {
         uid,
         version: delegate.version(),
@@ -222,7 +227,7 @@ pub fn provider_pod(delegate: &mut PodDocument, addresses: Addresses) -> Result<
     let length = delegate.status.text().filter(|_| alone).map(str::len);
     let mut status = home_status(delegate.status.take(), delegate, last.as_ref(), addresses);
     bounds::bound(&mut status, length);
-    Ok(ProviderPod { remarks: vec![], key, instance, status, annotations: returned(delegate, last.as_ref()) })
+    ProviderPod { remarks: vec![], key, instance, status, annotations: returned(delegate, last.as_ref()) }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ impl Weighed {
     /// Of an entry now; `None` where the versions of both sides do not say which proxy and which instance it is.
     pub(super) fn of(entry: &Entry) -> Option<Self> {
         let (proxy, instance) = (entry.record.proxy.there()?, entry.record.instance.there()?);
-        if proxy.version == 0 || instance.version == 0 || !entry.words.tell_of(instance) {
+        if proxy.version == 0 || instance.version == 0 || !entry.words.count(&entry.record) {
             return None;
         }
         let mut hasher = DefaultHasher::new();

@@ -70,9 +70,9 @@ impl Words {
         }
     }
 
-    /// Whether the current word is this instance's.
-    pub(super) fn tell_of(&self, instance: &InstanceView) -> bool {
-        [Some(&self.first), self.second.as_deref()].into_iter().flatten().any(|word| word.instance == instance.uid)
+    /// Whether the current word is that of the instance that counts.
+    pub(super) fn count(&self, record: &Record) -> bool {
+        counts(record, self.current(record))
     }
 
     /// Keeps what a site has shown, if the record goes by it.

@@ -19,8 +19,9 @@ use super::load::Load;
 use super::tales::Events;
 use crate::kubelet::host::remove;
 use crate::kubelet::provider::{Deletion, Instance, PodDocument, PodError, PodKey, PodNotice, ProviderPod};
+use crate::kubelet::step::Phase;
 use crate::only::only;
-use crate::provider::feedback::{Addresses, identity, provider_pod};
+use crate::provider::feedback::{Addresses, identified, identity};
 use crate::provider::follow::Follow;
 use crate::provider::follow::names::Need;
 use crate::provider::glance::glance;
@@ -96,8 +97,8 @@ impl Delegates {
 
     /// A delegate as the core sees it. Its status is taken out of it.
     fn read(&self, delegate: &mut PodDocument) -> Result<ProviderPod, PodError> {
-        self.identity(delegate)?;
-        provider_pod(delegate, self.addresses).map_err(|error| PodError::Stranger(error.to_string()))
+        let identity = self.identity(delegate)?;
+        Ok(identified(delegate, identity, self.addresses))
     }
 
     /// Whose delegate this is, and its own UID.
@@ -452,7 +453,7 @@ fn told<T>(read: Result<T, PodError>) -> Option<T> {
 
 /// Whether a delegate has ended.
 fn is_over(pod: &PodDocument) -> bool {
-    matches!(pod.status.get("phase").and_then(Value::as_str), Some("Succeeded" | "Failed"))
+    pod.status.get("phase").and_then(Value::as_str).is_some_and(|phase| Phase::parse(phase).terminal())
 }
 
 /// Whether the last state of a pod is that of one which was removed, and did not only leave the selection: an API server
